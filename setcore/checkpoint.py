@@ -1,0 +1,121 @@
+"""Model folders: `config.json` beside `model.safetensors`, checked against each other before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from setcore.errors import CheckpointError
+from setcore.files import atomic_path, read_json, write_json
+
+Config = TypeVar("Config")
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+def config_from_dict(config_class: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """A frozen config from plain values, nested dataclasses included.
+
+    Raises
+    ------
+    CheckpointError
+        A field is unknown, missing or refused by the config's own checks.
+    """
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{where}: expected an object with the fields of {config_class.__name__}")
+    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise CheckpointError(f"{where}: unknown field {unknown[0]!r}; was it written by a newer version?")
+    try:
+        return config_class(**{
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        })
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors to one safetensors file, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, temporary, metadata=dict(metadata) if metadata else None)
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises
+    ------
+    CheckpointError
+        The file is absent, truncated or not safetensors (a pickle posing as one is refused without being opened).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
+
+
+def check_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Compare names and shapes of `state` with those of `model`.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first missing, unexpected or misshapen tensor with both shapes.
+    """
+    expected = model.state_dict()
+    if missing := sorted(set(expected) - set(state)):
+        raise CheckpointError(f"{where}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
+    if extra := sorted(set(state) - set(expected)):
+        raise CheckpointError(f"{where}: tensor {extra[0]!r} is not part of this architecture ({len(extra)} in all)")
+    for name, tensor in expected.items():
+        if tuple(state[name].shape) != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{where}: tensor {name!r} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+            )
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Check `state`, then load it into `model` in the model's own precision."""
+    check_state(model, state, where)
+    model.load_state_dict({name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+                           for name, tensor in state.items()})  # fmt: skip
+
+
+def save_model(folder: str | Path, config: Any, model: nn.Module, *, half: bool = False, **extra: Any) -> None:
+    """Write `config.json` ({"config": ..., **extra}) and `model.safetensors` into an existing `folder`.
+
+    With `half` floating point tensors are stored as fp16, the form in which embedded weights are committed.
+    """
+    folder = Path(folder)
+    state = model.state_dict()
+    if half:
+        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+    save_tensors(folder / WEIGHTS_FILE, state)
+    write_json(folder / CONFIG_FILE, {"config": dataclasses.asdict(config), **extra})
+
+
+def load_config(folder: str | Path, config_class: type[Config]) -> tuple[Config, dict[str, Any]]:
+    """The config of a model folder and whatever else was stored beside it.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a model folder: {CONFIG_FILE} is missing")
+    values = read_json(path)
+    if not isinstance(values, dict) or "config" not in values:
+        raise CheckpointError(f"{path}: field 'config' is missing")
+    return config_from_dict(config_class, values.pop("config"), str(path)), values

@@ -1,0 +1,48 @@
+"""Command lines alike: one-line errors, exit status 0 or 2, `--json` for pipelines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from setcore.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that says what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--json` for machine-readable standard output."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+
+
+def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """Print `result` as JSON or the human-readable `text`."""
+    print(json.dumps(result, allow_nan=False) if as_json else text)
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Parse, call ``args.handler(args)``, and turn typed errors into one line on standard error and status 2."""
+    args = parser.parse_args(argv)
+    handler: Callable[[argparse.Namespace], None] = args.handler
+    try:
+        handler(args)
+    except InputError as error:
+        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0

@@ -1,0 +1,128 @@
+"""What every training loop here shares: a budget, a schedule, and checkpoints that a kill cannot hurt."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from setcore.checkpoint import load_tensors, save_tensors
+from setcore.errors import CheckpointError, InputError
+
+STATE_FILE = "training_state.safetensors"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run lasts: a number of steps, or minutes of time used, kept across resumes."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise InputError("give either --steps or --minutes, and not both")
+        if (self.steps if self.steps is not None else self.minutes) <= 0:  # type: ignore[operator]
+            raise InputError("the training budget must be positive")
+
+    def fraction(self, step: int, seconds: float) -> float:
+        """Share of the budget that is used, 0..1."""
+        used = step / self.steps if self.steps is not None else seconds / (60 * self.minutes)  # type: ignore[operator]
+        return min(1.0, used)
+
+
+def warmup_cosine(fraction: float, warmup: float = 0.05, floor: float = 0.01) -> float:
+    """Learning-rate factor at `fraction` of the budget: linear warm-up, then a cosine down to `floor`."""
+    if fraction < warmup:
+        return max(fraction, 1e-3 * warmup) / warmup
+    phase = (fraction - warmup) / (1 - warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * phase))
+
+
+class Stopwatch:
+    """Seconds used by this run, those of earlier runs included."""
+
+    def __init__(self, used: float = 0.0) -> None:
+        self._start = time.perf_counter() - used
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+class MovingAverage:
+    """Exponential moving average of a model's parameters and buffers; early steps count fully."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        self.decay = decay
+        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model after optimiser step number `step` (counted from 1)."""
+        decay = min(self.decay, step / (step + 10))
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                self.state[name].lerp_(tensor, 1 - decay)
+            else:
+                self.state[name].copy_(tensor)
+
+
+def save_training_state(
+    folder: str | Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Mapping[str, Any],
+    average: MovingAverage | None = None,
+) -> None:
+    """Write model, optimiser, moving average and `progress` (plain JSON values) to one file, atomically."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.state.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    save_tensors(Path(folder) / STATE_FILE, tensors, {"progress": json.dumps(dict(progress))})
+
+
+def load_training_state(
+    folder: str | Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None = None,
+) -> dict[str, Any]:
+    """Restore what `save_training_state` wrote and return `progress`.
+
+    Raises
+    ------
+    CheckpointError
+        There is no checkpoint, it is damaged, or it belongs to another architecture.
+    """
+    path = Path(folder) / STATE_FILE
+    tensors = load_tensors(path)
+    with safetensors.safe_open(path, "pt") as file:
+        progress = json.loads((file.metadata() or {}).get("progress", "{}"))
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition(".")
+        groups[group][rest] = tensor
+    try:
+        model.load_state_dict(groups["model"])
+        if average is not None:
+            for name, value in average.state.items():
+                value.copy_(groups["average"][name])
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path} belongs to another architecture: {str(error).splitlines()[0]}") from error
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in groups["optimizer"].items():
+        index, _, rest = name.partition(".")
+        state.setdefault(int(index), {})[rest] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
