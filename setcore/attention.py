@@ -44,9 +44,7 @@ class MultiHeadAttention(nn.Module):
         if query is key and key is value:
             return functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        return tuple(
-            functional.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)
-        )
+        return tuple(functional.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
 
     def forward(
         self,
@@ -55,8 +53,8 @@ class MultiHeadAttention(nn.Module):
         value: Float[Tensor, "b k d"],
     ) -> Float[Tensor, "b q d"]:
         """Attend from `query` to `key` and `value`."""
-        heads = [self._split(x) for x in self._project(query, key, value)]
-        mixed = functional.scaled_dot_product_attention(*heads)
+        q, k, v = (self._split(x) for x in self._project(query, key, value))
+        mixed = functional.scaled_dot_product_attention(q, k, v)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def attention_map(self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"]) -> Float[Tensor, "b h q k"]:

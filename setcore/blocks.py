@@ -75,7 +75,9 @@ class CrossAttentionBlock(nn.Module):
         queries = queries + self.attn(query, normed, normed)
         return queries + self.ffn(self.layer_norm_2(queries))
 
-    def attention_map(self, queries: Float[Tensor, "b m d"], inputs: Float[Tensor, "b n d"]) -> Float[Tensor, "b h m n"]:
+    def attention_map(
+        self, queries: Float[Tensor, "b m d"], inputs: Float[Tensor, "b n d"]
+    ) -> Float[Tensor, "b h m n"]:
         """Attention weights that `forward` would use on the same tokens."""
         return self.attn.attention_map(*self._attention_input(queries, inputs))
 

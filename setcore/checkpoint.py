@@ -34,9 +34,9 @@ def config_from_dict(config_class: type[Config], values: Mapping[str, Any], wher
     if unknown:
         raise CheckpointError(f"{where}: unknown field {unknown[0]!r}; was it written by a newer version?")
     try:
-        return config_class(**{
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        })
+        return config_class(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: {error}") from error
 
