@@ -1,0 +1,188 @@
+"""What is inside a mesh: closed parts by winding number, open sheets as thin shells.
+
+A mesh from the wild is a set of connected components. Closed ones (no open edge, or only a rim that is short against
+their area) bound a solid, decided by the generalised winding number (Jacobson et al. 2013, fast form Barill et al.
+2018): |w| > 1/2, so that a mesh that is inside out is the same solid. Open sheets, and closed parts flatter than a
+shell, become shells of half-thickness `SHELL`. The solid is the union of both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from setcore.seeding import numpy_generator
+from vat3d.errors import MeshError
+from vat3d.repair import CanonicalMesh, edge_table, face_areas_normals, signed_volumes
+
+SHELL = 0.008
+"""Half-thickness of the shell of an open sheet, in the evaluation frame."""
+RIM = 0.05
+"""A component counts as closed while its open rim is shorter than this share of the root of its area."""
+FLAT = 0.002
+"""A closed component with less volume than this times its area is a sheet."""
+PROBE = 2.0**-12
+"""How far on both sides of the surface `surface_samples` looks to see which one is outside."""
+
+
+class Solid:
+    """The solid that a mesh stands for, in the evaluation frame.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+
+    Attributes
+    ----------
+    report : dict
+        `closed_components`, `open_components`, `shell` (half-thickness, 0 if no part needed one) and `closed`, true
+        where the mesh's own surface bounds the whole solid.
+    """
+
+    def __init__(self, mesh: CanonicalMesh) -> None:
+        self.mesh = mesh
+        closed = _closed_components(mesh)
+        in_closed = closed[mesh.component]
+        self._closed_faces = np.ascontiguousarray(mesh.faces[in_closed])
+        self._open_faces = np.ascontiguousarray(mesh.faces[~in_closed])
+        self._closed_tree = _tree(mesh.vertices, self._closed_faces)
+        self._open_tree = _tree(mesh.vertices, self._open_faces)
+        self._area, self._normal = face_areas_normals(mesh.vertices, mesh.faces)
+        self._is_open = ~in_closed
+        self.report: dict[str, Any] = {
+            "closed_components": int(closed.sum()),
+            "open_components": int((~closed).sum()),
+            "shell": SHELL if len(self._open_faces) else 0.0,
+            "closed": not len(self._open_faces),
+        }
+
+    def signed_distance(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Signed distance to the surface of the solid, negative inside.
+
+        Parameters
+        ----------
+        points : array of shape (n, 3), evaluation frame
+
+        Returns
+        -------
+        float64 array of shape (n,)
+            Exact outside the solid and inside single parts; inside overlapping parts a distance to the nearest
+            sheet, which may lie within the solid.
+        """
+        points = np.ascontiguousarray(points, np.float64)
+        distance = np.full(len(points), np.inf)
+        if self._closed_tree is not None:
+            distance = _distance(self._closed_tree, self.mesh.vertices, self._closed_faces, points)
+            distance = np.where(self._wound(points), -distance, distance)
+        if self._open_tree is not None:
+            sheet = _distance(self._open_tree, self.mesh.vertices, self._open_faces, points) - SHELL
+            distance = np.minimum(distance, sheet)
+        return distance
+
+    def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Whether points (n, 3) lie inside; quicker than the sign of `signed_distance` for closed meshes."""
+        points = np.ascontiguousarray(points, np.float64)
+        inside = self._wound(points) if self._closed_tree is not None else np.zeros(len(points), bool)
+        if self._open_tree is not None:
+            sheet = _distance(self._open_tree, self.mesh.vertices, self._open_faces, points)
+            inside |= sheet < SHELL
+        return inside
+
+    def surface_samples(self, n: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Points and outward normals on the surface of the solid.
+
+        Area-uniform over the faces of closed parts and over the two offset sides of sheets; what lies inside another
+        part is left out.
+
+        Returns
+        -------
+        points, normals : float64 arrays of shape (n, 3)
+
+        Raises
+        ------
+        MeshError
+            No point of any face lies on the border of inside and outside (faces that cancel each other).
+        """
+        rng = numpy_generator(seed, "surface")
+        weight = self._area * np.where(self._is_open, 2.0, 1.0)
+        cumulative = np.cumsum(weight / weight.sum())
+        found_points, found_normals, found = [], [], 0
+        for attempt in range(20):
+            size = max(256, int((n - found) * 1.1) if attempt == 0 else 2 * (n - found))
+            face = np.minimum(np.searchsorted(cumulative, rng.random(size), side="right"), len(weight) - 1)
+            points = _uniform_on(self.mesh.vertices[self.mesh.faces[face]], rng)
+            normals = self._normal[face] * np.where(self._is_open[face] & (rng.random(size) < 0.5), -1.0, 1.0)[:, None]
+            points = points + normals * np.where(self._is_open[face], SHELL, 0.0)[:, None]
+            ahead, behind = self.contains(points + PROBE * normals), self.contains(points - PROBE * normals)
+            border = ahead != behind
+            normals = np.where(ahead[:, None], -normals, normals)
+            found_points.append(points[border])
+            found_normals.append(normals[border])
+            found += int(border.sum())
+            if found >= n:
+                return np.concatenate(found_points)[:n], np.concatenate(found_normals)[:n]
+            if attempt == 4 and found < n // 100:
+                break
+        raise MeshError("the faces of the mesh bound no solid (they cancel or enclose each other); repair it first")
+
+    def volume_fraction(self, n: int = 4096) -> float:
+        """Share of the mesh's bounding box that is inside, from `n` fixed points."""
+        low, high = self.mesh.vertices.min(0), self.mesh.vertices.max(0)
+        return float(self.contains(low + (high - low) * numpy_generator(0, "fraction").random((n, 3))).mean())
+
+    def training_surface(self, resolution: int = 256) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The closed surface of the solid as a mesh, extracted on a grid of `resolution` cells a side.
+
+        Returns
+        -------
+        vertices : float64 array of shape (n, 3), faces : int64 array of shape (m, 3)
+        """
+        from vat3d.extract import extract_surface
+
+        vertices, faces = extract_surface(self.signed_distance, resolution=resolution)
+        return np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
+
+    def _wound(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        import igl
+
+        return np.abs(igl.fast_winding_number(self.mesh.vertices, self._closed_faces, points)) > 0.5
+
+
+def _closed_components(mesh: CanonicalMesh) -> NDArray[np.bool_]:
+    """Whether each component bounds a solid."""
+    edges, edge, _ = edge_table(mesh.faces)
+    odd = np.bincount(edge) % 2 == 1
+    owner = np.empty(len(edges), np.int64)
+    owner[edge] = np.repeat(mesh.component, 3)
+    length = np.linalg.norm(mesh.vertices[edges[:, 0]] - mesh.vertices[edges[:, 1]], axis=1)
+    area = np.bincount(mesh.component, face_areas_normals(mesh.vertices, mesh.faces)[0])
+    rim = np.bincount(owner, length * odd, minlength=len(area))
+    volume = np.abs(signed_volumes(mesh.vertices, mesh.faces, mesh.component))
+    return (rim <= RIM * np.sqrt(area)) & (volume > FLAT * area)
+
+
+def _tree(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Any:
+    """A bounding volume hierarchy over `faces`, None if there are none."""
+    if not len(faces):
+        return None
+    import igl
+
+    tree = igl.AABB()
+    tree.init(vertices, faces)
+    return tree
+
+
+def _distance(
+    tree: Any, vertices: NDArray[np.float64], faces: NDArray[np.int64], points: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.sqrt(tree.squared_distance(vertices, faces, points)[0])
+
+
+def _uniform_on(corners: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """One uniform point in each triangle of `corners` (n, 3, 3)."""
+    u, v = rng.random((2, len(corners)))
+    over = u + v > 1
+    u, v = np.where(over, 1 - u, u), np.where(over, 1 - v, v)
+    return corners[:, 0] + u[:, None] * (corners[:, 1] - corners[:, 0]) + v[:, None] * (corners[:, 2] - corners[:, 0])
