@@ -1,0 +1,27 @@
+"""What every test shares: shapes checked at run time, a fixed number of threads, the development data by path."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Every annotated function of the packages checks types and shapes; this must come before their first import.
+install_import_hook(["setcore", "braincl", "vat3d"], "beartype.beartype")
+
+# One thread for each test worker: sums in a fixed order, and workers that do not fight for cores.
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the development data; its path is relative to the project root unless absolute."""
+    folder = ROOT / os.environ.get("SHARED_DATA", "../shared/data")
+    if not folder.is_dir():
+        pytest.skip(f"development data are not at {folder}; set SHARED_DATA to their folder")
+    return folder
