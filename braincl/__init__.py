@@ -6,7 +6,7 @@ Names are loaded when first used, so that ``import braincl`` stays quick.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 _EXPORTS = {
     "InContextEncoder": "braincl.encoder",
@@ -26,18 +26,6 @@ _EXPORTS = {
     "voxel_table": "braincl.nifti",
 }
 __all__ = list(_EXPORTS)
-
-if TYPE_CHECKING:
-    from braincl.base import mean_explained_variance
-    from braincl.encoder import InContextEncoder
-    from braincl.errors import ModelError, ResponseError
-    from braincl.evaluation import evaluate
-    from braincl.nifti import to_nifti, voxel_table
-    from braincl.prior import PriorRidge
-    from braincl.published import convert_published
-    from braincl.responses import average_duplicates, join_embeddings, open_responses, save_responses
-    from braincl.ridge import RidgeCV
-    from braincl.train import meta_train
 
 
 def __getattr__(name: str) -> Any:

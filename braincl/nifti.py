@@ -1,0 +1,146 @@
+"""Between NIfTI volumes and the voxel axis.
+
+The voxel axis lists the voxels of a mask in C order of (i, j, k): k runs fastest, as `numpy.argwhere` has it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from braincl.errors import ResponseError
+from setcore.files import atomic_path
+
+# NIfTI-1 codes of coordinate systems, by the names that the attribute `space` holds
+SPACES = {"scanner": 1, "aligned": 2, "talairach": 3, "mni": 4}
+
+
+def voxel_table(mask_path: str | Path) -> xr.Dataset:
+    """The voxel axis of a mask: coordinates `voxel_id`, `i`, `j`, `k`, attributes `affine`, `grid_shape`, `space`.
+
+    Parameters
+    ----------
+    mask_path : path of a three-dimensional NIfTI image; voxels other than 0 are in the mask
+
+    Returns
+    -------
+    Dataset
+        Without variables; merge responses along 'voxel' into it.
+
+    Raises
+    ------
+    ResponseError
+    """
+    data, image = _load(mask_path)
+    if data.ndim != 3:
+        raise ResponseError(f"{mask_path}: a mask has 3 axes, this image has shape {data.shape}")
+    if not np.isfinite(data).all():
+        raise ResponseError(f"{mask_path}: the mask holds NaN or inf; use 0 outside and 1 inside")
+    indices = np.argwhere(data != 0)
+    if len(indices) == 0:
+        raise ResponseError(f"{mask_path}: the mask is empty: 0 voxels")
+    names = {code: name for name, code in SPACES.items()}
+    return xr.Dataset(
+        coords={
+            "voxel_id": ("voxel", np.array(["-".join(map(str, index)) for index in indices])),
+            **{axis: ("voxel", indices[:, column]) for column, axis in enumerate("ijk")},
+        },
+        attrs={
+            "affine": image.affine.ravel().astype(float),
+            "grid_shape": np.array(data.shape),
+            "space": names.get(int(image.header["sform_code"]), "aligned"),
+        },
+    )
+
+
+def read_voxels(path: str | Path, table: xr.Dataset) -> NDArray[np.float32]:
+    """Values of a NIfTI image at the voxels of `table`: (voxel,) of a 3-D image, (volume, voxel) of a 4-D one.
+
+    Raises
+    ------
+    ResponseError
+        The image is damaged, or its grid or affine is not that of `table`.
+    """
+    indices, affine, shape = grid_of(table)
+    data, image = _load(path)
+    if data.shape[:3] != shape or data.ndim not in (3, 4):
+        raise ResponseError(f"{path}: shape {data.shape} does not fit the grid {shape}; resample it to the mask")
+    if not np.allclose(image.affine, affine, atol=1e-3):
+        raise ResponseError(f"{path}: the affine differs from that of the mask; resample it to the mask")
+    return np.ascontiguousarray(data[tuple(indices.T)].T, dtype=np.float32)
+
+
+def to_nifti(values: Any, dataset: xr.Dataset, path: str | Path) -> None:
+    """Write values of voxels as a NIfTI image, atomically; 0 outside the voxels.
+
+    Parameters
+    ----------
+    values : array of shape (voxel,) or (image, voxel)
+        Written as a 3-D image, or as a 4-D image with the images last.
+    dataset : Dataset
+        With coordinates `i`, `j`, `k` and attributes `affine` and `grid_shape`.
+    path : path that ends in .nii or .nii.gz
+
+    Raises
+    ------
+    ResponseError
+    """
+    import nibabel
+
+    indices, affine, shape = grid_of(dataset)
+    check_nifti_name(path)
+    values = np.asarray(values, dtype=np.float32)
+    if values.ndim not in (1, 2) or values.shape[-1] != len(indices):
+        raise ResponseError(f"values of shape {values.shape} do not fit {len(indices)} voxels")
+    volume = np.zeros(shape + values.shape[:-1], dtype=np.float32)
+    volume[tuple(indices.T)] = values.T
+    image = nibabel.Nifti1Image(volume, affine)
+    code = SPACES.get(str(dataset.attrs.get("space", "")), SPACES["aligned"])
+    image.header.set_sform(affine, code)
+    image.header.set_qform(affine, code)
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
+
+
+def check_nifti_name(path: str | Path) -> None:
+    """Refuse a file name from which nibabel would not write NIfTI."""
+    if not str(path).endswith((".nii", ".nii.gz")):
+        raise ResponseError(f"{path}: name the NIfTI file .nii or .nii.gz")
+
+
+def grid_of(dataset: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64], tuple[int, ...]]:
+    """Voxel indices (voxel, 3), affine (4, 4) and grid shape of a response set.
+
+    Raises
+    ------
+    ResponseError
+        Naming what is missing.
+    """
+    missing = [axis for axis in "ijk" if axis not in dataset.coords]
+    missing += [name for name in ("affine", "grid_shape") if name not in dataset.attrs]
+    if missing:
+        raise ResponseError(
+            f"a NIfTI image needs coordinates i, j, k (voxel) and attributes affine, grid_shape; missing: "
+            f"{', '.join(missing)} (`braincl.voxel_table` makes them from a mask)"
+        )
+    indices = np.stack([dataset[axis].values for axis in "ijk"], axis=1).astype(np.int64)
+    affine = np.asarray(dataset.attrs["affine"], dtype=float).reshape(4, 4)
+    shape = tuple(int(length) for length in dataset.attrs["grid_shape"])
+    return indices, affine, shape
+
+
+def _load(path: str | Path) -> tuple[NDArray[Any], Any]:
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        return np.asanyarray(image.dataobj), image
+    except Exception as error:  # a damaged file raises whatever gzip, zlib, numpy or nibabel stumble over
+        raise ResponseError(
+            f"{path} is not a readable NIfTI image ({type(error).__name__}: {error}); it may be truncated, fetch it "
+            "again"
+        ) from error

@@ -1,0 +1,79 @@
+"""Which pictures are test and which are context; pictures are counted, not rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braincl.errors import ResponseError
+from setcore.seeding import numpy_generator
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of the test pictures, and per context size the rows of each draw."""
+
+    test: NDArray[np.int64]
+    contexts: dict[int, list[NDArray[np.int64]]]
+
+
+def default_test_images(pictures: int) -> int:
+    """A quarter of the pictures, 300 at most."""
+    return min(300, pictures // 4)
+
+
+def context_draws(image_ids: Sequence[str], sizes: Sequence[int], draws: int, test_images: int, seed: int) -> Splits:
+    """Draw test pictures once, and contexts of every size from the others.
+
+    The draws of one size cut one random order of the pool into pieces, so that they are disjoint; when the order is
+    used up a new one begins, so that as many as the pool allows stay disjoint. What is drawn for one size does not
+    depend on the other sizes.
+
+    Parameters
+    ----------
+    image_ids : sequence of str
+        Each picture once (`average_duplicates` sees to it).
+    sizes : sequence of int
+        Context sizes, 2 or more.
+    draws, test_images, seed : int
+
+    Returns
+    -------
+    Splits
+
+    Raises
+    ------
+    ResponseError
+        A picture is there twice, or a size is beyond the pool.
+    """
+    ids = np.asarray(image_ids)
+    if len(np.unique(ids)) < len(ids):
+        raise ResponseError("an image_id occurs twice; average duplicates first, or one picture may be on both sides")
+    if not sizes or min(sizes) < 2:
+        raise ResponseError(f"context sizes must be 2 or more, got {list(sizes)}")
+    if draws < 1:
+        raise ResponseError(f"the number of draws must be 1 or more, got {draws}")
+    if not 2 <= test_images <= len(ids) - 2:
+        raise ResponseError(
+            f"{test_images} test images of {len(ids)} pictures; give at least 2 and leave at least 2 for the context"
+        )
+    if max(sizes) > (pool_size := len(ids) - test_images):
+        raise ResponseError(
+            f"a context of {max(sizes)} is beyond the pool: {len(ids)} pictures less {test_images} test images leave "
+            f"{pool_size}; use smaller contexts or fewer test images"
+        )
+    # sorted by id, so that the split follows the pictures and not their order in the file
+    order = np.argsort(ids, kind="stable")[numpy_generator(seed, "test images").permutation(len(ids))]
+    pool = order[test_images:]
+    contexts: dict[int, list[NDArray[np.int64]]] = {}
+    for size in sizes:
+        in_one_order = pool_size // size
+        contexts[size] = []
+        for draw in range(draws):
+            turn, piece = divmod(draw, in_one_order)
+            shuffled = pool[numpy_generator(seed, "contexts", turn).permutation(pool_size)]
+            contexts[size].append(shuffled[piece * size : (piece + 1) * size])
+    return Splits(order[:test_images], contexts)
