@@ -1,0 +1,168 @@
+"""The child process that reads and samples one mesh at a time, so that a bad mesh can be stopped or may crash.
+
+Started by `vat3d.prepare` as ``python -m vat3d.worker``; one JSON request a line on standard input, one JSON answer a
+line on standard output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vat3d.errors import MeshError
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshItem:
+    """One mesh to prepare: a file, or the seed of a procedural shape.
+
+    Attributes
+    ----------
+    name : str
+        Unique within a data set.
+    source : str
+        The package or folder it comes from.
+    category : str
+    group : str
+        The object's name. All meshes of a group are on the same side of the validation split.
+    path : str or None
+        Mesh file; None for a procedural shape.
+    seed : int or None
+        Seed of `vat3d.procedural.shape`.
+    """
+
+    name: str
+    source: str
+    category: str
+    group: str
+    path: str | None = None
+    seed: int | None = None
+
+
+def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
+    """Read or make the mesh of `item`, sample it into the safetensors file `out`, and return what to index.
+
+    Raises
+    ------
+    MeshError
+    """
+    from safetensors.numpy import save_file
+
+    from setcore.files import atomic_path
+    from setcore.seeding import derive_seed
+    from vat3d.inside import Solid
+    from vat3d.mesh_io import load_mesh
+    from vat3d.repair import canonical_mesh
+    from vat3d.sampling import geometry_hash, sample_solid
+
+    category = item.category
+    if item.seed is not None:
+        from vat3d.procedural import shape
+
+        vertices, faces, category = shape(item.seed)
+    else:
+        vertices, faces, _ = load_mesh(item.path)
+    mesh = canonical_mesh(vertices, faces)
+    solid = Solid(mesh)
+    geometry = geometry_hash(mesh)
+    samples = sample_solid(solid, derive_seed(seed, geometry))
+    with atomic_path(out) as temporary:
+        save_file(samples, temporary)
+    return {
+        "category": category,
+        "closed": solid.report["closed"],
+        "faces": mesh.report["faces"],
+        "components": mesh.report["components"],
+        "geometry": geometry,
+    }
+
+
+class Worker:
+    """Runs `sample_item` in a child process that is killed when a mesh takes too long and started again."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
+        """As `sample_item`.
+
+        Raises
+        ------
+        MeshError
+            Also when the mesh took longer than `seconds` or the child died.
+        """
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vat3d.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "IGL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+            self._read(60.0)  # the child says when its imports are done, so that they do not count as the mesh's time
+        assert self._process.stdin is not None
+        request = {"item": dataclasses.asdict(item), "seed": seed, "out": str(out)}
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self.close()
+            raise MeshError("the process that reads meshes died; start again") from None
+        answer = self._read(self.seconds)
+        if "error" in answer:
+            raise MeshError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _read(self, seconds: float) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor, line, deadline = self._process.stdout.fileno(), b"", time.monotonic() + seconds
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            part = os.read(descriptor, 1 << 16) if ready else b""
+            if not part:
+                self.close()
+                raise MeshError(
+                    "reading the mesh crashed the process (its memory, or a damaged file)"
+                    if ready
+                    else f"took longer than {seconds:g} s; raise the limit or simplify the mesh"
+                )
+            line += part
+        return json.loads(line)
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    import torch
+
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints goes to standard error, not among the answers
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = sample_item(MeshItem(**request["item"]), request["seed"], Path(request["out"]))
+        except MeshError as error:
+            answer = {"error": str(error)}
+        except (ValueError, IndexError, KeyError, TypeError, RuntimeError, MemoryError, OSError) as error:
+            answer = {"error": f"{type(error).__name__} while sampling: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
