@@ -1,0 +1,284 @@
+"""Entropy coding of token ids with fixed integer tables: exact on every machine, no floating point in the file.
+
+The coder is an asymmetric numeral system (Duda, arXiv 1311.2540) whose state is one Python integer of any length, so
+there is no renormalisation, no flush, and the overhead is less than one byte. Tokens are pushed last to first and come
+off first to last, so that the table of a token may depend on ids decoded before it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vat3d.errors import CodecError
+
+PRECISION = 16
+TOTAL = 1 << PRECISION
+_BACK_OFF = (4.0, 32.0, 256.0, 2048.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Integer frequencies of the ids at every token position.
+
+    Token `i` is coded with table ``row[i]``, or, where ``parent[i] >= 0``, with table
+    ``row[i] + bucket[id of token parent[i]]``: the parent is an earlier token, which the decoder already knows.
+
+    Parameters
+    ----------
+    frequencies : array of shape (n_tables, n_codes)
+        Positive integers; each row sums to `TOTAL`.
+    row : array of shape (n_tokens,)
+    parent : array of shape (n_tokens,)
+        -1 for none.
+    bucket : array of shape (n_codes,)
+
+    Raises
+    ------
+    CodecError
+        The arrays contradict each other.
+    """
+
+    frequencies: np.ndarray
+    row: np.ndarray
+    parent: np.ndarray
+    bucket: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("frequencies", "row", "parent", "bucket"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.int64))
+        tables, codes = self.frequencies.shape if self.frequencies.ndim == 2 else (0, 0)
+        tokens = self.row.size
+        good = (
+            bool(tables > 0)
+            and bool(codes > 0)
+            and self.row.shape == self.parent.shape == (tokens,)
+            and self.bucket.shape == (codes,)
+            and bool((self.frequencies > 0).all())
+            and bool((self.frequencies.sum(1) == TOTAL).all())
+            and bool((self.bucket >= 0).all())
+            and bool((self.parent >= -1).all() and (self.parent < np.arange(tokens)).all())
+            and bool((self.row >= 0).all())
+            and bool((self.row + np.where(self.parent >= 0, self.bucket.max(initial=0), 0) < tables).all())
+        )
+        if not good:
+            raise CodecError("the entropy tables contradict each other; the model folder is damaged, fetch it again")
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook."""
+        return self.frequencies.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a full stream."""
+        return self.row.size
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """First slot of every id, shape (n_tables, n_codes)."""
+        return np.cumsum(self.frequencies, axis=1) - self.frequencies
+
+    @cached_property
+    def _decoding(self) -> list[tuple[list[int], list[int]]]:
+        return list(zip(self._starts.tolist(), self.frequencies.tolist(), strict=True))
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray:
+        """The table of each token of a prefix."""
+        parent = self.parent[: ids.size]
+        known = ids[np.maximum(parent, 0)]
+        return self.row[: ids.size] + np.where(parent >= 0, self.bucket[known], 0)
+
+    def _check(self, ids: np.ndarray) -> np.ndarray:
+        ids = np.asarray(ids, dtype=np.int64)
+        if ids.ndim != 1 or ids.size > self.tokens:
+            raise CodecError(f"{ids.size} token ids, but the model has {self.tokens} tokens")
+        if ids.size and (ids.min() < 0 or ids.max() >= self.codes):
+            raise CodecError(f"a token id lies outside 0..{self.codes - 1}")
+        return ids
+
+    def _state(self, starts: Sequence[int], frequencies: Sequence[int]) -> int:
+        state = 0
+        for start, frequency in zip(reversed(starts), reversed(frequencies), strict=True):
+            quotient, remainder = divmod(state, frequency)
+            state = (quotient << PRECISION) + remainder + start
+        return state
+
+    def encode(self, ids: np.ndarray) -> bytes:
+        """Code the ids of a prefix, shape (count,).
+
+        Raises
+        ------
+        CodecError
+            More ids than the model has tokens, or an id outside the codebook.
+        """
+        ids = self._check(ids)
+        rows = self._rows(ids)
+        state = self._state(self._starts[rows, ids].tolist(), self.frequencies[rows, ids].tolist())
+        return state.to_bytes((state.bit_length() + 7) // 8, "little")
+
+    def decode(self, payload: bytes, count: int) -> np.ndarray:
+        """The `count` ids in `payload`, shape (count,).
+
+        Raises
+        ------
+        CodecError
+            The payload is not exactly what `encode` writes for any `count` ids.
+        """
+        if not 0 <= count <= self.tokens:
+            raise CodecError(f"the file claims {count} tokens, but its model has {self.tokens}; the file is damaged")
+        if len(payload) > count * PRECISION // 8 or (payload and payload[-1] == 0):
+            raise CodecError("the file has bytes beyond its tokens; it is damaged or something was appended")
+        state = int.from_bytes(payload, "little")
+        row, parent, bucket = self.row.tolist(), self.parent.tolist(), self.bucket.tolist()
+        ids: list[int] = []
+        for index in range(count):
+            table = row[index] + (bucket[ids[parent[index]]] if parent[index] >= 0 else 0)
+            starts, frequencies = self._decoding[table]
+            slot = state & (TOTAL - 1)
+            symbol = bisect_right(starts, slot) - 1
+            state = frequencies[symbol] * (state >> PRECISION) + slot - starts[symbol]
+            ids.append(symbol)
+        if state:
+            raise CodecError("the file does not end where its tokens end; it is damaged")
+        return np.array(ids, dtype=np.int64)
+
+    def bits(self, ids: np.ndarray) -> np.ndarray:
+        """Information content of each token in bits, shape (count,); `encode` takes their sum, rounded up to bytes."""
+        ids = self._check(ids)
+        return PRECISION - np.log2(self.frequencies[self._rows(ids), ids])
+
+    def coded_size(self, ids: np.ndarray) -> int:
+        """Bytes that `encode` takes, to within one byte and without coding."""
+        return int(np.ceil(self.bits(ids).sum() / 8))
+
+    def longest_prefix(self, ids: np.ndarray, max_bytes: int) -> int:
+        """The largest count for which ``len(encode(ids[:count])) <= max_bytes``.
+
+        The state never shrinks by one more token (each step of the coder is strictly increasing in the state), so the
+        size is monotone in the count and a walk from the estimate is exact.
+        """
+        ids = self._check(ids)
+        if max_bytes < 0:
+            raise CodecError(f"no token fits into {max_bytes} bytes")
+        count = int(np.searchsorted(np.cumsum(self.bits(ids)), 8 * max_bytes, side="right"))
+        while count and len(self.encode(ids[:count])) > max_bytes:
+            count -= 1
+        while count < ids.size and len(self.encode(ids[: count + 1])) <= max_bytes:
+            count += 1
+        return count
+
+
+def integer_frequencies(weights: np.ndarray) -> np.ndarray:
+    """Positive integers that sum to `TOTAL` in each row, in proportion to `weights` plus one slot for every id.
+
+    Parameters
+    ----------
+    weights : array of shape (n_tables, n_codes)
+        Counts or probabilities, not negative; a row of zeros becomes uniform.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    codes = weights.shape[1]
+    if codes > TOTAL // 2:
+        raise CodecError(f"a codebook of {codes} is too large for tables of {TOTAL} slots")
+    total = weights.sum(1, keepdims=True)
+    share = np.where(total > 0, weights / np.where(total > 0, total, 1), 1 / codes)
+    frequencies = np.floor(share * (TOTAL - codes)).astype(np.int64) + 1
+    frequencies[np.arange(len(frequencies)), share.argmax(1)] += TOTAL - frequencies.sum(1)
+    return frequencies
+
+
+def uniform_tables(tokens: int, codes: int) -> Tables:
+    """Tables that know nothing: every id costs log2(codes) bits, to within the rounding of `TOTAL` slots."""
+    share, left = divmod(TOTAL, codes)
+    frequencies = np.full((1, codes), share)
+    frequencies[0, :left] += 1
+    return Tables(frequencies, np.zeros(tokens), np.full(tokens, -1), np.zeros(codes))
+
+
+def fit_tables(
+    ids: np.ndarray,
+    scales: Sequence[int],
+    codes: int,
+    parent: np.ndarray | None = None,
+    bucket: np.ndarray | None = None,
+) -> Tables:
+    """Tables from the ids of training shapes; each scale takes the kind of table that codes other shapes best.
+
+    The kinds are: one table for the scale, one for each token position, one for each bucket of the parent token. The
+    two latter are counts plus a multiple of the scale's distribution, so that rare tables fall back on it. Kind and
+    multiple are chosen by coding each half of the shapes with the tables of the other half.
+
+    Parameters
+    ----------
+    ids : array of shape (n_shapes, n_tokens)
+    scales : tokens in each scale; they sum to n_tokens
+    codes : size of the codebook
+    parent : array of shape (n_tokens,), optional
+        An earlier token for each token, -1 for none.
+    bucket : array of shape (codes,), optional
+        Group of each code (such as a clustering of the codebook), 0-based. Needed with `parent`.
+
+    Raises
+    ------
+    CodecError
+        Shapes disagree or ids lie outside the codebook.
+    """
+    ids = np.asarray(ids, dtype=np.int64)
+    tokens = int(sum(scales))
+    if ids.ndim != 2 or ids.shape[1] != tokens or not len(ids):
+        raise CodecError(f"ids have shape {ids.shape}, expected (shapes, {tokens})")
+    if ids.min() < 0 or ids.max() >= codes:
+        raise CodecError(f"a token id lies outside 0..{codes - 1}")
+    parent = np.full(tokens, -1) if parent is None else np.asarray(parent, dtype=np.int64)
+    bucket = np.zeros(codes, dtype=np.int64) if bucket is None else np.asarray(bucket, dtype=np.int64)
+    row, used_parent = np.zeros(tokens, dtype=np.int64), np.full(tokens, -1)
+    blocks: list[np.ndarray] = []
+    first = 0
+    for size in scales:
+        part = slice(first, first + size)
+        labels = {"scale": np.zeros((len(ids), size), dtype=np.int64)}
+        labels["position"] = np.broadcast_to(np.arange(size), (len(ids), size))
+        if (parent[part] >= 0).all():
+            labels["parent"] = bucket[ids[:, parent[part]]]
+        kind, counts = _best_counts(ids[:, part], labels, codes, int(bucket.max()) + 1)
+        offset = sum(len(block) for block in blocks)
+        row[part] = offset + (np.arange(size) if kind == "position" else 0)
+        if kind == "parent":
+            used_parent[part] = parent[part]
+        blocks.append(counts)
+        first += size
+    return Tables(integer_frequencies(np.concatenate(blocks)), row, used_parent, bucket)
+
+
+def _best_counts(ids: np.ndarray, labels: dict[str, np.ndarray], codes: int, buckets: int) -> tuple[str, np.ndarray]:
+    """The kind of table with the shortest cross-validated code for one scale, and its weights from all shapes."""
+    half = np.arange(len(ids)) % 2 == 0
+    tables = {"scale": 1, "position": ids.shape[1], "parent": buckets}
+    best: tuple[float, str, float] | None = None
+    for kind, label in labels.items():
+        folds = [_counts(ids[fold], label[fold], tables[kind], codes) for fold in (half, ~half)]
+        for back_off in _BACK_OFF[: 1 if kind == "scale" else None]:
+            bits = 0.0
+            for train, test in ((folds[0], folds[1]), (folds[1], folds[0])):
+                frequencies = integer_frequencies(_backed_off(train, back_off))
+                bits += float((test * (PRECISION - np.log2(frequencies))).sum())
+            if best is None or bits < best[0]:
+                best = bits, kind, back_off
+    assert best is not None
+    _, kind, back_off = best
+    return kind, _backed_off(_counts(ids, labels[kind], tables[kind], codes), back_off)
+
+
+def _counts(ids: np.ndarray, label: np.ndarray, tables: int, codes: int) -> np.ndarray:
+    return np.bincount((label * codes + ids).ravel(), minlength=tables * codes).reshape(tables, codes)
+
+
+def _backed_off(counts: np.ndarray, back_off: float) -> np.ndarray:
+    """Counts plus `back_off` draws from the distribution of all tables together."""
+    pooled = counts.sum(0) + 1.0
+    return counts + back_off * pooled / pooled.sum()

@@ -1,0 +1,303 @@
+"""The token file: a few bytes of header, then entropy-coded token ids. `FORMAT.md` describes it byte by byte."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from setcore.files import atomic_path
+from vat3d.entropy import Tables
+from vat3d.errors import CodecError
+from vat3d.frame import Frame
+
+MAGIC, VERSION = b"V\xb3", 1
+CRC_BYTES, COUNT_BYTES, ID_BYTES = 4, 2, 4
+HEADER_LIMIT = 26
+SMALLEST_FILE = len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + CRC_BYTES + 6
+TOKENS_FILE = "tokens.safetensors"
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenModel:
+    """What a model says about its token files: enough to read and write them, not to decode shapes.
+
+    Parameters
+    ----------
+    model_id : str
+        Eight hexadecimal digits, from `model_hash`.
+    scales : tuple of int
+        Tokens in each scale, coarse to fine.
+    tables : Tables
+    """
+
+    model_id: str
+    scales: tuple[int, ...]
+    tables: Tables
+
+    def __post_init__(self) -> None:
+        try:
+            good = len(bytes.fromhex(self.model_id)) == ID_BYTES
+        except ValueError:
+            good = False
+        if not good:
+            raise CodecError(f"model id {self.model_id!r} is not {2 * ID_BYTES} hexadecimal digits")
+        if not self.scales or min(self.scales) < 1 or sum(self.scales) != self.tables.tokens:
+            raise CodecError(f"scales {self.scales} do not add up to the {self.tables.tokens} tokens of the tables")
+        if self.tables.tokens >= 1 << (8 * COUNT_BYTES):
+            raise CodecError(f"{self.tables.tokens} tokens are more than a file can count")
+
+    def split(self, ids: np.ndarray) -> list[np.ndarray]:
+        """Cut a prefix of ids, shape (count,), into one array per scale; the last one may be partial."""
+        ends = np.minimum(np.cumsum(self.scales), ids.size)
+        starts = np.concatenate([[0], ends[:-1]])
+        return [ids[start:end] for start, end in zip(starts, ends, strict=True) if end > start]
+
+
+def model_hash(tensors: Mapping[str, Any], scales: Sequence[int], tables: Tables) -> str:
+    """The id of a model: a hash of everything that decoding depends on.
+
+    Parameters
+    ----------
+    tensors : mapping of names to arrays or CPU tensors
+        Decoder and codebook, in the precision in which they are stored.
+    """
+    digest = hashlib.sha256(repr(tuple(int(size) for size in scales)).encode())
+    values = {f"tensors.{name}": np.asarray(value) for name, value in tensors.items()}
+    values |= {f"tables.{name}": array for name, array in _arrays(tables).items()}
+    for name in sorted(values):
+        array = np.ascontiguousarray(values[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()[: 2 * ID_BYTES]
+
+
+def _arrays(tables: Tables) -> dict[str, np.ndarray]:
+    return {name: getattr(tables, name).astype(np.int32) for name in ("frequencies", "row", "parent", "bucket")}
+
+
+def save_token_model(folder: str | Path, model: TokenModel) -> None:
+    """Write `model` to ``tokens.safetensors`` in an existing model folder, atomically."""
+    arrays = _arrays(model.tables) | {"scales": np.array(model.scales, dtype=np.int32)}
+    with atomic_path(Path(folder) / TOKENS_FILE) as temporary:
+        save_file(arrays, temporary, metadata={"model_id": model.model_id})
+
+
+def load_token_model(folder: str | Path) -> TokenModel:
+    """Read ``tokens.safetensors`` of a model folder.
+
+    Raises
+    ------
+    CodecError
+        The file is absent, damaged, or contradicts itself.
+    """
+    path = Path(folder) / TOKENS_FILE
+    if not path.is_file():
+        raise CodecError(f"{path} does not exist; a model folder of vat3d holds one")
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            model_id = (file.metadata() or {}).get("model_id", "")
+            arrays = {name: file.get_tensor(name) for name in ("frequencies", "row", "parent", "bucket")}
+            scales = tuple(int(size) for size in file.get_tensor("scales"))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CodecError(f"{path} is not a readable table file ({error}); fetch it again") from error
+    return TokenModel(model_id, scales, Tables(**arrays))
+
+
+@lru_cache(maxsize=1)
+def embedded_models() -> dict[str, TokenModel]:
+    """The token models that the package carries, by id."""
+    models = [load_token_model(path.parent) for path in sorted(WEIGHTS_FOLDER.rglob(TOKENS_FILE))]
+    return {model.model_id: model for model in models}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStream:
+    """An encoded mesh: ids per scale, where the mesh lies, and the model they belong to.
+
+    Parameters
+    ----------
+    ids : list of int64 arrays, one per scale present; the last may hold fewer tokens than its scale
+    frame : Frame
+    model : TokenModel
+    report : dict
+        What the encoder found, did and reached; not part of the file.
+    """
+
+    ids: list[np.ndarray]
+    frame: Frame
+    model: TokenModel
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        present = [np.asarray(part, dtype=np.int64) for part in self.ids]
+        sizes = [part.size for part in present]
+        whole = list(self.model.scales[: len(sizes)])
+        if (
+            not sizes
+            or len(sizes) > len(self.model.scales)
+            or sizes[:-1] != whole[:-1]
+            or not 0 < sizes[-1] <= whole[-1]
+        ):
+            raise CodecError(f"ids come in scales of {sizes}, but the model's are {list(self.model.scales)}")
+        flat = np.concatenate(present)
+        if flat.min() < 0 or flat.max() >= self.model.tables.codes:
+            raise CodecError(f"a token id lies outside 0..{self.model.tables.codes - 1}")
+        object.__setattr__(self, "ids", present)
+
+    @property
+    def model_id(self) -> str:
+        """Eight hexadecimal digits."""
+        return self.model.model_id
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Tokens present in each scale."""
+        return tuple(part.size for part in self.ids)
+
+    @property
+    def count(self) -> int:
+        """Tokens present."""
+        return sum(self.scales)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the file: header, coded payload, and what the payload would take at whole bits per id."""
+        raw_bits = self.count * max(1, (self.model.tables.codes - 1).bit_length())
+        total = len(self.to_bytes())
+        header = len(self._header()) + CRC_BYTES
+        return {"bytes": total, "header": header, "payload": total - header, "payload_raw": (raw_bits + 7) // 8}
+
+    def _header(self) -> bytes:
+        """Everything before the payload; the checksum that closes the file counts as header, too."""
+        return (
+            MAGIC
+            + bytes([VERSION])
+            + bytes.fromhex(self.model_id)
+            + self.count.to_bytes(COUNT_BYTES, "little")
+            + self.frame.to_bytes()
+        )
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        body = self._header() + self.model.tables.encode(np.concatenate(self.ids))
+        return body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
+
+    @classmethod
+    def from_bytes(cls, data: bytes, model: TokenModel | None = None) -> TokenStream:
+        """Read a file.
+
+        Parameters
+        ----------
+        data : bytes
+        model : TokenModel, optional
+            Whose file it must be; by default the embedded model that the file names.
+
+        Raises
+        ------
+        CodecError
+            The file is truncated, altered, longer than it should be, of a newer version, or belongs to another model.
+        """
+        model_id, count, frame, payload = _parse(bytes(data))
+        if model is None:
+            models = embedded_models()
+            if model_id not in models:
+                raise CodecError(
+                    f"the file was written with model {model_id}, which is not here; name its model folder"
+                )
+            model = models[model_id]
+        elif model.model_id != model_id:
+            raise CodecError(f"the file was written with model {model_id}, not with {model.model_id}; use that model")
+        if count == 0:
+            raise CodecError("the file holds no tokens; it is damaged")
+        return cls(model.split(model.tables.decode(payload, count)), frame, model)
+
+    def truncate(self, scales: int) -> TokenStream:
+        """The first `scales` scales as a stream of its own, a coarser file of the same mesh.
+
+        Raises
+        ------
+        CodecError
+            Fewer than one, or more than there are.
+        """
+        if not 1 <= scales <= len(self.ids):
+            raise CodecError(f"cannot keep {scales} scales of {len(self.ids)}; choose 1..{len(self.ids)}")
+        return TokenStream(self.ids[:scales], self.frame, self.model, dict(self.report))
+
+    def prefix(self, count: int) -> TokenStream:
+        """The first `count` tokens, the last scale perhaps partial."""
+        if not 1 <= count <= self.count:
+            raise CodecError(f"cannot keep {count} tokens of {self.count}")
+        flat = np.concatenate(self.ids)[:count]
+        return TokenStream(self.model.split(flat), self.frame, self.model, dict(self.report))
+
+    def fit(self, max_bytes: int) -> TokenStream:
+        """The longest prefix whose file takes at most `max_bytes`.
+
+        Raises
+        ------
+        CodecError
+            Not even the first scale fits.
+        """
+        return self.prefix(tokens_within(np.concatenate(self.ids), self.frame, self.model, max_bytes))
+
+
+def tokens_within(ids: np.ndarray, frame: Frame, model: TokenModel, max_bytes: int) -> int:
+    """How many of `ids`, shape (count,), a file of at most `max_bytes` holds.
+
+    Raises
+    ------
+    CodecError
+        Not even the first scale fits.
+    """
+    header = header_bytes(frame)
+    count = model.tables.longest_prefix(ids, max_bytes - header) if max_bytes >= header else 0
+    if count < min(model.scales[0], ids.size):
+        least = header + len(model.tables.encode(ids[: model.scales[0]]))
+        raise CodecError(f"{max_bytes} bytes do not hold the first scale, which takes {least}; allow more bytes")
+    return count
+
+
+def header_bytes(frame: Frame) -> int:
+    """Bytes of header and checksum for `frame`: 19 to `HEADER_LIMIT`, more only far from the origin."""
+    return len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + len(frame.to_bytes()) + CRC_BYTES
+
+
+def read_model_id(data: bytes) -> str:
+    """The id of the model that wrote a file, after the file's checksum has been verified.
+
+    Raises
+    ------
+    CodecError
+        The file is damaged.
+    """
+    return _parse(bytes(data))[0]
+
+
+def _parse(data: bytes) -> tuple[str, int, Frame, bytes]:
+    """Model id, token count, frame and payload of a file whose checksum is right."""
+    if not data.startswith(MAGIC):
+        raise CodecError("not a vat3d token file (its first two bytes are wrong)" if data else "the file is empty")
+    if len(data) < SMALLEST_FILE:
+        raise CodecError(f"the file ends after {len(data)} bytes; it is truncated, copy it again")
+    body, checksum = data[:-CRC_BYTES], data[-CRC_BYTES:]
+    if zlib.crc32(body) != int.from_bytes(checksum, "little"):
+        raise CodecError("the checksum is wrong: the file is truncated or altered; copy it again")
+    version = body[len(MAGIC)]
+    if version != VERSION:
+        raise CodecError(f"the file has format version {version}; this package reads {VERSION}, update it")
+    position = len(MAGIC) + 1
+    model_id = body[position : position + ID_BYTES].hex()
+    position += ID_BYTES
+    count = int.from_bytes(body[position : position + COUNT_BYTES], "little")
+    frame, position = Frame.read(body, position + COUNT_BYTES)
+    return model_id, count, frame, body[position:]
