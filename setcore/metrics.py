@@ -115,18 +115,25 @@ def noise_ceiling_from_ncsnr(ncsnr: npt.ArrayLike, n_repeats: npt.ArrayLike) -> 
     return np.asarray(ratio**2 / (ratio**2 + (1 / repeats).mean()))
 
 
-def _trials(trials: npt.ArrayLike) -> Array:
+def _trials(trials: npt.ArrayLike) -> tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Trials centred per voxel and 0 where missing, which are present, and which voxels vary at all."""
     values = np.asarray(trials, dtype=np.float64)
     if values.ndim != 3:
         raise InputError(f"trials have shape {values.shape}; expected (image, repeat, voxel)")
-    return values
+    present = ~np.isnan(values)
+    spread = [np.where(present, values, empty) for empty in (-np.inf, np.inf)]
+    varies = spread[0].max(axis=(0, 1), initial=-np.inf) > spread[1].min(axis=(0, 1), initial=np.inf)
+    filled = np.where(present, values, 0)
+    mean = filled.sum(axis=(0, 1)) / np.maximum(present.sum(axis=(0, 1)), 1)
+    # Centred first: sums of squares of raw responses cancel badly.
+    return np.where(present, values - mean, 0), present, varies
 
 
 def noise_ceiling_from_repeats(trials: npt.ArrayLike) -> Array:
     """Explainable share of the variance of averaged responses, from repeated presentations.
 
-    One-way random-effects analysis of variance with unequal group sizes (Searle, Casella & McCulloch 1992, section
-    3.6): with k images of n_i trials, N in all, ``signal = (MSB - MSW) / n0``, ``n0 = (N - sum n_i^2 / N) / (k - 1)``
+    One-way random-effects analysis of variance with unequal group sizes (Searle, Casella & McCulloch 1992, chapter
+    3): with k images of n_i trials, N in all, ``signal = (MSB - MSW) / n0``, ``n0 = (N - sum n_i^2 / N) / (k - 1)``
     and ``noise = MSW``; the share is ``signal / (signal + noise * mean(1 / n_i))``.
 
     Parameters
@@ -144,22 +151,18 @@ def noise_ceiling_from_repeats(trials: npt.ArrayLike) -> Array:
     InputError
         `trials` does not have three axes.
     """
-    values = _trials(trials)
-    present = ~np.isnan(values)
+    values, present, varies = _trials(trials)
     n = present.sum(axis=1)  # (image, voxel)
     total, groups = n.sum(axis=0), (n > 0).sum(axis=0)
+    known = varies & (groups > 1) & (total > groups)
+    means = values.sum(axis=1) / np.maximum(n, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        grand = np.where(present, values, 0).sum(axis=(0, 1)) / total
-        values = np.where(present, values - grand, 0)  # centred first: sums of squares of raw responses cancel badly
-        means = np.where(n > 0, values.sum(axis=1) / np.maximum(n, 1), 0)
         within = (np.where(present, values - means[:, None], 0) ** 2).sum(axis=(0, 1)) / (total - groups)
         between = (n * means**2).sum(axis=0) / (groups - 1)
         size = (total - (n**2).sum(axis=0) / total) / (groups - 1)
         signal = np.maximum(between - within, 0) / size
         inverse = np.where(n > 0, 1 / np.maximum(n, 1), 0).sum(axis=0) / groups
-        ceiling = signal / (signal + within * inverse)
-    known = (groups > 1) & (total > groups)
-    return np.where(known & np.isfinite(ceiling), ceiling, np.nan)
+        return np.where(known, signal / (signal + within * inverse), np.nan)
 
 
 def split_half_reliability(trials: npt.ArrayLike, *, splits: int = 20, seed: int = 0) -> Array:
@@ -186,15 +189,13 @@ def split_half_reliability(trials: npt.ArrayLike, *, splits: int = 20, seed: int
     InputError
         `trials` does not have three axes.
     """
-    values = _trials(trials)
-    present = ~np.isnan(values)
-    counted = present.sum(axis=1) >= 2  # (image, voxel)
-    filled = np.where(present, values, 0)
+    values, present, varies = _trials(trials)
+    counted = (present.sum(axis=1) >= 2) & varies  # (image, voxel)
     r = np.zeros(values.shape[2])
     for split in range(splits):
         noise = numpy_generator(seed, "split_half", split).random(values.shape[:2])
         order = np.argsort(noise, axis=1)[:, :, None]
-        shuffled, there = np.take_along_axis(filled, order, axis=1), np.take_along_axis(present, order, axis=1)
+        shuffled, there = np.take_along_axis(values, order, axis=1), np.take_along_axis(present, order, axis=1)
         odd = there & (np.cumsum(there, axis=1) % 2 == 1)
         first, second = (
             (shuffled * half).sum(axis=1) / np.maximum(half.sum(axis=1), 1) for half in (odd, there & ~odd)

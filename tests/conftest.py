@@ -10,7 +10,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Every annotated function of the packages checks types and shapes; this must come before their first import.
-install_import_hook(["setcore", "braincl", "vat3d"], "beartype.beartype")
+install_import_hook(["setcore", "braincl", "vat3d"], "shapecheck.check")
 
 # One thread for each test worker: sums in a fixed order, and workers that do not fight for cores.
 torch.set_num_threads(1)
