@@ -198,8 +198,6 @@ _EMPTY_WORD = re.compile(
     "textured|left|right|l|r|fl|fr|rl|rr|lf|rf|mirror|mirrored|front|rear|body|base|part|link|assets|original|new|v"
 )
 
-)
-
 
 def pool_items(cache: str | Path = CACHE) -> list[MeshItem]:
     """All meshes of all packages in a mixed but fixed order, so that any first part of the pool is varied.
