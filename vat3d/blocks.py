@@ -1,0 +1,56 @@
+"""Convolutional and attention blocks of the tokenizer, in the forms that run fast on a CPU in bfloat16."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from setcore.attention import MultiHeadAttention
+from setcore.blocks import InContextBlocks
+
+
+class BatchedAttention(MultiHeadAttention):
+    """`MultiHeadAttention` with the attention map formed explicitly.
+
+    At a few hundred tokens in bfloat16 on a CPU, two batched matrix products and a softmax take a third of the time of
+    the fused kernel, forward and backward (measured: 18 against 50 ms at 16 x 2 heads x 384 tokens).
+    """
+
+    def forward(
+        self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"], value: Float[Tensor, "b k d"]
+    ) -> Float[Tensor, "b q d"]:
+        """Attend from `query` to `key` and `value`."""
+        q, k, v = (self._split(x) for x in self._project(query, key, value))
+        weights = torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2), dim=-1, dtype=q.dtype)
+        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+class JointBlocks(InContextBlocks):
+    """`InContextBlocks` on `BatchedAttention`."""
+
+    def __init__(self, width: int, heads: int, hidden: int, layers: int) -> None:
+        super().__init__(width, heads, hidden, layers)
+        for layer in self.layers:
+            layer.attn = BatchedAttention(width, heads)
+
+
+class ConvBlock(nn.Module):
+    """Residual 3 x 3 convolution on planes kept channels-last: ``x + conv(silu(norm(x)))``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, planes: Float[Tensor, "m r r c"]) -> Float[Tensor, "m r r c"]:
+        """Planes with channels in the last axis, in and out."""
+        return planes + convolve(self.conv, functional.silu(self.norm(planes)))
+
+
+def convolve(conv: nn.Conv2d, planes: Float[Tensor, "m r r c"]) -> Float[Tensor, "m s s d"]:
+    """Apply a convolution to channels-last planes without copying them."""
+    return conv(planes.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

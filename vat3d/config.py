@@ -1,0 +1,130 @@
+"""What a tokenizer looks like and how it is trained: two frozen dataclasses and their presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from setcore.errors import InputError
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Architecture, stored with the weights.
+
+    Parameters
+    ----------
+    width, heads, hidden : int
+        Token width, attention heads and inner feed-forward width of both transformers.
+    encoder_layers, decoder_layers : int
+    plane, grid : int
+        Cells along the side of a feature plane and of the latent grid; `plane` is 4 times `grid`.
+    channels : int
+        Channels of the latent grid.
+    stem, features, head : int
+        Channels of the convolutions at the latent grid's size and at full size; width of the point network.
+    sides : tuple of int
+        Cells along a plane's side for each quantiser scale; a scale has 3 side^2 tokens.
+    codes : int
+        Size of the codebook that all scales share.
+    sharpness : float
+        The logit of a point is minus its signed distance, in the evaluation frame, over this length.
+    """
+
+    width: int = 128
+    heads: int = 2
+    hidden: int = 256
+    encoder_layers: int = 2
+    decoder_layers: int = 3
+    plane: int = 64
+    grid: int = 16
+    channels: int = 8
+    stem: int = 64
+    features: int = 32
+    head: int = 96
+    sides: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 16, 16)
+    codes: int = 512
+    sharpness: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.plane != 4 * self.grid or self.grid % 2:
+            raise InputError("plane must be 4 times grid, and grid even")
+        if not self.sides or max(self.sides) > self.grid or min(self.sides) < 1:
+            raise InputError(f"sides must lie in 1..{self.grid}")
+        if not 2 <= self.codes <= 4096:
+            raise InputError("codes must lie in 2..4096")
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Tokens in each scale."""
+        return tuple(3 * side * side for side in self.sides)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a tokenizer is trained.
+
+    Parameters
+    ----------
+    batch : int
+        Shapes a step.
+    surface, volume, near : int
+        Surface points, volume samples and near-surface samples drawn of each shape a step.
+    learning_rate : float
+        Held after `warmup` steps until `cooldown` of the budget is used, then brought down by a cosine.
+    warmup : int
+    cooldown : float
+    quantise_from : float
+        Share of the budget after which the quantiser joins.
+    near_weight_first, near_weight_last : float
+        Weight of near-surface samples (volume samples weigh 1) at the start and from the middle of the budget on.
+    kl_weight, codebook, commitment : float
+        Weights of the divergence from the standard normal and of the quantiser's two errors, these relative to the
+        latent's power.
+    revive_every : int
+        Steps between searches for dead codes.
+    average : float
+        Decay of the moving average of the weights, which is what is saved as the model.
+    report_every, save_every : int
+        Steps between lines of progress with validation, and between checkpoints.
+    """
+
+    batch: int = 16
+    surface: int = 4096
+    volume: int = 1024
+    near: int = 1024
+    learning_rate: float = 4e-4
+    warmup: int = 200
+    cooldown: float = 0.8
+    quantise_from: float = 0.25
+    near_weight_first: float = 0.15
+    near_weight_last: float = 1.0
+    kl_weight: float = 1e-4
+    codebook: float = 1.0
+    commitment: float = 0.25
+    revive_every: int = 50
+    average: float = 0.999
+    report_every: int = 500
+    save_every: int = 500
+    bfloat16: bool = True
+
+
+PRESETS: dict[str, tuple[CodecConfig, TrainConfig]] = {
+    "tiny": (
+        CodecConfig(width=32, hidden=32, encoder_layers=1, decoder_layers=1, plane=32, grid=8, stem=16, features=8,
+                    head=16, channels=4, codes=32, sides=(1, 2, 3, 4, 6, 8)),
+        TrainConfig(batch=4, surface=1024, volume=256, near=256, warmup=10, report_every=20, save_every=20,
+                    bfloat16=False),
+    ),
+    "small": (
+        CodecConfig(width=96, hidden=128, encoder_layers=1, decoder_layers=2, stem=48, features=24, head=64),
+        TrainConfig(surface=2048, volume=768, near=768),
+    ),
+    "default": (CodecConfig(), TrainConfig()),
+    "paper": (
+        CodecConfig(width=768, heads=12, hidden=2048, encoder_layers=12, decoder_layers=12, plane=128, grid=32,
+                    channels=16, stem=256, features=64, head=256, codes=4096,
+                    sides=(1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 24, 32)),
+        TrainConfig(batch=64, surface=8192, volume=2048, near=2048, learning_rate=1e-4, warmup=2000),
+    ),
+}  # fmt: skip
+"""`tiny` for tests, `small` for minutes, `default` for hours on two cores, `paper` for GPUs."""

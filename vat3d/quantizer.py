@@ -1,0 +1,165 @@
+"""Multi-scale residual vector quantisation of a triplane latent grid.
+
+Scale k lays 3 s_k^2 tokens over the three planes. The residual is averaged over each token's area, divided by the
+scale's gain, replaced by the nearest code, raised back to the grid bilinearly, passed through a small convolution, and
+subtracted. The latent is the sum over scales; any prefix of the tokens is a coarser latent (residual quantisation over
+scales as in arXiv 2412.02202; the idea of a shared codebook and area reduction is arXiv 2404.02905, section 3.2).
+
+Tokens of a scale come centre first, planes in turn, so that a partial scale refines where shapes have most to tell.
+Axes: b batch, p plane (3), r cells along the grid's side, k token of a scale, c latent channel, v code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vat3d.config import CodecConfig
+
+
+def area_weights(side: int, grid: int) -> Float[Tensor, "s g"]:
+    """Averages of `grid` cells over `side` equal intervals, rows summing to 1."""
+    edges = torch.linspace(0, grid, side + 1)
+    low, high = edges[:-1, None], edges[1:, None]
+    cells = torch.arange(grid, dtype=torch.float32)
+    overlap = (torch.minimum(high, cells + 1) - torch.maximum(low, cells)).clamp_min(0)
+    return overlap / overlap.sum(1, keepdim=True)
+
+
+def linear_weights(side: int, grid: int) -> Float[Tensor, "g s"]:
+    """Linear interpolation from `side` cell centres to `grid` cell centres, constant beyond the outer centres."""
+    position = ((torch.arange(grid) + 0.5) * side / grid - 0.5).clamp(0, side - 1)
+    low = position.floor().clamp(max=max(side - 2, 0)).long()
+    share = (position - low)[:, None]
+    high = (low + 1).clamp(max=side - 1)
+    return functional.one_hot(low, side) * (1 - share) + functional.one_hot(high, side) * share
+
+
+def centre_first(side: int) -> Int[Tensor, " k"]:
+    """Order of the 3 side^2 cells of a scale: by distance from the plane's centre, the three planes in turn."""
+    offsets = 2 * torch.arange(side) - (side - 1)
+    distance = (offsets[:, None] ** 2 + offsets[None] ** 2).flatten()
+    cells = torch.argsort(distance, stable=True)
+    return (cells[:, None] + side * side * torch.arange(3)).flatten()
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the quantiser made of a latent grid.
+
+    `latent` is the sum of all kept scales, with straight-through gradients; `ids` the codes of each scale (b, k);
+    `loss` codebook and commitment errors of every partial sum, and `used` how many samples of the batch kept each token.
+    """
+
+    latent: Tensor
+    ids: list[Tensor]
+    loss: Tensor
+    inputs: list[Tensor]
+
+
+class ScaleQuantizer(nn.Module):
+    """The codebook, the gains and convolutions of the scales, and the walk from coarse to fine."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.grid, self.channels, self.sides, self.scales = config.grid, config.channels, config.sides, config.scales
+        self.codebook = nn.Parameter(torch.randn(config.codes, config.channels))
+        self.log_gain = nn.Parameter(torch.linspace(0, -2, len(self.sides)))
+        self.smooth = nn.ModuleList(
+            nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False) for _ in self.sides
+        )
+        for conv in self.smooth:
+            nn.init.zeros_(conv.weight)
+        for k, side in enumerate(self.sides):
+            self.register_buffer(f"reduce_{k}", area_weights(side, self.grid), persistent=False)
+            self.register_buffer(f"raise_{k}", linear_weights(side, self.grid), persistent=False)
+            self.register_buffer(f"order_{k}", centre_first(side), persistent=False)
+
+    def reduce(self, grid: Float[Tensor, "b p r r c"], scale: int) -> Float[Tensor, "b k c"]:
+        """Average over the tokens' areas, in token order, in units of the scale's gain."""
+        weights = getattr(self, f"reduce_{scale}")
+        cells = torch.einsum("ir,js,bprsc->bpijc", weights, weights, grid).flatten(1, 3)
+        return cells[:, getattr(self, f"order_{scale}")] / self.log_gain[scale].exp()
+
+    def expand(self, vectors: Float[Tensor, "b k c"], scale: int) -> Float[Tensor, "b p r r c"]:
+        """A scale's contribution to the grid from its token vectors; the mirror of `reduce`, and linear."""
+        side, weights = self.sides[scale], getattr(self, f"raise_{scale}")
+        cells = torch.empty_like(vectors)
+        cells[:, getattr(self, f"order_{scale}")] = vectors
+        cells = cells.view(-1, 3, side, side, self.channels)
+        grid = torch.einsum("ri,sj,bpijc->bprsc", weights, weights, cells) * self.log_gain[scale].exp()
+        mixed = self.smooth[scale](grid.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return grid + mixed.unflatten(0, (-1, 3))
+
+    def nearest(self, vectors: Float[Tensor, "*b c"]) -> Int[Tensor, "*b"]:
+        """Index of the nearest code in float32; ties go to the lowest index."""
+        codes = self.codebook.float()
+        scores = codes.square().sum(1) / 2 - vectors.float() @ codes.T
+        return scores.argmin(-1)
+
+    def forward(self, latent: Float[Tensor, "b p r r c"], kept: Int[Tensor, " b"] | None = None) -> Quantized:
+        """Quantise `latent`, each sample with its first `kept` tokens only (all, if not given)."""
+        total, losses, ids, inputs, start = torch.zeros_like(latent), [], [], [], 0
+        for scale, count in enumerate(self.scales):
+            if kept is not None and int(kept.max()) <= start:
+                break
+            wanted = self.reduce(latent.detach() - total.detach(), scale).detach()
+            chosen = self.nearest(wanted)
+            vectors = self.codebook[chosen]
+            if kept is not None:
+                present = start + torch.arange(count) < kept[:, None]
+                vectors = vectors * present[..., None]
+                inputs.append(wanted[present])
+                chosen = chosen.masked_fill(~present, -1)
+            else:
+                inputs.append(wanted.flatten(0, 1))
+            total = total + self.expand(vectors, scale)
+            losses.append((total - latent.detach()).square().mean())
+            ids.append(chosen)
+            start += count
+        commitment = (latent - total.detach()).square().mean()
+        straight = total + latent - latent.detach()
+        return Quantized(straight, ids, torch.stack([torch.stack(losses).mean(), commitment]), inputs)
+
+    def dequantize(self, ids: Sequence[Int[Tensor, "b k"]]) -> Float[Tensor, "b p r r c"]:
+        """Latent grid of a prefix of tokens; the last scale may hold fewer than its full count."""
+        total = self.codebook.new_zeros(len(ids[0]) if ids else 1, 3, self.grid, self.grid, self.channels)
+        for scale, chosen in enumerate(ids):
+            vectors = self.codebook[chosen]
+            vectors = functional.pad(vectors, (0, 0, 0, self.scales[scale] - chosen.shape[1]))
+            total = total + self.expand(vectors, scale)
+        return total
+
+    @torch.no_grad()
+    def initialise(self, latent: Float[Tensor, "b p r r c"], generator: torch.Generator) -> None:
+        """Gains from the spread of the residuals of a batch, codes drawn from those residuals, coarse to fine.
+
+        Assumes a rate-distortion-like decline: a scale is taken to remove half of the residual's amplitude that it can
+        see, which is close enough for gradients to take over.
+        """
+        residual, pools = latent.clone(), []
+        for scale in range(len(self.sides)):
+            self.log_gain[scale] = 0.0
+            seen = self.reduce(residual, scale)
+            self.log_gain[scale] = seen.std().clamp_min(1e-4).log()
+            pools.append((seen / seen.std().clamp_min(1e-4)).flatten(0, 1))
+            residual = residual - 0.5 * self.expand(seen / self.log_gain[scale].exp(), scale)
+        share = -(-len(self.codebook) // len(pools))
+        drawn = [pool[torch.randint(len(pool), (share,), generator=generator)] for pool in pools]
+        self.codebook.copy_(torch.cat(drawn)[: len(self.codebook)])
+
+    @torch.no_grad()
+    def revive(self, inputs: Sequence[Tensor], dead: Tensor, generator: torch.Generator) -> None:
+        """Put codes that nothing chose for long onto vectors of the current batch, scales drawn evenly."""
+        wanted = torch.nonzero(dead).flatten()
+        pools = [pool for pool in inputs if len(pool)]
+        if not len(wanted) or not pools:
+            return
+        scale = torch.randint(len(pools), (len(wanted),), generator=generator).tolist()
+        for code, k in zip(wanted.tolist(), scale, strict=True):
+            self.codebook[code] = pools[k][torch.randint(len(pools[k]), (1,), generator=generator).item()]

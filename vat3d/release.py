@@ -1,0 +1,133 @@
+"""From a trained network to a model folder that reads and writes token files: half-precision weights, tables, an id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors, save_model
+from setcore.errors import CheckpointError
+from setcore.seeding import numpy_generator, torch_generator
+from vat3d.augment import make_batch
+from vat3d.config import CodecConfig, TrainConfig
+from vat3d.entropy import fit_tables
+from vat3d.network import CodecNetwork
+from vat3d.quantizer import centre_first
+from vat3d.stream import TokenModel, load_token_model, model_hash, save_token_model
+from vat3d.validation import Samples
+
+DECODING = ("decoder.", "field.", "quantizer.")
+"""Prefixes of the tensors that decoding depends on; the model id covers these."""
+BUCKETS = 16
+
+
+def parent_tokens(sides: Sequence[int]) -> NDArray[np.int64]:
+    """For each token the token of the scale before that holds its middle, on the same plane; -1 in the first scale."""
+    parents, start = [], 0
+    for k, side in enumerate(sides):
+        order = centre_first(side).numpy()
+        if k == 0:
+            parents.append(np.full(len(order), -1))
+            continue
+        before = sides[k - 1]
+        plane, cell = np.divmod(order, side * side)
+        row, column = (np.floor((part + 0.5) * before / side).astype(int) for part in np.divmod(cell, side))
+        rank = np.empty(3 * before * before, dtype=np.int64)
+        rank[centre_first(before).numpy()] = np.arange(len(rank))
+        parents.append(start + rank[(plane * before + row) * before + column])
+        start += 3 * before * before
+    return np.concatenate(parents)
+
+
+def code_buckets(codebook: Tensor, count: int = BUCKETS, rounds: int = 20) -> NDArray[np.int64]:
+    """Codes in `count` groups of neighbours (k-means from evenly spaced norms; deterministic)."""
+    order = codebook.norm(dim=1).argsort()
+    centres = codebook[order[torch.linspace(0, len(order) - 1, min(count, len(order))).long()]].clone()
+    group = torch.cdist(codebook, centres).argmin(1)
+    for _ in range(rounds):
+        for index in range(len(centres)):
+            if bool((group == index).any()):
+                centres[index] = codebook[group == index].mean(0)
+        group = torch.cdist(codebook, centres).argmin(1)
+    return group.numpy()
+
+
+@torch.no_grad()
+def training_ids(
+    network: CodecNetwork, datasets: Sequence[Samples], *, seed: int = 0, count: int = 1024
+) -> NDArray[np.int64]:
+    """Ids of about `count` training shapes, deformed as in training, shape (count, tokens)."""
+    rows = []
+    config = TrainConfig(batch=16)
+    for number, dataset in enumerate(datasets):
+        rng = numpy_generator(seed, "tables", number)
+        split = np.asarray(dataset.split("train"))
+        for step in range(max(1, count // (config.batch * len(datasets)))):
+            generator = torch_generator(seed, "tables", number, step)
+            batch = make_batch(dataset.batch(rng.choice(split, config.batch)), config, generator)
+            mean, _ = network.encode(batch.points, batch.normals, batch.box)
+            rows.append(torch.cat(network.quantizer(mean).ids, dim=1).numpy())
+    return np.concatenate(rows)
+
+
+def write_release(
+    folder: str | Path, network: CodecNetwork, ids: NDArray[np.int64], facts: dict[str, Any] | None = None
+) -> TokenModel:
+    """Write `config.json`, `model.safetensors` (fp16) and `tokens.safetensors` (tables, id) into `folder`.
+
+    Parameters
+    ----------
+    folder : path
+        Exists.
+    network : CodecNetwork
+    ids : array of shape (n_shapes, n_tokens)
+        Token ids of training shapes, from which the tables are made.
+    facts : dict, optional
+        Kept in `config.json` beside the config, such as steps and minutes of training.
+    """
+    config = network.config
+    tables = fit_tables(
+        ids, config.scales, config.codes, parent_tokens(config.sides), code_buckets(network.quantizer.codebook.detach())
+    )
+    tensors = {name: t.half() for name, t in network.state_dict().items() if name.startswith(DECODING)}
+    token_model = TokenModel(model_hash(tensors, config.scales, tables), config.scales, tables)
+    save_model(folder, config, network, half=True, model_id=token_model.model_id, facts=facts or {})
+    save_token_model(folder, token_model)
+    return token_model
+
+
+def export(
+    folder: str | Path,
+    network: CodecNetwork,
+    datasets: Sequence[Samples],
+    facts: dict[str, Any] | None = None,
+    *,
+    seed: int = 0,
+) -> TokenModel:
+    """Fit tables on training shapes and write the release."""
+    return write_release(folder, network, training_ids(network, datasets, seed=seed), facts)
+
+
+def load_release(folder: str | Path) -> tuple[CodecNetwork, TokenModel]:
+    """Network (float32, frozen) and token model of a model folder.
+
+    Raises
+    ------
+    CheckpointError, CodecError
+        Something is missing, damaged, or belongs to another model.
+    """
+    config, extra = load_config(folder, CodecConfig)
+    token_model = load_token_model(folder)
+    network = CodecNetwork(config)
+    tensors = load_tensors(Path(folder) / WEIGHTS_FILE)
+    load_state(network, tensors, str(Path(folder) / WEIGHTS_FILE))
+    decoding = {name: tensor for name, tensor in tensors.items() if name.startswith(DECODING)}
+    if model_hash(decoding, config.scales, token_model.tables) != token_model.model_id:
+        raise CheckpointError(f"{folder}: weights and tables are not of one model; fetch the folder again")
+    return network.eval().requires_grad_(False), token_model

@@ -1,0 +1,293 @@
+"""Training a tokenizer: one command from data sets to a model folder, which a kill cannot hurt.
+
+The curriculum: first an autoencoder with a Gaussian latent; from `quantise_from` of the budget on the quantiser, each
+sample keeping a random number of its tokens, so that every prefix of a file is a file; volume samples weigh more than
+near-surface ones at first. All random numbers come from the seed and the step, so that a resumed run equals an
+uninterrupted one (with `--steps`, in float32, at the same number of threads).
+
+On two cores `--preset default` sees about twenty shapes a second; an hour gives a usable tokenizer, and training
+resumed with a larger budget goes on from where it stood.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from setcore.errors import InputError
+from setcore.files import locked_folder
+from setcore.seeding import derive_seed, numpy_generator, torch_generator
+from setcore.training import (
+    STATE_FILE,
+    Budget,
+    MovingAverage,
+    Stopwatch,
+    load_training_state,
+    save_training_state,
+)
+from vat3d.augment import Batch, make_batch
+from vat3d.config import CodecConfig, TrainConfig
+from vat3d.losses import field_loss, gaussian_kl
+from vat3d.network import CodecNetwork
+from vat3d.release import export
+from vat3d.validation import Samples, fixed_batches, validate
+
+LOG_FILE = "training_log.jsonl"
+
+
+def kept_tokens(scales: Sequence[int], batch: int, generator: torch.Generator) -> Tensor:
+    """How many tokens each sample of a batch keeps: for a quarter up to a random scale's end, else log-uniform.
+
+    The log-uniform draw begins at a twentieth of all tokens, which is below the smallest useful file.
+    """
+    ends = torch.tensor(scales).cumsum(0)
+    total = int(ends[-1])
+    whole = ends[torch.randint(len(ends), (batch,), generator=generator)]
+    low = math.log(max(3, total / 20))
+    partial = torch.exp(low + (math.log(total) - low) * torch.rand(batch, generator=generator)).long()
+    return torch.where(torch.rand(batch, generator=generator) < 0.25, whole, partial)
+
+
+class CodeUse(nn.Module):
+    """How often each scale chose each code lately; decides which codes are dead. A module, to be in checkpoints."""
+
+    counts: Tensor
+
+    def __init__(self, scales: int, codes: int, decay: float = 0.98) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.ones(scales, codes))
+        self.decay = decay
+
+    def update(self, ids: Sequence[Tensor]) -> None:
+        """Count a batch; ids of -1 were dropped."""
+        for scale, chosen in enumerate(ids):
+            found = chosen[chosen >= 0]
+            if len(found):
+                share = torch.bincount(found, minlength=self.counts.shape[1]) * (self.counts.shape[1] / len(found))
+                self.counts[scale].lerp_(share.float(), 1 - self.decay)
+
+    def dead(self, below: float = 0.02) -> Tensor:
+        """Codes that every scale chooses at less than `below` times the uniform rate."""
+        return (self.counts < below).all(0)
+
+    def in_use(self) -> list[int]:
+        """How many codes each scale chooses at more than a fiftieth of the uniform rate."""
+        return (self.counts >= 0.02).sum(1).tolist()
+
+    def perplexity(self) -> list[float]:
+        """Effective number of codes of each scale."""
+        share = self.counts / self.counts.sum(1, keepdim=True)
+        return torch.exp(torch.special.entr(share).sum(1)).tolist()
+
+
+def losses(
+    network: CodecNetwork, batch: Batch, config: TrainConfig, fraction: float, quantise: bool,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, float], list[Tensor], list[Tensor]]:  # fmt: skip
+    """Loss of one batch, its parts for the progress line, and the quantiser's ids and inputs (empty without it)."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+        mean, log_variance = network.encode(batch.points, batch.normals, batch.box)
+        noise = torch.randn(mean.shape, generator=generator)
+        latent = mean + noise * torch.exp(0.5 * log_variance)
+        loss = config.kl_weight * gaussian_kl(mean, log_variance)
+        ids: list[Tensor] = []
+        inputs: list[Tensor] = []
+        parts = {}
+        if quantise:
+            with torch.autocast("cpu", enabled=False):
+                kept = kept_tokens(network.config.scales, len(mean), generator)
+                quantized = network.quantizer(latent, kept)
+            ids, inputs, latent = quantized.ids, quantized.inputs, quantized.latent
+            codebook, commitment = quantized.loss / mean.detach().square().mean().clamp_min(1e-6)
+            loss = loss + config.codebook * codebook + config.commitment * commitment
+            parts["vq"] = float(commitment.detach())
+        logits = network.field(network.planes(latent, batch.box), batch.queries, batch.box)
+        errors = field_loss(logits, batch.distances, network.config.sharpness)
+    near_weight = config.near_weight_first + (config.near_weight_last - config.near_weight_first) * min(
+        1.0, 2 * fraction
+    )
+    volume, near = errors[:, : batch.volume].mean(), errors[:, batch.volume :].mean()
+    loss = loss + volume + near_weight * near
+    parts |= {"volume": float(volume.detach()), "near": float(near.detach()), "std": float(mean.detach().std())}
+    return loss, parts, ids, inputs
+
+
+def _draw(
+    datasets: Sequence[Samples], splits: Sequence[Any], config: TrainConfig, rng: np.random.Generator
+) -> Mapping[str, Tensor]:
+    """An equal share of a batch from every data set."""
+    owners = np.sort(rng.permutation(np.arange(config.batch) % len(datasets)))
+    drawn = []
+    for number, (dataset, split) in enumerate(zip(datasets, splits, strict=True)):
+        count = int((owners == number).sum())
+        if count:
+            drawn.append(dataset.batch(rng.choice(split, count)))
+    return {name: torch.cat([samples[name] for samples in drawn]) for name in drawn[0]}
+
+
+def learning_rate(step: int, fraction: float, config: TrainConfig) -> float:
+    """Warm-up by steps, then constant, then from `cooldown` of the budget on a cosine down to a hundredth."""
+    rise = min(1.0, (step + 1) / config.warmup)
+    late = max(0.0, fraction - config.cooldown) / (1 - config.cooldown)
+    return config.learning_rate * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * late)))
+
+
+def train(
+    datasets: Sequence[Samples],
+    out: str | Path,
+    codec: CodecConfig,
+    config: TrainConfig,
+    budget: Budget,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train a tokenizer into the model folder `out`.
+
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+        Each gives an equal share of every batch.
+    out : path
+        Receives `config.json`, `model.safetensors` (the moving average of the weights), `tables.safetensors` (entropy
+        tables), `training_state.safetensors` and `training_log.jsonl`.
+    codec, config : CodecConfig, TrainConfig
+    budget : Budget
+        Steps, or minutes of training, those of earlier runs included.
+    seed : int
+    resume : bool
+        Go on in `out`; without it a folder that holds a model is refused.
+    progress : bool
+        A progress bar on standard error.
+
+    Returns
+    -------
+    dict
+        The last line of the log: step, seconds, samples, losses and validation figures.
+
+    Raises
+    ------
+    InputError
+        The folder holds a run and `resume` is not set, another process trains there, or a data set has no training
+        meshes.
+    """
+    splits = [np.asarray(dataset.split("train")) for dataset in datasets]
+    if not splits or not all(len(split) for split in splits):
+        raise InputError("a data set has no training meshes; prepare more, or leave it out")
+    with locked_folder(out) as folder:
+        exists = (folder / STATE_FILE).exists()
+        if exists and not resume:
+            raise InputError(f"{folder} already holds a run; add --resume to go on, or choose another folder")
+        return _train(folder, datasets, splits, codec, config, budget, seed, exists, progress)
+
+
+def new_network(codec: CodecConfig, seed: int) -> CodecNetwork:
+    """A network with weights that depend on `seed` alone; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        return CodecNetwork(codec)
+
+
+def _train(
+    folder: Path,
+    datasets: Sequence[Samples],
+    splits: Sequence[Any],
+    codec: CodecConfig,
+    config: TrainConfig,
+    budget: Budget,
+    seed: int,
+    resume: bool,
+    progress: bool,
+) -> dict[str, Any]:
+    network = new_network(codec, seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
+    use = CodeUse(len(codec.sides), codec.codes)
+    whole = nn.ModuleDict({"network": network, "use": use})  # what a checkpoint holds
+    average = MovingAverage(whole, config.average)
+    step, seconds, quantise, line = 0, 0.0, False, {}
+    if resume:
+        state = load_training_state(folder, whole, optimizer, average)
+        step, seconds, quantise, line = state["step"], state["seconds"], state["quantise"], state["line"]
+    watch = Stopwatch(seconds)
+    fixed = list(fixed_batches(datasets, config))
+    bar = tqdm(
+        total=100, desc="train", unit="%", disable=not progress, initial=round(100 * budget.fraction(step, seconds))
+    )
+    while (fraction := budget.fraction(step, watch.seconds)) < 1:
+        rng = numpy_generator(seed, "data", step)
+        generator = torch_generator(seed, "step", step)
+        batch = make_batch(_draw(datasets, splits, config, rng), config, generator)
+        if not quantise and fraction >= config.quantise_from:
+            quantise = True
+            with torch.no_grad():
+                network.quantizer.initialise(network.encode(batch.points, batch.normals, batch.box)[0], generator)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, fraction, config)
+        optimizer.zero_grad(set_to_none=True)
+        loss, parts, ids, inputs = losses(network, batch, config, fraction, quantise, generator)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if ids:
+            use.update(ids)
+            if step % config.revive_every == 0:
+                network.quantizer.revive(inputs, use.dead(), generator)
+        average.update(whole, step)
+        line = {"step": step, "samples": step * config.batch, "loss": float(loss.detach()), **parts}
+        if step % config.report_every == 0:
+            line = {"minutes": round(watch.seconds / 60, 2), **line}
+            line |= _report(codec, average, fixed, quantise, use)
+            with open(folder / LOG_FILE, "a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+        if step % config.save_every == 0:
+            _save(folder, whole, optimizer, average, step, watch.seconds, quantise, line)
+        bar.update(round(100 * fraction) - bar.n)
+        bar.set_postfix(step=step, loss=f"{line['loss']:.3f}", refresh=False)
+    bar.close()
+    _save(folder, whole, optimizer, average, step, watch.seconds, quantise, line)
+    export(folder, averaged_network(codec, average), datasets, seed=seed)
+    return {"seconds": round(watch.seconds, 1), **line}
+
+
+def averaged_network(codec: CodecConfig, average: MovingAverage) -> CodecNetwork:
+    """The network with the moving average of the weights."""
+    network = CodecNetwork(codec)
+    prefix = "network."
+    network.load_state_dict(
+        {name.removeprefix(prefix): t for name, t in average.state.items() if name.startswith(prefix)}
+    )
+    return network.eval()
+
+
+def _report(
+    codec: CodecConfig, average: MovingAverage, fixed: Sequence[Batch], quantise: bool, use: CodeUse
+) -> dict[str, Any]:
+    figures: dict[str, Any] = validate(averaged_network(codec, average), fixed, quantise)
+    if quantise:
+        figures["perplexity"] = [round(value) for value in use.perplexity()]
+        figures["in_use"] = use.in_use()
+    return figures
+
+
+def _save(
+    folder: Path,
+    whole: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage,
+    step: int,
+    seconds: float,
+    quantise: bool,
+    line: dict[str, Any],
+) -> None:
+    progress = {"step": step, "seconds": seconds, "quantise": quantise, "line": line}
+    save_training_state(folder, whole, optimizer, progress, average)
