@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import safetensors
 import torch
@@ -25,7 +26,7 @@ def config_from_dict(config_class: type[Config], values: Mapping[str, Any], wher
     Raises
     ------
     CheckpointError
-        A field is unknown, missing or refused by the config's own checks.
+        A field is unknown, missing, of another type, or refused by the config's own checks.
     """
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{where}: expected an object with the fields of {config_class.__name__}")
@@ -33,12 +34,29 @@ def config_from_dict(config_class: type[Config], values: Mapping[str, Any], wher
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise CheckpointError(f"{where}: unknown field {unknown[0]!r}; was it written by a newer version?")
+    hints = get_type_hints(config_class)
     try:
         return config_class(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            **{name: _from_json(hints[name], value, f"{where}: field {name!r}") for name, value in values.items()}
         )
+    except CheckpointError:
+        raise
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: {error}") from error
+
+
+def _from_json(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the field type `hint` wants it: nested configs built, lists as tuples, plain types checked."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    nested = [option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)]
+    if nested and value is not None:
+        return config_from_dict(nested[0], value, where)
+    if set(options) <= {int, float, str, bool, types.NoneType}:
+        # JSON does not tell 1.0 from 1, so an int may stand for a float; bool is an int to Python but not to JSON.
+        if type(value) not in options and not (type(value) is int and float in options):
+            raise CheckpointError(f"{where} is {value!r}, expected {' or '.join(t.__name__ for t in options)}")
+        return value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -31,18 +31,19 @@ def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
-    """Parse, call ``args.handler(args)``, and turn typed errors into one line on standard error and status 2."""
+    """Parse, call ``args.handler(args)``, and turn errors of input and disk into one line on stderr and status 2."""
     args = parser.parse_args(argv)
     handler: Callable[[argparse.Namespace], None] = args.handler
     try:
         handler(args)
-    except InputError as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()  # here, where a reader that has gone is no error, and not at interpreter exit
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (InputError, OSError) as error:  # OSError: a full disk or a forbidden file is no fault of the program
+        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     return 0

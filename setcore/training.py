@@ -14,7 +14,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from setcore.checkpoint import load_tensors, save_tensors
+from setcore.checkpoint import check_state, load_tensors, save_tensors
 from setcore.errors import CheckpointError, InputError
 
 STATE_FILE = "training_state.safetensors"
@@ -30,8 +30,9 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise InputError("give either --steps or --minutes, and not both")
-        if (self.steps if self.steps is not None else self.minutes) <= 0:  # type: ignore[operator]
-            raise InputError("the training budget must be positive")
+        size = self.steps if self.steps is not None else self.minutes
+        if not 0 < size < math.inf:  # type: ignore[operator]
+            raise InputError(f"the training budget is {size}; it must be positive and finite")
 
     def fraction(self, step: int, seconds: float) -> float:
         """Share of the budget that is used, 0..1."""
@@ -106,23 +107,38 @@ def load_training_state(
         There is no checkpoint, it is damaged, or it belongs to another architecture.
     """
     path = Path(folder) / STATE_FILE
-    tensors = load_tensors(path)
-    with safetensors.safe_open(path, "pt") as file:
-        progress = json.loads((file.metadata() or {}).get("progress", "{}"))
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
+    for name, tensor in load_tensors(path).items():
         group, _, rest = name.partition(".")
+        if group not in groups:
+            raise CheckpointError(f"{path} is not a training state: it holds a tensor {name!r}")
         groups[group][rest] = tensor
-    try:
-        model.load_state_dict(groups["model"])
-        if average is not None:
-            for name, value in average.state.items():
-                value.copy_(groups["average"][name])
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path} belongs to another architecture: {str(error).splitlines()[0]}") from error
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if "progress" not in metadata:
+        raise CheckpointError(f"{path} is not a training state: it does not say how far the run has come")
+
+    check_state(model, groups["model"], str(path))
+    if average is not None:
+        check_state(model, groups["average"], f"{path}, moving average")
+    optimizer_state = _optimizer_state(optimizer, groups["optimizer"], str(path))
+    # Nothing is changed until everything is known to fit.
+    model.load_state_dict(groups["model"])
+    optimizer.load_state_dict({"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if average is not None:
+        average.state = groups["average"]
+    return json.loads(metadata["progress"])
+
+
+def _optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], where: str
+) -> dict[int, dict[str, Tensor]]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in groups["optimizer"].items():
+    for name, tensor in tensors.items():
         index, _, rest = name.partition(".")
+        fits = index.isdecimal() and int(index) < len(parameters)
+        if not fits or tensor.shape not in (parameters[int(index)].shape, torch.Size([])):
+            raise CheckpointError(f"{where}: optimiser tensor {name!r} of shape {tuple(tensor.shape)} does not fit")
         state.setdefault(int(index), {})[rest] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return progress
+    return state
