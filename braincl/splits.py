@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from braincl.errors import ResponseError
 from setcore.seeding import numpy_generator
@@ -25,7 +25,7 @@ def default_test_images(pictures: int) -> int:
     return min(300, pictures // 4)
 
 
-def context_draws(image_ids: Sequence[str], sizes: Sequence[int], draws: int, test_images: int, seed: int) -> Splits:
+def context_draws(image_ids: ArrayLike, sizes: Sequence[int], draws: int, test_images: int, seed: int) -> Splits:
     """Draw test pictures once, and contexts of every size from the others.
 
     The draws of one size cut one random order of the pool into pieces, so that they are disjoint; when the order is
@@ -34,7 +34,7 @@ def context_draws(image_ids: Sequence[str], sizes: Sequence[int], draws: int, te
 
     Parameters
     ----------
-    image_ids : sequence of str
+    image_ids : array of str, shape (n_images,)
         Each picture once (`average_duplicates` sees to it).
     sizes : sequence of int
         Context sizes, 2 or more.

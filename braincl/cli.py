@@ -1,0 +1,208 @@
+"""The command `braincl`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from setcore.cli import Parser, add_json_flag, print_result, run
+from setcore.errors import InputError
+
+PRESETS = ("small", "paper")
+DEFAULT_MINUTES = 15.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(build_parser(), argv)
+
+
+def build_parser() -> Parser:
+    """All commands and their options."""
+    parser = Parser(prog="braincl", description="Linear encoders for the voxels of a new subject, learned in context.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_join, _add_train, _add_predict, _add_evaluate, _add_convert):
+        add(commands)
+    return parser
+
+
+def _add_join(commands: Any) -> None:
+    command = commands.add_parser("join", help="bring image embeddings into a response set by image_id")
+    command.add_argument("responses", metavar="RESPONSES.nc")
+    command.add_argument("features", metavar="FEATURES.nc", help="written by `braincl embed`")
+    command.add_argument("--out", required=True, metavar="SUBJECT.nc")
+    add_json_flag(command)
+    command.set_defaults(handler=_join)
+
+
+def _join(args: argparse.Namespace) -> None:
+    from braincl.responses import join_embeddings, open_embeddings, open_responses, save_responses
+
+    _check_output(args.out)
+    responses = open_responses(args.responses, require_embedding=False)
+    joined, missing = join_embeddings(responses, open_embeddings(args.features))
+    save_responses(joined, args.out)
+    result = {"out": args.out, "images": joined.sizes["image"], "missing": missing}
+    text = f"{args.out}: {joined.sizes['image']} of {responses.sizes['image']} images have an embedding"
+    if missing:
+        text += f"; left out, since their embedding is missing: {' '.join(missing)}"
+    print_result(result, args.json, text)
+
+
+def _add_train(commands: Any) -> None:
+    command = commands.add_parser("train", help="meta-learn a model on several subjects")
+    command.add_argument("subjects", nargs="+", metavar="SUBJECT.nc")
+    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="the model folder to make")
+    command.add_argument("--preset", choices=PRESETS, default="small", help="small trains in minutes on 2 cores")
+    budget = command.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help=f"time to train, kept across resumes (default {DEFAULT_MINUTES})")
+    budget.add_argument("--steps", type=int, help="optimiser steps: the same weights for the same seed")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in MODEL_DIR")
+    add_json_flag(command)
+    command.set_defaults(handler=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from braincl.responses import open_responses
+    from braincl.train import PRESETS, meta_train
+    from setcore.training import Budget
+
+    minutes = DEFAULT_MINUTES if args.minutes is None and args.steps is None else args.minutes
+    budget = Budget(steps=args.steps, minutes=minutes)
+    datasets = [open_responses(path) for path in args.subjects]
+    meta_train(datasets, PRESETS[args.preset], out=args.out, budget=budget, seed=args.seed, resume=args.resume)
+    print_result({"out": args.out, "subjects": args.subjects}, args.json, f"{args.out}: trained model")
+
+
+def _add_predict(commands: Any) -> None:
+    command = commands.add_parser("predict", help="predict a subject's responses to new images from a context")
+    _add_model(command)
+    command.add_argument("--context", required=True, metavar="CONTEXT.nc", help="response set with embeddings")
+    command.add_argument("--images", required=True, metavar="QUERY.nc", help="embeddings of the images to predict")
+    command.add_argument("--out", required=True, metavar="PRED.nc")
+    command.add_argument("--nifti", metavar="PRED.nii.gz", help="write the predictions as a 4-D image, too")
+    add_json_flag(command)
+    command.set_defaults(handler=_predict)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from braincl.encoder import InContextEncoder
+    from braincl.nifti import check_nifti_name, grid_of, to_nifti
+    from braincl.predict import predict_responses, shared_pictures
+    from braincl.responses import open_embeddings, open_responses, save_netcdf
+
+    _check_output(args.out)
+    context = open_responses(args.context)
+    query = open_embeddings(args.images)
+    if args.nifti:
+        _check_output(args.nifti)
+        check_nifti_name(args.nifti)
+        grid_of(context)
+    predicted = predict_responses(InContextEncoder.from_pretrained(args.model), context, query)
+    if shared := shared_pictures(context, query):
+        _warn(f"{shared} query images are in the context, too: scores on them would flatter the model")
+    if args.nifti:
+        to_nifti(predicted["prediction"].values, predicted, args.nifti)
+    save_netcdf(predicted, args.out)
+    images, voxels = predicted["prediction"].shape
+    result = {"out": args.out, "nifti": args.nifti, "images": images, "voxels": voxels, "shared_pictures": shared}
+    print_result(result, args.json, f"{args.out}: {images} images, {voxels} voxels")
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = commands.add_parser("evaluate", help="score a model on a subject beside its baselines")
+    command.add_argument("subject", metavar="SUBJECT.nc")
+    _add_model(command)
+    command.add_argument(
+        "--contexts", type=_sizes, default=(20, 50, 100, 200, 400), metavar="N,N,...", help="context sizes, in pictures"
+    )
+    command.add_argument("--draws", type=int, default=5, help="contexts per size, disjoint where the pictures allow")
+    command.add_argument("--test-images", type=int, help="default: a quarter of the pictures, 300 at most")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--json",
+        required=True,
+        metavar="OUT.json",
+        help="the report; per-voxel scores (.nc) and a plot (.png) beside it",
+    )
+    command.set_defaults(handler=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from braincl.evaluation import evaluate, write_evaluation
+
+    _check_output(args.json)
+    if Path(args.json).suffix != ".json":
+        raise InputError(f"{args.json}: name the report .json; the files beside it take .nc and .png")
+    evaluation = evaluate(
+        args.model, args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=sys.stderr.isatty()
+    )
+    for warning in evaluation.report["warnings"]:
+        _warn(warning)
+    files = write_evaluation(evaluation, args.json)
+    print(_table(evaluation.report))
+    print("written: " + " ".join(map(str, files)))
+
+
+def _add_convert(commands: Any) -> None:
+    command = commands.add_parser("convert", help="turn a published BraInCoRL checkpoint into a model folder")
+    command.add_argument("published", metavar="PUBLISHED.pth", help="a state dict of raw tensors")
+    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="a new folder")
+    add_json_flag(command)
+    command.set_defaults(handler=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from braincl.published import convert_published
+
+    config = asdict(convert_published(args.published, args.out))
+    sizes = ", ".join(f"{name} {value}" for name, value in config.items())
+    print_result({"out": args.out, "config": config}, args.json, f"{args.out}: per_voxel network, {sizes}")
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", metavar="MODEL_DIR", help="model folder or name of embedded weights (default: the embedded ones)"
+    )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 20,50,100") from None
+
+
+def _check_output(path: str) -> None:
+    """Refuse an output that cannot be written before any work is done for it."""
+    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+        raise InputError(f"{path}: name a file in a folder that exists")
+
+
+def _warn(message: str) -> None:
+    print(f"braincl: warning: {message}", file=sys.stderr)
+
+
+def _table(report: dict[str, Any]) -> str:
+    columns = ("pearson_r", "explained_variance", "normalized_explained_variance", "coverage_90", "nll", "seconds")
+    heads = ("r", "EV", "EV/ceiling", "cover 90", "nll", "seconds")
+    lines = [f"{'method':12}{'n':>6}" + "".join(f"{head:>12}" for head in heads) + "   r, 95 %"]
+    for row in report["results"]:
+        cells = "".join(f"{'-' if row[name] is None else format(row[name], '.3f'):>12}" for name in columns)
+        if row["interval_low"] is not None:
+            cells += f"   {row['interval_low']:.3f}..{row['interval_high']:.3f}"
+        lines.append(f"{row['method']:12}{row['n']:>6}{cells}")
+    for row in report["differences"]:
+        lines.append(
+            f"model - {row['baseline']}, n = {row['n']}: r {row['pearson_r']:+.3f} "
+            f"({row['interval_low']:+.3f}..{row['interval_high']:+.3f})"
+        )
+    if report["prior_reason"]:
+        lines.append(f"prior_ridge is left out: {report['prior_reason']}")
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""Predictions as a Dataset: what `braincl predict` writes."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from braincl.base import LinearEncoder
+from braincl.errors import ResponseError
+from braincl.responses import average_duplicates
+
+
+def predict_responses(encoder: LinearEncoder, context: xr.Dataset, query: xr.Dataset) -> xr.Dataset:
+    """Fit an encoder to a context and predict the responses to the images of `query`.
+
+    Parameters
+    ----------
+    encoder : InContextEncoder or any other encoder
+    context : response set with embeddings; rows that show one picture are averaged
+    query : Dataset with ``embedding (image, feature)``, as from `open_embeddings`
+
+    Returns
+    -------
+    Dataset
+        ``prediction`` and ``prediction_std (image, voxel)``, ``weights (voxel, feature)``, ``intercept (voxel)``,
+        ``constant (voxel)`` (1 where the voxel is constant in the context), with the context's voxel coordinates and
+        attributes and the query's image coordinates.
+
+    Raises
+    ------
+    ResponseError
+        The embeddings differ in width.
+    ModelError
+        The model takes embeddings of another width.
+    """
+    widths = context.sizes["feature"], query.sizes["feature"]
+    if widths[0] != widths[1]:
+        raise ResponseError(
+            f"the context's embedding has {widths[0]} features, the query's {widths[1]}; embed both with one backbone"
+        )
+    context = average_duplicates(context)
+    encoder.fit(context["embedding"].values, context["response"].values)
+    mean, std = encoder.predict(query["embedding"].values, return_std=True)
+    coordinates = {name: c for name, c in context.coords.items() if c.dims == ("voxel",)}
+    coordinates |= {name: c for name, c in query.coords.items() if c.dims == ("image",)}
+    kept = ("subject", "backbone", "affine", "grid_shape", "space")
+    return xr.Dataset(
+        {
+            "prediction": (("image", "voxel"), mean.astype(np.float32)),
+            "prediction_std": (("image", "voxel"), std.astype(np.float32)),
+            "weights": (("voxel", "feature"), np.asarray(encoder.coef_, dtype=np.float32)),
+            "intercept": (("voxel",), np.asarray(encoder.intercept_, dtype=np.float32)),
+            "constant": (("voxel",), encoder.constant_voxels_.astype(np.int8)),
+        },
+        coords=coordinates,
+        attrs={name: context.attrs[name] for name in kept if name in context.attrs},
+    )
+
+
+def shared_pictures(context: xr.Dataset, query: xr.Dataset) -> int:
+    """Number of pictures, by image_id, that are both in the context and in the query."""
+    if "image_id" not in query.coords:
+        return 0
+    return len(np.intersect1d(context["image_id"].values, query["image_id"].values))
