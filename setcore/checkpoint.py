@@ -20,8 +20,8 @@ Config = TypeVar("Config")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
-def config_from_dict(config_class: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """A frozen config from plain values, nested dataclasses included.
+def config_from_dict(config_class: type[Config], values: Any, where: str) -> Config:
+    """A frozen config from an object of plain JSON values, nested dataclasses included.
 
     Raises
     ------

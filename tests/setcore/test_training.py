@@ -1,0 +1,185 @@
+"""Budgets, schedules, averages, and training states that resume to the same weights."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from setcore.checkpoint import save_tensors
+from setcore.errors import CheckpointError, InputError
+from setcore.seeding import torch_generator
+from setcore.training import (
+    STATE_FILE,
+    Budget,
+    MovingAverage,
+    Stopwatch,
+    load_training_state,
+    save_training_state,
+    warmup_cosine,
+)
+
+STEPS = 12
+
+
+class Run:
+    """A toy training run: every parameter group, schedule and random input that a real one has."""
+
+    def __init__(self, width: int = 4) -> None:
+        def linear(i: int, o: int) -> nn.Linear:
+            layer = nn.Linear(i, o)
+            with torch.no_grad():
+                for index, p in enumerate(layer.parameters()):
+                    p.copy_(torch.randn(p.shape, generator=torch_generator(0, i, o, index)))
+            return layer
+
+        self.model = nn.Sequential(linear(3, width), nn.BatchNorm1d(width), linear(width, 2))
+        parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}], lr=0.05
+        )
+        self.average = MovingAverage(self.model, decay=0.9)
+
+    def train(self, start: int, stop: int) -> Run:
+        for step in range(start, stop):
+            for group in self.optimizer.param_groups:
+                group["lr"] = 0.05 * warmup_cosine(Budget(steps=STEPS).fraction(step, 0.0))
+            x = torch.randn(8, 3, generator=torch_generator(1, "step", step))
+            loss = (self.model(x) - x[:, :2].sin()).square().mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.average.update(self.model, step + 1)
+        return self
+
+    def assert_equal(self, other: Run) -> None:
+        for mine, theirs in (
+            (self.model.state_dict(), other.model.state_dict()),
+            (self.average.state, other.average.state),
+        ):
+            assert mine.keys() == theirs.keys()
+            for name in mine:
+                assert torch.equal(mine[name], theirs[name]), name
+
+
+@pytest.mark.parametrize("stop", [0, 1, 7])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
+    whole = Run().train(0, STEPS)
+    first = Run().train(0, stop)
+    save_training_state(tmp_path, first.model, first.optimizer, {"step": stop, "seconds": 1.5}, first.average)
+    second = Run()
+    for p in second.model.parameters():
+        nn.init.zeros_(p)
+    progress = load_training_state(tmp_path, second.model, second.optimizer, second.average)
+    assert progress == {"step": stop, "seconds": 1.5}
+    whole.assert_equal(second.train(stop, STEPS))
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_training import Run, STEPS
+from setcore.training import save_training_state
+run = Run()
+print("started", flush=True)
+for step in range(STEPS):
+    run.train(step, step + 1)
+    for _ in range(20):
+        save_training_state(sys.argv[1], run.model, run.optimizer, {"step": step + 1}, run.average)
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, request):
+    """The child saves almost all the time, so SIGKILL most often meets it while saving: the state there is whole."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(request.path.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "started\n"
+        while not (tmp_path / STATE_FILE).exists() and child.poll() is None:
+            time.sleep(0.002)
+        time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+    resumed = Run()
+    step = load_training_state(tmp_path, resumed.model, resumed.optimizer, resumed.average)["step"]
+    Run().train(0, STEPS).assert_equal(resumed.train(step, STEPS))
+
+
+def test_foreign_training_states_are_named_and_change_nothing(tmp_path):
+    run, fresh = Run().train(0, 2), Run()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_training_state(tmp_path, fresh.model, fresh.optimizer)
+    save_tensors(tmp_path / STATE_FILE, run.model.state_dict())
+    with pytest.raises(CheckpointError, match="not a training state"):
+        load_training_state(tmp_path, fresh.model, fresh.optimizer)
+    save_tensors(tmp_path / STATE_FILE, {"model.w": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="how far the run has come"):
+        load_training_state(tmp_path, fresh.model, fresh.optimizer)
+
+    other = Run(width=5).train(0, 2)
+    save_training_state(tmp_path, other.model, other.optimizer, {"step": 2}, other.average)
+    with pytest.raises(CheckpointError, match=r"shape \(5, 3\), expected \(4, 3\)"):
+        load_training_state(tmp_path, fresh.model, fresh.optimizer, fresh.average)
+    save_training_state(tmp_path, run.model, run.optimizer, {"step": 2})
+    with pytest.raises(CheckpointError, match="moving average: tensor"):
+        load_training_state(tmp_path, fresh.model, fresh.optimizer, fresh.average)
+    save_training_state(tmp_path, run.model, other.optimizer, {"step": 2}, run.average)
+    with pytest.raises(CheckpointError, match="optimiser tensor"):
+        load_training_state(tmp_path, fresh.model, fresh.optimizer, fresh.average)
+    fresh.assert_equal(Run())
+
+    save_training_state(tmp_path, run.model, run.optimizer, {"step": 2}, run.average)
+    state = (tmp_path / STATE_FILE).read_bytes()
+    (tmp_path / STATE_FILE).write_bytes(state[: len(state) // 2])
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_training_state(tmp_path, fresh.model, fresh.optimizer)
+
+
+def test_moving_average_equals_the_written_out_sum():
+    model, decay = nn.BatchNorm1d(3), 0.8
+    average = MovingAverage(model, decay)
+    expected = model.weight.detach().clone()
+    for step in range(1, 60):
+        with torch.no_grad():
+            model.weight.copy_(torch.randn(3, generator=torch_generator(2, step)))
+            model.num_batches_tracked.fill_(step)
+        average.update(model, step)
+        d = min(decay, step / (step + 10))
+        expected = d * expected + (1 - d) * model.weight.detach()
+        torch.testing.assert_close(average.state["weight"], expected)
+        assert average.state["num_batches_tracked"] == step
+    with torch.no_grad():
+        model.weight.zero_()
+    assert average.state["weight"].abs().min() > 0  # a copy, not a view
+
+
+def test_budget_counts_steps_or_minutes():
+    assert [Budget(steps=8).fraction(step, 1e9) for step in (0, 2, 8, 9)] == [0, 0.25, 1, 1]
+    assert [Budget(minutes=0.5).fraction(10**9, seconds) for seconds in (0, 7.5, 30, 31)] == [0, 0.25, 1, 1]
+    for arguments in ({}, {"steps": 3, "minutes": 1.0}):
+        with pytest.raises(InputError, match="either --steps or --minutes"):
+            Budget(**arguments)
+    for arguments in ({"steps": 0}, {"minutes": -1.0}, {"minutes": math.nan}, {"minutes": math.inf}):
+        with pytest.raises(InputError, match="positive and finite"):
+            Budget(**arguments)
+
+
+def test_schedule_rises_linearly_and_falls_as_a_cosine():
+    assert warmup_cosine(0.0) > 0  # the first step already moves
+    assert warmup_cosine(0.025) == pytest.approx(0.5)
+    assert warmup_cosine(0.05) == pytest.approx(1)
+    assert warmup_cosine(0.525) == pytest.approx(0.01 + 0.99 / 2)
+    assert warmup_cosine(1.0) == pytest.approx(0.01)
+    falling = [warmup_cosine(0.05 + 0.95 * i / 50) for i in range(51)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_stopwatch_goes_on_from_earlier_runs():
+    watch = Stopwatch(100.0)
+    first = watch.seconds
+    assert first >= 100
+    assert watch.seconds >= first
