@@ -55,9 +55,10 @@ def make_batch(
 
 
 def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """A run of `count` rows from a random place, wrapping round; stored rows are in random order already."""
-    start = torch.randint(rows.shape[1], (1,), generator=generator)
-    return rows[:, (start + torch.arange(count)) % rows.shape[1]]
+    """`count` rows at even steps from a random start: an equal share of every stretch of the stored order."""
+    stored = rows.shape[1]
+    start = torch.randint(stored, (1,), generator=generator)
+    return rows[:, (start + torch.arange(count) * max(1, stored // count)) % stored]
 
 
 def deform(

@@ -1,8 +1,8 @@
-"""The triplane frame: three axis-aligned planes over the unit cube, and what their cells and points know of their place.
+"""The triplane frame: three axis-aligned planes over the unit cube, and what cells and points know of their place.
 
 A mesh is brought into the evaluation frame (longest half-side 1, box centred) and then stretched so that its box fills
-the cube: every token then speaks of a place where there is something, and thin axes are held more finely. Axes: b batch,
-n point, p plane (3), r cells along a plane's side, k token.
+the cube: every token then speaks of a place where there is something, and thin axes are held more finely.
+Axes: b batch, n point, p plane (3), r cells along a plane's side, k token.
 """
 
 from __future__ import annotations

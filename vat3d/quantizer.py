@@ -53,7 +53,8 @@ class Quantized:
     """What the quantiser made of a latent grid.
 
     `latent` is the sum of all kept scales, with straight-through gradients; `ids` the codes of each scale (b, k);
-    `loss` codebook and commitment errors of every partial sum, and `used` how many samples of the batch kept each token.
+    -1 where a sample dropped the token; `loss` the mean codebook error over partial sums and the commitment error;
+    `inputs` for each scale the vectors (m, c) that were replaced by codes.
     """
 
     latent: Tensor

@@ -122,7 +122,7 @@ def load_release(folder: str | Path) -> tuple[CodecNetwork, TokenModel]:
     CheckpointError, CodecError
         Something is missing, damaged, or belongs to another model.
     """
-    config, extra = load_config(folder, CodecConfig)
+    config, _ = load_config(folder, CodecConfig)
     token_model = load_token_model(folder)
     network = CodecNetwork(config)
     tensors = load_tensors(Path(folder) / WEIGHTS_FILE)

@@ -48,7 +48,7 @@ def validate(network: CodecNetwork, batches: Sequence[Batch], quantise: bool) ->
     levels = {"full": None} if not quantise else {str(end): int(end) for end in ends[len(ends) // 2 - 1 :: 2]}
     result = {}
     for label, kept in levels.items():
-        overlaps, hits, surface, found, true = [], [], 0, 0, 0
+        overlaps, hits, found, true = [], [], 0, 0
         for batch in batches:
             latent, _ = network.encode(batch.points, batch.normals, batch.box)
             if quantise:

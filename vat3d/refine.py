@@ -1,0 +1,147 @@
+"""Refinement: the tokens of one mesh, improved against its own surface through the frozen decoder.
+
+Each kept token has a vector of its own that starts at the code the encoder chose. Gradient steps on fresh samples move
+the vectors; the decoder always sees their nearest codes (straight-through, Bengio et al. 2013), so what is minimised
+is what the file will hold. Axes: b batch (1), n point, k token, c latent channel.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from setcore.seeding import torch_generator
+from vat3d.losses import field_loss
+from vat3d.network import CodecNetwork
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a mesh's tokens should decode to, in the evaluation frame of its file.
+
+    `box` (1, 3); `points` (n, 3) with signed distances (n,), the first `near` of them close to the surface; `hold` of
+    either kind is kept back to choose by.
+    """
+
+    box: Tensor
+    points: Tensor
+    distances: Tensor
+    near: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How much work an effort means: gradient steps, and samples of each kind a step."""
+
+    steps: int
+    samples: int = 2048
+    learning_rate: float = 0.1
+
+
+EFFORTS = {"fast": Schedule(0), "normal": Schedule(150), "best": Schedule(500)}
+
+
+def refine(
+    network: CodecNetwork,
+    target: Target,
+    ids: Sequence[NDArray[np.int64]],
+    fit: Callable[[NDArray[np.int64]], int],
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    deadline: float | None = None,
+    progress: bool = False,
+) -> NDArray[np.int64]:
+    """Improve token ids by gradient steps; returns the ids (count,) of the best state met.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+        Frozen.
+    target : Target
+    ids : list of int arrays
+        All scales, as the encoder chose them.
+    fit : callable
+        How many of some ids (all scales, flat) fit into the file.
+    schedule : Schedule
+    seed : int
+    deadline : float, optional
+        A reading of `time.perf_counter` after which no further step is begun.
+    progress : bool
+        A progress bar on standard error.
+    """
+    quantizer, config = network.quantizer, network.config
+    flat = np.concatenate(list(ids))
+    ends = np.cumsum(config.scales)
+    kept = fit(flat)
+    codebook = quantizer.codebook.detach()
+    vectors = codebook[torch.from_numpy(flat)].clone().requires_grad_()
+    optimizer = torch.optim.Adam([vectors], lr=schedule.learning_rate, betas=(0.9, 0.95))
+    held = _subset(target, torch_generator(seed, "held"), 8192)
+    best: tuple[float, NDArray[np.int64]] = (math.inf, flat[:kept])
+
+    def decode_loss(chosen: Tensor, straight: Tensor, points: Tensor, distances: Tensor) -> Tensor:
+        latent = torch.zeros(1, 3, config.grid, config.grid, config.channels)
+        start = 0
+        for scale, (size, end) in enumerate(zip(config.scales, ends, strict=True)):
+            if start >= kept:
+                break
+            part = (codebook[chosen[start:end]] + straight[start:end])[None]
+            if end > kept:
+                part = part * (torch.arange(start, end) < kept)[None, :, None]
+            latent = latent + quantizer.expand(part, scale)
+            start += size
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network.field(network.planes(latent, target.box), points[None], target.box)
+        return field_loss(logits, distances[None], config.sharpness)[0]
+
+    def consider() -> None:
+        nonlocal best, kept
+        with torch.no_grad():
+            chosen = quantizer.nearest(vectors)
+            now = chosen.numpy()
+            kept = fit(now)
+            loss = float(_weigh(decode_loss(chosen, torch.zeros_like(vectors), *held), len(held[0]) // 2))
+        if loss < best[0]:
+            best = (loss, now[:kept].copy())
+
+    consider()
+    for step in tqdm(range(schedule.steps), desc="refine", unit="step", disable=not progress):
+        if deadline is not None and time.perf_counter() > deadline:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
+        generator = torch_generator(seed, "refine", step)
+        points, distances = _subset(target, generator, schedule.samples)
+        chosen = quantizer.nearest(vectors.detach())
+        loss = _weigh(decode_loss(chosen, vectors - vectors.detach(), points, distances), schedule.samples // 2)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            vectors.lerp_(codebook[quantizer.nearest(vectors)], 0.02)
+        if (step + 1) % 25 == 0 or step + 1 == schedule.steps:
+            consider()
+    return best[1]
+
+
+def _weigh(errors: Tensor, near: int) -> Tensor:
+    """Mean over near-surface and over volume samples, with equal weight."""
+    return errors[:near].mean() + errors[near:].mean()
+
+
+def _subset(target: Target, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+    """Half of `count` near-surface samples, then half volume samples."""
+    far = len(target.points) - target.near
+    near_rows = torch.randint(target.near, (count // 2,), generator=generator)
+    far_rows = target.near + torch.randint(far, (count - count // 2,), generator=generator)
+    rows = torch.cat([near_rows, far_rows])
+    return target.points[rows], target.distances[rows]

@@ -1,0 +1,304 @@
+"""`MeshTokenizer`: meshes to token streams and back.
+
+Geometry is sampled from the canonical form of a mesh, so that the order of vertices and faces cannot matter, and in
+the frame as the file's header holds it, so that encoder and decoder agree to the last bit on where things are.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from setcore.seeding import derive_seed, numpy_generator
+from vat3d.errors import CodecError
+from vat3d.frame import Frame
+from vat3d.geometry import EXTENT, stretch_box
+from vat3d.inside import SHELL, Solid
+from vat3d.mesh_io import load_mesh
+from vat3d.network import CodecNetwork
+from vat3d.refine import EFFORTS, Target, refine
+from vat3d.release import load_release
+from vat3d.repair import CanonicalMesh, canonical_mesh
+from vat3d.stream import WEIGHTS_FOLDER, TokenModel, TokenStream, read_model_id, tokens_within
+
+if TYPE_CHECKING:
+    import trimesh
+
+SURFACE_POINTS = 8192
+NEAR_SAMPLES, VOLUME_SAMPLES = 40_000, 20_000
+NEAR_SIGMAS = (0.01, 0.04)
+
+
+class MeshTokenizer:
+    """Encodes meshes into token streams of a few hundred bytes and decodes them.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+        Frozen.
+    model : TokenModel
+        Its tables and id.
+    """
+
+    def __init__(self, network: CodecNetwork, model: TokenModel) -> None:
+        self.network = network
+        self.model = model
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | Path | None = None) -> MeshTokenizer:
+        """The tokenizer of a model folder, of an embedded model's id or name, or the embedded default.
+
+        Raises
+        ------
+        CodecError, CheckpointError
+            There is no such model, or its folder is damaged.
+        """
+        return cls(*load_release(_model_folder(path_or_name)))
+
+    @torch.inference_mode()
+    def _first_ids(self, solid: Solid, place: _Place, box: Tensor, seed: int) -> list[NDArray[np.int64]]:
+        points, normals = solid.surface_samples(SURFACE_POINTS, derive_seed(seed, "encode"))
+        mean, _ = self.network.encode(_tensor(place(points))[None], _tensor(normals)[None], box)
+        return [part[0].numpy() for part in self.network.quantizer(mean).ids]
+
+    def encode(
+        self,
+        mesh: Any,
+        max_bytes: int = 512,
+        effort: str = "normal",
+        seed: int = 0,
+        *,
+        min_f_score: float | None = None,
+        time_limit: float | None = None,
+        progress: bool | None = None,
+    ) -> TokenStream:
+        """Encode a mesh into a file of at most `max_bytes`.
+
+        Parameters
+        ----------
+        mesh : path, trimesh.Trimesh, trimesh.Scene or (vertices, faces)
+            Open sheets become shells of stated thickness; colours and textures are dropped. `report` says so.
+        max_bytes : int
+            Size of the file, header included.
+        effort : {"fast", "normal", "best"}
+            One forward pass, or also a fixed number of refinement steps (up to about 20 s and 60 s on two cores).
+        seed : int
+            Same mesh, seed and machine: same bytes.
+        min_f_score : float, optional
+            Keep the fewest scales whose F-score at .02 reaches this, if `max_bytes` allows.
+        time_limit : float, optional
+            Seconds after which refinement stops; marks the stream as not reproducible.
+        progress : bool, optional
+            A progress bar on standard error; by default for "best".
+
+        Returns
+        -------
+        TokenStream
+            `report` holds what was found, repaired and closed, the achieved F-score at .02, and sizes in bytes.
+
+        Raises
+        ------
+        MeshError
+            The mesh cannot be read or bounds nothing.
+        CodecError
+            Not even the first scale fits, or `effort` is unknown.
+        """
+        if effort not in EFFORTS:
+            raise CodecError(f"unknown effort {effort!r}; choose one of {', '.join(EFFORTS)}")
+        started = time.perf_counter()
+        vertices, faces, notes = load_mesh(mesh)
+        canonical = canonical_mesh(vertices, faces)
+        solid = Solid(canonical)
+        frame = _frame(canonical)
+        place = _Place(canonical, frame)
+        box = network_box(frame)
+        ids = self._first_ids(solid, place, box, seed)
+
+        def fit(flat: NDArray[np.int64]) -> int:
+            return tokens_within(flat, frame, self.model, max_bytes)
+
+        schedule = EFFORTS[effort]
+        if schedule.steps:
+            deadline = None if time_limit is None else started + time_limit
+            flat = refine(
+                self.network, _target(solid, place, box, seed), ids, fit, schedule, seed=seed, deadline=deadline,
+                progress=effort == "best" if progress is None else progress,
+            )  # fmt: skip
+        else:
+            flat = np.concatenate(ids)
+            flat = flat[: fit(flat)]
+        report: dict[str, Any] = {"notes": notes, **canonical.report, **solid.report, "effort": effort}
+        report["reproducible"] = time_limit is None
+        stream = TokenStream(self.model.split(flat), frame, self.model, report)
+        if min_f_score is not None:
+            stream = self._fewest_scales(stream, solid, place, min_f_score)
+        stream.report["f_score@0.02"] = self._f_score(stream, solid, place)
+        stream.report.update(stream.sizes)
+        return stream
+
+    def _fewest_scales(self, stream: TokenStream, solid: Solid, place: _Place, wanted: float) -> TokenStream:
+        for scales in range(1, len(stream.ids)):
+            shorter = stream.truncate(scales)
+            if self._f_score(shorter, solid, place) >= wanted:
+                return shorter
+        return stream
+
+    def _f_score(self, stream: TokenStream, solid: Solid, place: _Place, samples: int = 10_000) -> float:
+        """F-score at .02 against the surface that was encoded, from a decoding at 64 cells."""
+        from scipy.spatial import cKDTree
+
+        vertices, faces = self._surface(stream, 64)
+        corners = vertices[faces]
+        area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+        rng = numpy_generator(0, "f-score")
+        face = np.searchsorted(np.cumsum(area / area.sum()), rng.random(samples)).clip(max=len(faces) - 1)
+        weights = rng.dirichlet((1, 1, 1), samples)
+        decoded = (corners[face] * weights[..., None]).sum(1)
+        original = place(solid.surface_samples(samples, derive_seed(0, "f-score"))[0])
+        precision = float((cKDTree(original).query(decoded)[0] < 0.02).mean())
+        recall = float((cKDTree(decoded).query(original)[0] < 0.02).mean())
+        return round(2 * precision * recall / max(precision + recall, 1e-9), 4)
+
+    @torch.inference_mode()
+    def _surface(self, stream: TokenStream, resolution: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Vertices in the evaluation frame, fitted to the file's box, and faces."""
+        from vat3d.extract import extract_surface
+
+        box = network_box(stream.frame)
+        planes = self.network.decode([torch.from_numpy(part)[None] for part in stream.ids], box)
+        stretch = stretch_box(box)[0].numpy()
+
+        def field(points: NDArray[np.float32]) -> NDArray[np.float32]:
+            chunks = torch.from_numpy(np.ascontiguousarray(points, np.float32)).split(65536)
+            return np.concatenate(
+                [self.network.signed_distance(planes, chunk[None], box)[0].numpy() for chunk in chunks]
+            )
+
+        vertices, faces = extract_surface(field, resolution=resolution, saturation=3 * self.network.config.sharpness)
+        return fit_box(vertices, box[0].double().numpy()), faces
+
+    def decode(
+        self, stream: TokenStream | bytes, resolution: int = 128, scales: int | None = None, faces: int | None = None
+    ) -> trimesh.Trimesh:
+        """The mesh of a stream, watertight, in the frame and units of the mesh that was encoded.
+
+        Parameters
+        ----------
+        stream : TokenStream or bytes
+        resolution : int
+            Cells along the longest side of the extraction grid, up to 512.
+        scales : int, optional
+            Decode only so many scales.
+        faces : int, optional
+            Decimate to about so many faces.
+
+        Raises
+        ------
+        CodecError
+            The stream is damaged or belongs to another model.
+        """
+        import trimesh
+
+        from vat3d.extract import decimate
+
+        if isinstance(stream, bytes | bytearray):
+            stream = TokenStream.from_bytes(bytes(stream), self.model)
+        if stream.model_id != self.model.model_id:
+            raise CodecError(
+                f"the stream was written with model {stream.model_id}, not {self.model.model_id}; load that model"
+            )
+        if scales is not None:
+            stream = stream.truncate(scales)
+        vertices, triangles = self._surface(stream, resolution)
+        if faces is not None:
+            vertices, triangles = decimate(vertices, triangles, faces)
+        return trimesh.Trimesh(stream.frame.to_input(vertices), triangles, process=False)
+
+
+class _Place:
+    """Points of a canonical mesh's frame, moved into the frame as the header holds it."""
+
+    def __init__(self, mesh: CanonicalMesh, frame: Frame) -> None:
+        self.scale = mesh.half_side / frame.half_side
+        self.shift = (mesh.centre - frame.centre) / frame.half_side
+
+    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return points * self.scale + self.shift
+
+
+def _frame(mesh: CanonicalMesh) -> Frame:
+    extent = np.abs(mesh.vertices).max(0) * mesh.half_side
+    return Frame.from_box(mesh.centre - extent, mesh.centre + extent)
+
+
+def network_box(frame: Frame) -> Tensor:
+    """Half-extents that the network is told, shape (1, 3): those of the file, and no thinner than a shell."""
+    return torch.from_numpy(np.maximum(frame.aspect, SHELL).astype(np.float32))[None]
+
+
+def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Stretch vertices axis by axis so that their bounding box is the one of half-extents `half`, centred."""
+    low, high = vertices.min(0), vertices.max(0)
+    span = np.maximum((high - low) / 2, 1e-9)
+    return (vertices - (low + high) / 2) * (half / span)
+
+
+def _target(solid: Solid, place: _Place, box: Tensor, seed: int) -> Target:
+    """Near-surface and volume samples of a mesh, volume samples inside the part of space that the planes cover."""
+    rng = numpy_generator(seed, "target")
+    surface = solid.surface_samples(NEAR_SAMPLES, derive_seed(seed, "target"))[0]
+    sigma = np.where(np.arange(NEAR_SAMPLES) % 2, *NEAR_SIGMAS)[:, None]
+    near = surface + sigma * rng.standard_normal(surface.shape)
+    reach = EXTENT * stretch_box(box)[0].numpy()
+    volume = rng.uniform(-reach, reach, (VOLUME_SAMPLES, 3))
+    points = np.concatenate([near, volume])
+    distances = solid.signed_distance(points) * place.scale
+    return Target(box, _tensor(place(points)), _tensor(distances), NEAR_SAMPLES)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+@lru_cache(maxsize=1)
+def _embedded() -> dict[str, Path]:
+    """Folders of the embedded models by name."""
+    return {path.parent.name: path.parent for path in sorted(WEIGHTS_FOLDER.glob("*/config.json"))}
+
+
+def _model_folder(path_or_name: str | Path | None) -> Path:
+    """Folder of a model: the newest embedded one, an embedded one by name or id, or a folder."""
+    embedded = _embedded()
+    if path_or_name is None:
+        if not embedded:
+            raise CodecError("this installation carries no weights; name a model folder")
+        return embedded[max(embedded)]
+    if str(path_or_name) in embedded:
+        return embedded[str(path_or_name)]
+    if Path(path_or_name).is_dir():
+        return Path(path_or_name)
+    names = ", ".join(embedded) or "none"
+    raise CodecError(f"{path_or_name} is neither a model folder nor an embedded model (there are: {names})")
+
+
+def tokenizer_for(data: bytes) -> MeshTokenizer:
+    """The embedded tokenizer that wrote a file.
+
+    Raises
+    ------
+    CodecError
+        The file is damaged, or its model is not here.
+    """
+    wanted = read_model_id(data)
+    for folder in _embedded().values():
+        tokenizer = MeshTokenizer.from_pretrained(folder)
+        if tokenizer.model.model_id == wanted:
+            return tokenizer
+    raise CodecError(f"the file was written with model {wanted}, which is not here; name its model folder")
