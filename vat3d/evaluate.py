@@ -69,7 +69,7 @@ class Reference:
             raise MeshError("the reference has no extent: all its vertices coincide")
         self.samples = samples
         self.vertices, self.faces = self._framed(vertices), faces
-        self._surface = _sampled(self.vertices, faces, samples, _REFERENCE_SEED)
+        self.surface = _sampled(self.vertices, faces, samples, _REFERENCE_SEED)
 
     @cached_property
     def _closed(self) -> bool:
@@ -81,7 +81,7 @@ class Reference:
     def surface_scores(self, vertices: np.ndarray, faces: np.ndarray) -> dict[str, float]:
         """F-scores, chamfer distance and normal consistency of a mesh in the reference's own units."""
         other = _sampled(self._framed(vertices), faces, self.samples, _OTHER_SEED)
-        return surface_scores(self._surface, other, THRESHOLDS)
+        return surface_scores(self.surface, other, THRESHOLDS)
 
     def compare(self, other: Any) -> dict[str, Any]:
         """All that `evaluate` returns."""
