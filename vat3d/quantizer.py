@@ -71,11 +71,10 @@ class ScaleQuantizer(nn.Module):
         self.grid, self.channels, self.sides, self.scales = config.grid, config.channels, config.sides, config.scales
         self.codebook = nn.Parameter(torch.randn(config.codes, config.channels))
         self.log_gain = nn.Parameter(torch.linspace(0, -2, len(self.sides)))
-        self.smooth = nn.ModuleList(
-            nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False) for _ in self.sides
-        )
-        for conv in self.smooth:
+        convs = [nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False) for _ in self.sides]
+        for conv in convs:
             nn.init.zeros_(conv.weight)
+        self.smooth = nn.ModuleList(convs)
         for k, side in enumerate(self.sides):
             self.register_buffer(f"reduce_{k}", area_weights(side, self.grid), persistent=False)
             self.register_buffer(f"raise_{k}", linear_weights(side, self.grid), persistent=False)

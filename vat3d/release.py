@@ -89,7 +89,8 @@ def write_release(
     ids : array of shape (n_shapes, n_tokens)
         Token ids of training shapes, from which the tables are made.
     facts : dict, optional
-        Kept in `config.json` beside the config, such as steps and minutes of training.
+        Kept in `config.json` beside the config, such as steps and minutes of training; codes in use and perplexity of
+        each scale are added.
     """
     config = network.config
     tables = fit_tables(
@@ -97,7 +98,12 @@ def write_release(
     )
     tensors = {name: t.half() for name, t in network.state_dict().items() if name.startswith(DECODING)}
     token_model = TokenModel(model_hash(tensors, config.scales, tables), config.scales, tables)
-    save_model(folder, config, network, half=True, model_id=token_model.model_id, facts=facts or {})
+    facts = {**(facts or {}), "codes_in_use": [], "perplexity": []}
+    for part in np.split(ids, np.cumsum(config.scales)[:-1], axis=1):
+        share = np.bincount(part.ravel(), minlength=config.codes) / part.size
+        facts["codes_in_use"].append(int((share > 0).sum()))
+        facts["perplexity"].append(round(float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum())), 1))
+    save_model(folder, config, network, half=True, model_id=token_model.model_id, facts=facts)
     save_token_model(folder, token_model)
     return token_model
 
@@ -114,15 +120,15 @@ def export(
     return write_release(folder, network, training_ids(network, datasets, seed=seed), facts)
 
 
-def load_release(folder: str | Path) -> tuple[CodecNetwork, TokenModel]:
-    """Network (float32, frozen) and token model of a model folder.
+def load_release(folder: str | Path) -> tuple[CodecNetwork, TokenModel, dict[str, Any]]:
+    """Network (float32, frozen), token model and facts of a model folder.
 
     Raises
     ------
     CheckpointError, CodecError
         Something is missing, damaged, or belongs to another model.
     """
-    config, _ = load_config(folder, CodecConfig)
+    config, extra = load_config(folder, CodecConfig)
     token_model = load_token_model(folder)
     network = CodecNetwork(config)
     tensors = load_tensors(Path(folder) / WEIGHTS_FILE)
@@ -130,4 +136,4 @@ def load_release(folder: str | Path) -> tuple[CodecNetwork, TokenModel]:
     decoding = {name: tensor for name, tensor in tensors.items() if name.startswith(DECODING)}
     if model_hash(decoding, config.scales, token_model.tables) != token_model.model_id:
         raise CheckpointError(f"{folder}: weights and tables are not of one model; fetch the folder again")
-    return network.eval().requires_grad_(False), token_model
+    return network.eval().requires_grad_(False), token_model, extra.get("facts", {})

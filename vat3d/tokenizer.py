@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from setcore.mesh_metrics import sample_surface
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.errors import CodecError
 from vat3d.frame import Frame
@@ -45,11 +46,14 @@ class MeshTokenizer:
         Frozen.
     model : TokenModel
         Its tables and id.
+    facts : dict, optional
+        What is known of the training, for `info`.
     """
 
-    def __init__(self, network: CodecNetwork, model: TokenModel) -> None:
+    def __init__(self, network: CodecNetwork, model: TokenModel, facts: dict[str, Any] | None = None) -> None:
         self.network = network
         self.model = model
+        self.facts = facts or {}
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path | None = None) -> MeshTokenizer:
@@ -143,6 +147,19 @@ class MeshTokenizer:
         stream.report.update(stream.sizes)
         return stream
 
+    def info(self) -> dict[str, Any]:
+        """Id, parameters, scales, codebook, and how the codes are used on training shapes."""
+        parts = {name: sum(p.numel() for p in module.parameters()) for name, module in self.network.named_children()}
+        config = self.network.config
+        return {
+            "model": self.model.model_id,
+            "parameters": sum(parts.values()),
+            **{f"parameters_{name}": count for name, count in parts.items()},
+            "codes": config.codes,
+            "scales": list(config.scales),
+            **self.facts,
+        }
+
     def _fewest_scales(self, stream: TokenStream, solid: Solid, place: _Place, wanted: float) -> TokenStream:
         for scales in range(1, len(stream.ids)):
             shorter = stream.truncate(scales)
@@ -154,13 +171,7 @@ class MeshTokenizer:
         """F-score at .02 against the surface that was encoded, from a decoding at 64 cells."""
         from scipy.spatial import cKDTree
 
-        vertices, faces = self._surface(stream, 64)
-        corners = vertices[faces]
-        area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-        rng = numpy_generator(0, "f-score")
-        face = np.searchsorted(np.cumsum(area / area.sum()), rng.random(samples)).clip(max=len(faces) - 1)
-        weights = rng.dirichlet((1, 1, 1), samples)
-        decoded = (corners[face] * weights[..., None]).sum(1)
+        decoded = sample_surface(*self._surface(stream, 64), samples, 0).points
         original = place(solid.surface_samples(samples, derive_seed(0, "f-score"))[0])
         precision = float((cKDTree(original).query(decoded)[0] < 0.02).mean())
         recall = float((cKDTree(decoded).query(original)[0] < 0.02).mean())
@@ -173,7 +184,6 @@ class MeshTokenizer:
 
         box = network_box(stream.frame)
         planes = self.network.decode([torch.from_numpy(part)[None] for part in stream.ids], box)
-        stretch = stretch_box(box)[0].numpy()
 
         def field(points: NDArray[np.float32]) -> NDArray[np.float32]:
             chunks = torch.from_numpy(np.ascontiguousarray(points, np.float32)).split(65536)

@@ -22,7 +22,7 @@ class Samples(Protocol):
     def split(self, name: str) -> Any:
         """Indices of the split `name`."""
 
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def batch(self, indices: Any) -> dict[str, Tensor]:
         """Sample tensors of some meshes."""
 
 
@@ -44,8 +44,8 @@ def validate(network: CodecNetwork, batches: Sequence[Batch], quantise: bool) ->
     The stand-in is the harmonic mean of the share of surface points where the decoded distance is below .02, and the
     share of all query points decoded closer than .02 to the surface that truly are, weighted over volume samples.
     """
-    ends = np.cumsum(network.config.scales)
-    levels = {"full": None} if not quantise else {str(end): int(end) for end in ends[len(ends) // 2 - 1 :: 2]}
+    ends = [int(end) for end in np.cumsum(network.config.scales)]
+    levels = {str(end): end for end in ends[len(ends) // 2 - 1 :: 2]} if quantise else {"full": ends[-1]}
     result = {}
     for label, kept in levels.items():
         overlaps, hits, found, true = [], [], 0, 0

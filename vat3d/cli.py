@@ -1,0 +1,285 @@
+"""The command `vat3d`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setcore.cli import Parser, add_json_flag, print_result, run
+from setcore.errors import InputError
+
+if TYPE_CHECKING:
+    from vat3d.tokenizer import MeshTokenizer
+
+SUFFIX = ".vat"
+EFFORTS = ("fast", "normal", "best")
+PRESETS = ("small", "default", "paper")
+DEFAULT_MINUTES = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(build_parser(), argv)
+
+
+def build_parser() -> Parser:
+    """All commands and their options."""
+    parser = Parser(prog="vat3d", description="A mesh into a few hundred bytes, and back.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_encode, _add_decode, _add_info, _add_eval, _add_bench, _add_prepare, _add_train):
+        add(commands)
+    return parser
+
+
+def _add_encode(commands: Any) -> None:
+    command = commands.add_parser("encode", help="meshes to token files")
+    command.add_argument("inputs", nargs="+", metavar="IN", help="mesh files, or folders of them")
+    command.add_argument("out", metavar="OUT", help=f"a {SUFFIX} file, or a folder for several")
+    command.add_argument("--max-bytes", type=int, default=512, metavar="N", help="size of the file, header included")
+    command.add_argument("--effort", choices=EFFORTS, default="normal", help="fast: one pass; best: up to a minute")
+    command.add_argument("--min-f-score", type=float, metavar="F", help="the fewest scales whose F-score reaches F")
+    command.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop refining; not reproducible")
+    _add_model(command)
+    command.add_argument("--seed", type=int, default=0)
+    add_json_flag(command)
+    command.set_defaults(handler=_encode)
+
+
+def _encode(args: argparse.Namespace) -> None:
+    from setcore.files import write_bytes
+    from vat3d.mesh_io import EXTENSIONS
+
+    inputs: list[Path] = []
+    for source in map(Path, args.inputs):
+        if source.is_dir():
+            inputs += sorted(path for path in source.iterdir() if path.suffix.lower() in EXTENSIONS)
+        else:
+            inputs.append(source)
+    if not inputs:
+        raise InputError(f"no mesh in {' '.join(args.inputs)}; the formats are {', '.join(EXTENSIONS)}")
+    out, several = Path(args.out), len(args.inputs) > 1 or Path(args.inputs[0]).is_dir()
+    targets = [out / f"{path.stem}{SUFFIX}" for path in inputs] if several or out.is_dir() else [out]
+    if len(set(targets)) < len(targets):
+        raise InputError("two meshes have the same name and would overwrite each other; encode them into two folders")
+    if not several and not out.is_dir() and out.suffix != SUFFIX:
+        raise InputError(f"{out} does not end in {SUFFIX}; name a token file or an existing folder")
+    tokenizer = _tokenizer(args.model)
+    if several:
+        out.mkdir(parents=True, exist_ok=True)
+    results, failures = [], []
+    for path, target in zip(inputs, targets, strict=True):
+        try:
+            stream = tokenizer.encode(
+                path, args.max_bytes, args.effort, args.seed, min_f_score=args.min_f_score, time_limit=args.time_limit
+            )
+        except InputError as error:
+            if not several:
+                raise
+            failures.append({"input": str(path), "error": " ".join(str(error).split())})
+            continue
+        write_bytes(target, stream.to_bytes())
+        results.append({"input": str(path), "out": str(target), **stream.report})
+    lines = [_encoded_line(result) for result in results]
+    lines += [f"{failure['input']}: not encoded: {failure['error']}" for failure in failures]
+    if not results:
+        raise InputError(f"none of {len(failures)} meshes could be encoded; the first: {failures[0]['error']}")
+    result = {"files": results, "failures": failures} if several else results[0]
+    print_result(result, args.json, "\n".join(lines))
+
+
+def _encoded_line(result: dict[str, Any]) -> str:
+    line = f"{result['out']}: {result['bytes']} bytes, F@.02 {result['f_score@0.02']:.3f}"
+    if result["shell"]:
+        line += f"; {result['open_components']} open parts became shells of half-thickness {result['shell']}"
+    return "; ".join([line, *result["notes"]])
+
+
+def _add_decode(commands: Any) -> None:
+    command = commands.add_parser("decode", help="token files to meshes")
+    command.add_argument("input", metavar=f"IN{SUFFIX}")
+    command.add_argument("out", metavar="OUT", help="an .obj, .ply, .stl or .glb file")
+    command.add_argument("--resolution", type=int, default=128, metavar="R", help="cells along a side, up to 512")
+    command.add_argument("--scales", type=int, metavar="K", help="decode only the first K scales")
+    command.add_argument("--faces", type=int, metavar="N", help="decimate to about N faces")
+    _add_model(command)
+    add_json_flag(command)
+    command.set_defaults(handler=_decode)
+
+
+def _decode(args: argparse.Namespace) -> None:
+    from vat3d.mesh_io import save_mesh
+
+    data = _read(args.input)
+    tokenizer = _tokenizer_for(data, args.model)
+    mesh = tokenizer.decode(data, args.resolution, args.scales, args.faces)
+    notes = save_mesh(args.out, mesh.vertices, mesh.faces)
+    result = {
+        "out": args.out, "vertices": len(mesh.vertices), "faces": len(mesh.faces),
+        "watertight": bool(mesh.is_watertight), "notes": notes,
+    }  # fmt: skip
+    text = f"{args.out}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces, watertight"
+    print_result(result, args.json, "; ".join([text, *notes]))
+
+
+def _add_info(commands: Any) -> None:
+    command = commands.add_parser("info", help="what a token file holds, or what a model is")
+    command.add_argument("input", nargs="?", metavar=f"IN{SUFFIX}", help="without it the model is described")
+    _add_model(command)
+    add_json_flag(command)
+    command.set_defaults(handler=_info)
+
+
+def _info(args: argparse.Namespace) -> None:
+    if args.input is None:
+        info = _tokenizer(args.model).info()
+        text = "\n".join(f"{name}: {value}" for name, value in info.items())
+    else:
+        data = _read(args.input)
+        stream = _stream(data, args.model)
+        frame = stream.frame
+        info = {
+            "model": stream.model_id, "tokens": stream.count, "scales": list(stream.scales), **stream.sizes,
+            "half_side": frame.half_side, "aspect": frame.aspect.tolist(), "centre": frame.centre.tolist(),
+        }  # fmt: skip
+        text = (
+            f"{args.input}: {len(data)} bytes, {stream.count} tokens in {len(stream.ids)} scales, "
+            f"model {stream.model_id}, half-side {frame.half_side:g}"
+        )
+    print_result(info, args.json, text)
+
+
+def _add_eval(commands: Any) -> None:
+    command = commands.add_parser("eval", help="how close a mesh comes to a reference")
+    command.add_argument("reference", metavar="REF")
+    command.add_argument("other", metavar="OTHER")
+    add_json_flag(command)
+    command.set_defaults(handler=_eval)
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from vat3d.evaluate import ceiling, evaluate
+
+    result = evaluate(args.reference, args.other)
+    result["ceiling"] = ceiling(args.reference)
+    lines = [f"{name:20s} {value}" for name, value in result.items() if name != "ceiling"]
+    lines.append(f"{'ceiling F@.02':20s} {result['ceiling']['f_score@0.02']}")
+    print_result(result, args.json, "\n".join(lines))
+
+
+def _add_bench(commands: Any) -> None:
+    command = commands.add_parser("bench", help="ours and decimation + Draco at the same bytes")
+    command.add_argument("folder", metavar="FOLDER", help="a folder of meshes")
+    command.add_argument("--budgets", type=_budgets, default="256,512,1024,2048,4096", help="bytes, comma-separated")
+    command.add_argument("--effort", choices=EFFORTS, default="best")
+    command.add_argument("--json", metavar="OUT.json", required=True, help="results; a plot is written beside it")
+    _add_model(command)
+    command.set_defaults(handler=_bench)
+
+
+def _budgets(text: str) -> tuple[int, ...]:
+    values = tuple(sorted({int(part) for part in text.split(",")}))
+    if values[0] <= 0:
+        raise ValueError
+    return values
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from vat3d.bench import bench, table
+
+    results = bench(args.folder, _tokenizer(args.model), args.budgets, effort=args.effort, out=args.json)
+    print(table(results))
+
+
+def _add_prepare(commands: Any) -> None:
+    command = commands.add_parser("prepare", help="sample meshes into a data set for training")
+    command.add_argument("meshes", nargs="+", metavar="MESH", help="mesh files, or folders searched recursively")
+    command.add_argument("--out", required=True, metavar="DATASET", help="goes on where an interrupted run stopped")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seconds-per-mesh", type=float, default=60.0, metavar="S")
+    command.add_argument("--closed-only", action="store_true", help="leave out meshes with open parts")
+    add_json_flag(command)
+    command.set_defaults(handler=_prepare)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from vat3d.prepare import mesh_items, prepare
+
+    counts = prepare(
+        mesh_items(args.meshes), args.out, seed=args.seed, seconds_per_mesh=args.seconds_per_mesh,
+        closed_only=args.closed_only,
+    )  # fmt: skip
+    text = f"{args.out}: {counts['meshes']} meshes ({counts['closed']} closed), {counts['failures']} failures"
+    print_result({"out": args.out, **counts}, args.json, text)
+
+
+def _add_train(commands: Any) -> None:
+    command = commands.add_parser("train", help="train a tokenizer on data sets")
+    command.add_argument("datasets", nargs="+", metavar="DATASET", help="each gives an equal share of every batch")
+    command.add_argument("--out", required=True, metavar="MODEL_DIR")
+    command.add_argument("--preset", choices=PRESETS, default="default", help="paper: the published size, for GPUs")
+    budget = command.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--minutes", type=float, help=f"training time, resumed runs included (default {DEFAULT_MINUTES:g})"
+    )
+    budget.add_argument("--steps", type=int)
+    command.add_argument("--resume", action="store_true", help="go on where the run in MODEL_DIR stopped")
+    command.add_argument("--seed", type=int, default=0)
+    add_json_flag(command)
+    command.set_defaults(handler=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from setcore.training import Budget
+    from vat3d.config import PRESETS as CONFIGS
+    from vat3d.prepare import Dataset
+    from vat3d.train import train
+
+    minutes = DEFAULT_MINUTES if args.minutes is None and args.steps is None else args.minutes
+    codec, config = CONFIGS[args.preset]
+    result = train(
+        [Dataset(folder) for folder in args.datasets], args.out, codec, config,
+        Budget(steps=args.steps, minutes=minutes), seed=args.seed, resume=args.resume,
+    )  # fmt: skip
+    print_result({"out": args.out, **result}, args.json, f"{args.out}: {json.dumps(result)}")
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", metavar="MODEL", help="a model folder or embedded name (default: the embedded one)")
+
+
+def _tokenizer(model: str | None) -> MeshTokenizer:
+    from vat3d.tokenizer import MeshTokenizer
+
+    return MeshTokenizer.from_pretrained(model)
+
+
+def _tokenizer_for(data: bytes, model: str | None) -> MeshTokenizer:
+    from vat3d.tokenizer import tokenizer_for
+
+    return tokenizer_for(data) if model is None else _tokenizer(model)
+
+
+def _stream(data: bytes, model: str | None) -> Any:
+    from vat3d.stream import TokenStream
+
+    return TokenStream.from_bytes(data, None if model is None else _tokenizer(model).model)
+
+
+def _read(path: str) -> bytes:
+    limit = 1 << 20  # a token file has kilobytes
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise InputError(f"{path} is too large for a token file")
+    return data
+
+
+if __name__ == "__main__":
+    sys.exit(main())
