@@ -28,7 +28,7 @@ class PopulationMean(LinearEncoder):
         Standard deviation of the residuals in the context: the predictive standard deviation.
     """
 
-    def __init__(self, weights: NDArray[Any] | None = None) -> None:
+    def __init__(self, weights: Any = None) -> None:  # scikit-learn: no checks here
         self.weights = weights
 
     def fit(self, X: Any, y: Any) -> PopulationMean:

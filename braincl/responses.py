@@ -185,7 +185,7 @@ def join_embeddings(responses: xr.Dataset, features: xr.Dataset) -> tuple[xr.Dat
 
 def _read(source: str | Path | xr.Dataset) -> tuple[xr.Dataset, str]:
     if isinstance(source, xr.Dataset):
-        return source.load(), "response set"
+        return source.compute(), "response set"
     path = Path(source)
     if not path.is_file():
         raise ResponseError(f"{path} does not exist or is not a file; name a NetCDF-4 file")

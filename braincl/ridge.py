@@ -5,11 +5,11 @@ Pure functions do the mathematics; `RidgeCV` calls them. Axes: n image, E featur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.model_selection import check_cv
 
 from braincl.base import LinearEncoder
@@ -80,7 +80,7 @@ class RidgeCV(LinearEncoder):
 
     Parameters
     ----------
-    alphas : sequence of float, optional
+    alphas : array of shape (n_alphas,), optional
         Candidates, as in `sklearn.linear_model.Ridge`. None: 15 values from 1e-3 to 1e4 times the mean eigenvalue of
         the Gram matrix of the centred context, which makes the choice independent of the scale of the embedding.
     cv : int or splitter
@@ -97,7 +97,7 @@ class RidgeCV(LinearEncoder):
         Root of the cross-validated mean squared error at the chosen alpha: the predictive standard deviation.
     """
 
-    def __init__(self, alphas: Sequence[float] | None = None, cv: Any = 5, per_voxel: bool = True) -> None:
+    def __init__(self, alphas: Any = None, cv: Any = 5, per_voxel: Any = True) -> None:  # scikit-learn: no checks here
         self.alphas = alphas
         self.cv = cv
         self.per_voxel = per_voxel
@@ -117,7 +117,7 @@ class RidgeCV(LinearEncoder):
         X, Y, _ = self._validate_fit(X, y)
         x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
         parts = decompose(X - x_mean)
-        alphas = self._candidates(parts.eigenvalues.sum() / len(X)).astype(X.dtype)
+        alphas = self._candidates(float(parts.eigenvalues.sum()) / len(X)).astype(X.dtype)
         cv = check_cv(min(self.cv, len(X)) if isinstance(self.cv, int) else self.cv)
         errors = cross_validated_errors(X, Y, alphas, cv.split(X))
         best = errors.argmin(axis=0) if self.per_voxel else np.full(Y.shape[1], errors.mean(axis=1).argmin())
@@ -134,8 +134,8 @@ class RidgeCV(LinearEncoder):
         """Candidate alphas, the largest first, so that a tie (a context of 2 images) goes to the stronger shrinkage."""
         if self.alphas is None:
             return RELATIVE_ALPHAS[::-1] * (mean_eigenvalue or 1.0)
-        alphas: ArrayLike = np.atleast_1d(np.asarray(self.alphas, dtype=np.float64))
-        if np.size(alphas) == 0 or not (np.isfinite(alphas).all() and np.min(alphas) > 0):
+        alphas = np.atleast_1d(np.asarray(self.alphas, dtype=np.float64))
+        if alphas.size == 0 or not (np.isfinite(alphas).all() and alphas.min() > 0):
             raise ResponseError(f"alphas must be positive numbers, got {self.alphas!r}")
         return np.sort(alphas)[::-1]
 
