@@ -94,6 +94,8 @@ def test_the_rules_find_what_they_forbid(tmp_path):
 
 def test_no_committed_text_names_a_place_of_one_machine():
     """Absolute paths of the machine that a file was written on work nowhere else."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so that nothing tells committed files from others")
     places = ["/" + name + "/" for name in ("work", "tmp", "root", "home")]
     listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, cwd=ROOT, check=True).stdout.decode()
     found = []

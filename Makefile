@@ -1,0 +1,56 @@
+# Everything a user or CI runs. Another interpreter: make PYTHON=python3.12; another place: make VENV=/somewhere/env.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13 python,$(shell \
+	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Development data for tests and notebooks that can use them; those skip with a reason where the folder is absent.
+export SHARED_DATA ?= $(abspath ../shared/data)
+
+.PHONY: help demo test slow lint bench notebooks clean
+
+help:
+	@echo "make demo       predict a new subject and compress a mesh, on embedded data; outputs in demo_output/"
+	@echo "make test       the tests, but for the slow ones"
+	@echo "make slow       the slow tests (about 20 minutes)"
+	@echo "make lint       ruff, mypy, import rules"
+	@echo "make bench      speed and quality beside peers; figures in benchmarks/"
+	@echo "make notebooks  run every notebook from top to bottom, in a copy"
+	@echo "make clean      remove outputs and caches; $(VENV) stays"
+
+# The stamp is written last: an installation that was cut short is taken up again.
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found; name one with make PYTHON=..." >&2; exit 1; }
+	@echo "installing into $(VENV) with $(PYTHON): a few minutes, once"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m braincl.demo
+
+# One thread for each of the two workers, in child processes as well.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+notebooks: $(INSTALLED)
+	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && cp -r notebooks/. "$$copy" \
+		&& $(BIN)/jupyter execute --timeout=900 "$$copy"/*.ipynb
+
+clean:
+	rm -rf demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
