@@ -88,21 +88,21 @@ class TrainConfig:
         Steps between lines of progress with validation, and between checkpoints.
     """
 
-    batch: int = 16
+    batch: int = 8
     surface: int = 4096
     volume: int = 1024
     near: int = 1024
     learning_rate: float = 4e-4
     warmup: int = 200
     cooldown: float = 0.8
-    quantise_from: float = 0.25
+    quantise_from: float = 0.1
     near_weight_first: float = 0.15
     near_weight_last: float = 1.0
-    kl_weight: float = 1e-4
+    kl_weight: float = 5e-3
     codebook: float = 1.0
     commitment: float = 0.25
     revive_every: int = 50
-    average: float = 0.999
+    average: float = 0.998
     report_every: int = 500
     save_every: int = 500
     bfloat16: bool = True

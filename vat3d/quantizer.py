@@ -104,23 +104,22 @@ class ScaleQuantizer(nn.Module):
 
     def forward(self, latent: Float[Tensor, "b p r r c"], kept: Int[Tensor, " b"] | None = None) -> Quantized:
         """Quantise `latent`, each sample with its first `kept` tokens only (all, if not given)."""
+        if kept is None:
+            kept = torch.full((len(latent),), sum(self.scales))
         total, losses, ids, inputs, start = torch.zeros_like(latent), [], [], [], 0
         for scale, count in enumerate(self.scales):
-            if kept is not None and int(kept.max()) <= start:
+            present = start + torch.arange(count) < kept[:, None]
+            if not bool(present.any()):
                 break
-            wanted = self.reduce(latent.detach() - total.detach(), scale).detach()
-            chosen = self.nearest(wanted)
-            vectors = self.codebook[chosen]
-            if kept is not None:
-                present = start + torch.arange(count) < kept[:, None]
-                vectors = vectors * present[..., None]
-                inputs.append(wanted[present])
-                chosen = chosen.masked_fill(~present, -1)
-            else:
-                inputs.append(wanted.flatten(0, 1))
+            wanted = self.reduce(latent.detach() - total.detach(), scale).detach()[present]
+            nearest = self.nearest(wanted)
+            chosen = torch.full_like(present, -1, dtype=torch.long).masked_scatter(present, nearest)
+            vectors = latent.new_zeros(*present.shape, self.channels)
+            vectors = vectors.masked_scatter(present[..., None], self.codebook[nearest])
             total = total + self.expand(vectors, scale)
             losses.append((total - latent.detach()).square().mean())
             ids.append(chosen)
+            inputs.append(wanted)
             start += count
         commitment = (latent - total.detach()).square().mean()
         straight = total + latent - latent.detach()
