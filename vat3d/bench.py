@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +28,7 @@ METHODS = ("ours", "draco")
 SCORES = ("f_score@0.02", "f_score@0.01", "chamfer_distance", "normal_consistency", "volume_iou")
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is measured: `vat3d.MeshTokenizer`, or anything that encodes and decodes like it."""
 

@@ -1,8 +1,9 @@
 """Entropy coding of token ids with fixed integer tables: exact on every machine, no floating point in the file.
 
 The coder is an asymmetric numeral system (Duda, arXiv 1311.2540) whose state is one Python integer of any length, so
-there is no renormalisation, no flush, and the overhead is less than one byte. Tokens are pushed last to first and come
-off first to last, so that the table of a token may depend on ids decoded before it.
+there is no renormalisation and no flush. Tokens are pushed last to first and come off first to last, so that the table
+of a token may depend on ids decoded before it. A state below `TOTAL` would waste most of a slot number, so the last
+few tokens are plain digits to the base of the codebook, above which a one marks the end; the overhead is about a byte.
 """
 
 from __future__ import annotations
@@ -101,12 +102,13 @@ class Tables:
             raise CodecError(f"a token id lies outside 0..{self.codes - 1}")
         return ids
 
-    def _state(self, starts: Sequence[int], frequencies: Sequence[int]) -> int:
-        state = 0
-        for start, frequency in zip(reversed(starts), reversed(frequencies), strict=True):
-            quotient, remainder = divmod(state, frequency)
-            state = (quotient << PRECISION) + remainder + start
-        return state
+    @cached_property
+    def _digits(self) -> int:
+        """How many of the last tokens are digits: as many as fill one slot number, 16 for a codebook of one."""
+        digits = 1
+        while digits < PRECISION and self.codes**digits < TOTAL:
+            digits += 1
+        return digits
 
     def encode(self, ids: np.ndarray) -> bytes:
         """Code the ids of a prefix, shape (count,).
@@ -117,8 +119,16 @@ class Tables:
             More ids than the model has tokens, or an id outside the codebook.
         """
         ids = self._check(ids)
-        rows = self._rows(ids)
-        state = self._state(self._starts[rows, ids].tolist(), self.frequencies[rows, ids].tolist())
+        body = max(ids.size - self._digits, 0)
+        state = 1
+        for symbol in ids[body:][::-1].tolist():
+            state = state * self.codes + symbol
+        rows = self._rows(ids)[:body]
+        starts = self._starts[rows, ids[:body]][::-1].tolist()
+        frequencies = self.frequencies[rows, ids[:body]][::-1].tolist()
+        for start, frequency in zip(starts, frequencies, strict=True):
+            quotient, remainder = divmod(state, frequency)
+            state = (quotient << PRECISION) + remainder + start
         return state.to_bytes((state.bit_length() + 7) // 8, "little")
 
     def decode(self, payload: bytes, count: int) -> np.ndarray:
@@ -131,45 +141,46 @@ class Tables:
         """
         if not 0 <= count <= self.tokens:
             raise CodecError(f"the file claims {count} tokens, but its model has {self.tokens}; the file is damaged")
-        if len(payload) > count * PRECISION // 8 or (payload and payload[-1] == 0):
+        if not payload or payload[-1] == 0 or 8 * len(payload) > PRECISION * (count + 2):
             raise CodecError("the file has bytes beyond its tokens; it is damaged or something was appended")
         state = int.from_bytes(payload, "little")
         row, parent, bucket = self.row.tolist(), self.parent.tolist(), self.bucket.tolist()
         ids: list[int] = []
-        for index in range(count):
+        for index in range(max(count - self._digits, 0)):
             table = row[index] + (bucket[ids[parent[index]]] if parent[index] >= 0 else 0)
             starts, frequencies = self._decoding[table]
             slot = state & (TOTAL - 1)
             symbol = bisect_right(starts, slot) - 1
             state = frequencies[symbol] * (state >> PRECISION) + slot - starts[symbol]
             ids.append(symbol)
-        if state:
+        while len(ids) < count:
+            state, symbol = divmod(state, self.codes)
+            ids.append(symbol)
+        if state != 1:
             raise CodecError("the file does not end where its tokens end; it is damaged")
         return np.array(ids, dtype=np.int64)
 
     def bits(self, ids: np.ndarray) -> np.ndarray:
-        """Information content of each token in bits, shape (count,); `encode` takes their sum, rounded up to bytes."""
+        """Information content of each token in bits, shape (count,)."""
         ids = self._check(ids)
-        return PRECISION - np.log2(self.frequencies[self._rows(ids), ids])
-
-    def coded_size(self, ids: np.ndarray) -> int:
-        """Bytes that `encode` takes, to within one byte and without coding."""
-        return int(np.ceil(self.bits(ids).sum() / 8))
+        return np.asarray(PRECISION - np.log2(self.frequencies[self._rows(ids), ids]))
 
     def longest_prefix(self, ids: np.ndarray, max_bytes: int) -> int:
         """The largest count for which ``len(encode(ids[:count])) <= max_bytes``.
 
-        The state never shrinks by one more token (each step of the coder is strictly increasing in the state), so the
-        size is monotone in the count and a walk from the estimate is exact.
+        Raises
+        ------
+        CodecError
+            `max_bytes` is below 1: the end mark alone takes one byte.
         """
         ids = self._check(ids)
-        if max_bytes < 0:
-            raise CodecError(f"no token fits into {max_bytes} bytes")
-        count = int(np.searchsorted(np.cumsum(self.bits(ids)), 8 * max_bytes, side="right"))
-        while count and len(self.encode(ids[:count])) > max_bytes:
+        digits = min(self._digits, ids.size)
+        size = np.cumsum(self.bits(ids))[: ids.size - digits] + digits * np.log2(self.codes)
+        count = digits + int(np.searchsorted(size, 8 * max_bytes + 8, side="right"))  # a byte beyond what can fit
+        while len(self.encode(ids[:count])) > max_bytes:
+            if count == 0:
+                raise CodecError(f"no token fits into {max_bytes} bytes")
             count -= 1
-        while count < ids.size and len(self.encode(ids[: count + 1])) <= max_bytes:
-            count += 1
         return count
 
 

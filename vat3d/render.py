@@ -51,7 +51,7 @@ def render_mesh(
     vertices, faces, _ = load_mesh(mesh)
     low, high = mesh_box((vertices, faces)) if box is None else box
     radius = float(np.linalg.norm(high - low)) / 2 * _MARGIN or 1.0
-    count = 12 * size * size
+    count = 6 * size * size
     try:
         surface = sample_surface((vertices - (low + high) / 2) / radius, faces, count)
     except InputError as error:

@@ -260,7 +260,7 @@ def tokens_within(ids: np.ndarray, frame: Frame, model: TokenModel, max_bytes: i
         Not even the first scale fits.
     """
     header = header_bytes(frame)
-    count = model.tables.longest_prefix(ids, max_bytes - header) if max_bytes >= header else 0
+    count = model.tables.longest_prefix(ids, max_bytes - header) if max_bytes > header else 0
     if count < min(model.scales[0], ids.size):
         least = header + len(model.tables.encode(ids[: model.scales[0]]))
         raise CodecError(f"{max_bytes} bytes do not hold the first scale, which takes {least}; allow more bytes")
