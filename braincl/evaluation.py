@@ -214,13 +214,13 @@ def _ceiling(dataset: xr.Dataset) -> NDArray[Any] | None:
 def _voxel_scores(
     scores: dict[str, NDArray[Any]], data: _Subject, contexts: Sequence[int], draws: int, ceiling: NDArray[Any] | None
 ) -> xr.Dataset:
-    axes = ("method", "n", "draw", "voxel")
+    axes = ("estimator", "n", "draw", "voxel")  # not "method": that is an argument of `Dataset.sel`
     coordinates = {name: c for name, c in data.dataset.coords.items() if c.dims == ("voxel",)}
     if ceiling is not None:
         coordinates["noise_ceiling"] = xr.DataArray(ceiling, dims="voxel")
     return xr.Dataset(
         {name: (axes[: values.ndim], values) for name, values in scores.items()},
-        coords={"method": list(METHODS), "n": list(contexts), "draw": range(draws), **coordinates},
+        coords={"estimator": list(METHODS), "n": list(contexts), "draw": range(draws), **coordinates},
         attrs={"subject": str(data.dataset.attrs.get("subject", ""))},
     )
 

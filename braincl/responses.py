@@ -189,7 +189,11 @@ def _read(source: str | Path | xr.Dataset) -> tuple[xr.Dataset, str]:
     path = Path(source)
     if not path.is_file():
         raise ResponseError(f"{path} does not exist or is not a file; name a NetCDF-4 file")
+    import h5py
+
     try:
+        with h5py.File(path, "r") as file:
+            file.attrs.get("_nc3_strict")  # a damaged root fails here; in h5netcdf it would fail once more on deletion
         return xr.load_dataset(path, engine="h5netcdf"), str(path)
     except Exception as error:  # what a damaged file raises inside HDF5, h5py and xarray is not documented
         raise ResponseError(

@@ -1,0 +1,158 @@
+import json
+import sys
+from types import ModuleType
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from standin import StandInEncoder
+from synthetic import make_responses, with_grid
+
+import braincl
+from braincl.cli import main
+from braincl.published import PerVoxelConfig, PerVoxelNetwork
+from braincl.ridge import RidgeCV
+
+
+@pytest.fixture
+def encoder(monkeypatch):
+    module = ModuleType("braincl.encoder")
+    module.InContextEncoder = StandInEncoder
+    monkeypatch.setitem(sys.modules, "braincl.encoder", module)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    dataset = make_responses()
+    braincl.save_responses(dataset, tmp_path / "subject.nc")
+    braincl.save_responses(with_grid(dataset.isel(image=slice(0, 25))), tmp_path / "context.nc")
+    query = dataset[["embedding"]].isel(image=slice(25, None))
+    query.to_netcdf(tmp_path / "query.nc", engine="h5netcdf")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"]])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([*command, "--help"])
+    assert exit_info.value.code == 0
+    assert "usage: braincl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["dance"],
+        ["evaluate"],
+        ["evaluate", "x.nc", "--contexts", "a,b", "--json", "o.json"],
+        ["train", "x.nc", "--out", "m", "--minutes", "1", "--steps", "2"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(argv)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_predict_writes_what_the_estimator_says(encoder, folder, capsys):
+    files = [
+        "--context",
+        str(folder / "context.nc"),
+        "--images",
+        str(folder / "query.nc"),
+        "--out",
+        str(folder / "p.nc"),
+    ]
+    assert main(["predict", "--model", "m", *files, "--nifti", str(folder / "p.nii.gz"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["images"] == 15
+    assert printed["voxels"] == 7
+    assert printed["shared_pictures"] == 0
+    context, query = (
+        xr.load_dataset(folder / "context.nc", engine="h5netcdf"),
+        make_responses().isel(image=slice(25, None)),
+    )
+    fitted = RidgeCV().fit(context["embedding"].values, context["response"].values)
+    mean, std = fitted.predict(query["embedding"].values, return_std=True)
+    with xr.open_dataset(folder / "p.nc", engine="h5netcdf") as written:
+        assert written["prediction"].dims == written["prediction_std"].dims == ("image", "voxel")
+        assert written["weights"].dims == ("voxel", "feature")
+        np.testing.assert_allclose(written["prediction"], mean, rtol=1e-5)
+        np.testing.assert_allclose(written["prediction_std"], std, rtol=1e-5)
+        np.testing.assert_allclose(written["weights"], fitted.coef_, rtol=1e-5)
+        np.testing.assert_allclose(written["intercept"], fitted.intercept_, rtol=1e-5)
+        for name in ("voxel_id", "roi", "i", "j", "k"):
+            np.testing.assert_array_equal(written[name], context[name])
+        np.testing.assert_array_equal(written["image_id"], query["image_id"])
+        assert written.attrs["subject"] == "S0"
+    volume = nibabel.load(folder / "p.nii.gz")
+    assert volume.shape == (3, 4, 5, 15)
+    np.testing.assert_allclose(volume.affine.ravel(), context.attrs["affine"])
+    at = tuple(context[axis].values for axis in "ijk")
+    np.testing.assert_allclose(np.asarray(volume.dataobj)[at].T, mean, rtol=1e-5)
+
+
+def test_predict_warns_of_shared_pictures(encoder, folder, capsys):
+    files = [
+        "--context",
+        str(folder / "context.nc"),
+        "--images",
+        str(folder / "subject.nc"),
+        "--out",
+        str(folder / "p.nc"),
+    ]
+    assert main(["predict", *files]) == 0
+    captured = capsys.readouterr()
+    assert "25 query images are in the context" in captured.err
+    assert "40 images, 7 voxels" in captured.out
+
+
+def test_predict_to_nifti_needs_a_grid(encoder, folder, capsys):
+    files = [
+        "--context",
+        str(folder / "subject.nc"),
+        "--images",
+        str(folder / "query.nc"),
+        "--out",
+        str(folder / "p.nc"),
+    ]
+    before = sorted(folder.iterdir())
+    assert main(["predict", *files, "--nifti", str(folder / "p.nii.gz")]) == 2
+    assert "missing: i, j, k, affine, grid_shape" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_evaluate_prints_a_table_and_writes_three_files(encoder, folder, capsys):
+    argv = ["evaluate", "--model", "m", str(folder / "subject.nc"), "--contexts", "5,10", "--draws", "2"]
+    assert main([*argv, "--test-images", "12", "--seed", "3", "--json", str(folder / "o.json")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("prior_ridge") == 3  # a row for each size, and the reason
+    report = json.loads((folder / "o.json").read_text())
+    assert report["contexts"] == [5, 10]
+    assert report["draws"] == 2
+    assert report["test_images"] == 12
+    assert (folder / "o.nc").is_file()
+    assert (folder / "o.png").is_file()
+
+
+def test_join(folder, capsys):
+    bare = make_responses().drop_vars("embedding")
+    braincl.save_responses(bare, folder / "bare.nc")
+    argv = ["join", str(folder / "bare.nc"), str(folder / "query.nc"), "--out", str(folder / "joined.nc")]
+    assert main([*argv, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["missing"] == list(bare["image_id"].values[:25])
+    xr.testing.assert_equal(braincl.open_responses(folder / "joined.nc"), make_responses().isel(image=slice(25, None)))
+
+
+def test_convert(tmp_path, capsys):
+    config = PerVoxelConfig(features=6, width=20, layers=2, heads=10, hidden=8)
+    torch.save(PerVoxelNetwork(config).state_dict(), tmp_path / "p.pth")
+    assert main(["convert", str(tmp_path / "p.pth"), "--out", str(tmp_path / "model"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["width"] == 20
+    assert main(["convert", str(tmp_path / "p.pth"), "--out", str(tmp_path / "model")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
