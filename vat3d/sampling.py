@@ -43,17 +43,15 @@ def sample_solid(solid: Solid, seed: int, points: int = POINTS) -> Samples:
     MeshError
         The faces bound no solid, or the signs are absurd (see `check_signs`).
     """
-    position, normal = solid.surface_samples(points, seed)
-    rng = numpy_generator(seed, "near")
+    position, normal = solid.surface_samples(2 * points, seed)
+    rng = numpy_generator(seed, "queries")
     sigma = np.where(np.arange(points) < points // 2, NEAR_SIGMAS[0], NEAR_SIGMAS[1])
-    at, _ = solid.surface_samples(points, seed + 1)
-    near = at + sigma[:, None] * rng.standard_normal((points, 3))
-    volume = numpy_generator(seed, "volume").uniform(-CUBE, CUBE, (points, 3))
-    samples = {"surface": np.concatenate([position, normal], 1).astype(np.float16)}
-    for name, where in (("near", near), ("volume", volume)):
-        where = where.astype(np.float16)
-        distance = solid.signed_distance(where.astype(np.float64)).astype(np.float16)
-        samples[name] = np.concatenate([where, distance[:, None]], 1)
+    near = position[points:] + sigma[:, None] * rng.standard_normal((points, 3))
+    queries = np.concatenate([near, rng.uniform(-CUBE, CUBE, (points, 3))]).astype(np.float16)
+    distance = solid.signed_distance(queries.astype(np.float64)).astype(np.float16)
+    near, volume = np.split(np.concatenate([queries, distance[:, None]], 1), 2)
+    surface = np.concatenate([position, normal], 1)[:points].astype(np.float16)
+    samples = {"surface": surface, "near": near, "volume": volume}
     check_signs(samples)
     return samples
 

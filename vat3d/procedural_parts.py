@@ -1,0 +1,288 @@
+"""Building blocks of procedural shapes: solids with exact booleans (manifold3d), and smooth unions on a grid.
+
+All lengths are in the shape's own unit and z points up. `Rng` is numpy's generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import manifold3d
+import numpy as np
+from manifold3d import CrossSection, Manifold
+from numpy.typing import ArrayLike, NDArray
+
+Rng = np.random.Generator
+Solid3 = Manifold
+GRID_CELLS = 200_000
+"""Cells of the grid on which a smooth union is evaluated: bounds the time for one shape."""
+
+
+def chance(rng: Rng, probability: float) -> bool:
+    """True with the given probability."""
+    return bool(rng.random() < probability)
+
+
+def pick(rng: Rng, *choices: Any) -> Any:
+    """One of `choices`."""
+    return choices[int(rng.integers(len(choices)))]
+
+
+def box(size: ArrayLike, at: ArrayLike = (0, 0, 0), bevel: float = 0.0) -> Solid3:
+    """A box of full side lengths `size` centred at `at`, its edges cut by `bevel`."""
+    size = np.asarray(size, float)
+    if bevel <= 0:
+        return Manifold.cube(tuple(size), True).translate(tuple(at))
+    bevel = min(bevel, 0.45 * size.min())
+    cut = size - 2 * bevel * (1 - np.eye(3))
+    return Manifold.batch_hull([Manifold.cube(tuple(row), True) for row in cut]).translate(tuple(at))
+
+
+def ball(at: ArrayLike, radii: ArrayLike, segments: int = 24) -> Solid3:
+    """An ellipsoid with half-axes `radii` (one number for a sphere)."""
+    return Manifold.sphere(1.0, segments).scale(tuple(np.broadcast_to(radii, 3).astype(float))).translate(tuple(at))
+
+
+def rod(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None, segments: int = 16) -> Solid3:
+    """A cylinder, prism or frustum from `a` to `b`."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    length = float(np.linalg.norm(b - a))
+    frame = _frame((b - a) / length)
+    solid = Manifold.cylinder(length, radius, radius if end_radius is None else end_radius, segments)
+    return solid.transform(np.concatenate([frame, a[:, None]], 1))
+
+
+def limb(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None, segments: int = 16) -> Solid3:
+    """A rod with round ends."""
+    return Manifold.batch_hull([ball(a, radius, segments), ball(b, end_radius or radius, segments)])
+
+
+def lathe(profile: ArrayLike, segments: int = 40, degrees: float = 360.0) -> Solid3:
+    """Revolve a profile of (radius, z) points, listed from bottom to top, about the z axis."""
+    profile = np.asarray(profile, float)
+    outline = np.concatenate([[[0, profile[0, 1]]], profile, [[0, profile[-1, 1]]]])
+    return Manifold.revolve(cross_section(outline), segments, degrees)
+
+
+def ring(radius: float, thickness: float, segments: int = 40, sides: int = 14) -> Solid3:
+    """A torus about the z axis."""
+    return Manifold.revolve(CrossSection.circle(thickness, sides).translate((radius, 0)), segments)
+
+
+def plate(outline: CrossSection, height: float, top: float = 1.0, twist: float = 0.0) -> Solid3:
+    """Extrude an outline from z = 0 to `height`; `top` scales it on the way, `twist` turns it by degrees."""
+    return Manifold.extrude(outline, height, 24 if twist else 0, twist, (top, top))
+
+
+def cross_section(points: ArrayLike) -> CrossSection:
+    """The area inside a closed polygon of either direction."""
+    return CrossSection([np.asarray(points, float)], manifold3d.FillRule.NonZero)
+
+
+def stroke(points: ArrayLike, width: float) -> CrossSection:
+    """A polyline drawn with a round pen."""
+    points = np.asarray(points, float)
+    dots = [CrossSection.circle(width / 2, 12).translate(tuple(p)) for p in points]
+    return CrossSection.batch_boolean([CrossSection.batch_hull(pair) for pair in pairwise(dots)], manifold3d.OpType.Add)
+
+
+def regular_polygon(n: int, radius: float = 1.0, phase: float = 0.0) -> NDArray[np.float64]:
+    """Corners (n, 2) of a regular polygon."""
+    angle = phase + 2 * np.pi * np.arange(n) / n
+    return radius * np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def tube(path: ArrayLike, radius: ArrayLike, closed: bool = False, sides: int = 14, flat: float = 1.0) -> Solid3:
+    """Sweep a circle (an ellipse where `flat` < 1) of varying `radius` along a path of points."""
+    path = np.asarray(path, float)
+    n = len(path)
+    tangent = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    normals = np.empty_like(path)
+    normals[0] = _frame(tangent[0])[:, 0]
+    for i in range(1, n):  # parallel transport: no twist at inflections
+        across = normals[i - 1] - tangent[i] * (normals[i - 1] @ tangent[i])
+        normals[i] = across / np.linalg.norm(across)
+    binormals = np.cross(tangent, normals)
+    angle = 2 * np.pi * np.arange(sides) / sides
+    around = np.cos(angle)[:, None, None] * normals + flat * np.sin(angle)[:, None, None] * binormals
+    points = (path + np.broadcast_to(np.asarray(radius, float).reshape(-1, 1), (n, 1)) * around).transpose(1, 0, 2)
+    i, j = np.meshgrid(np.arange(n if closed else n - 1), np.arange(sides), indexing="ij")
+    i, j, ii, jj = i.ravel(), j.ravel(), ((i + 1) % n).ravel(), ((j + 1) % sides).ravel()
+    quad = np.stack([i * sides + j, i * sides + jj, ii * sides + jj, ii * sides + j], 1)
+    faces = np.concatenate([quad[:, [0, 1, 2]], quad[:, [0, 2, 3]]])
+    vertices = points.reshape(-1, 3)
+    if not closed:
+        fan, k = np.arange(1, sides - 1), (n - 1) * sides
+        low = np.stack([np.zeros_like(fan), fan + 1, fan], 1)
+        faces = np.concatenate([faces, low, low[:, ::-1] + k])
+    return solid_from(vertices, faces)
+
+
+def superquadric(radii: ArrayLike, e1: float, e2: float, n: int = 24) -> Solid3:
+    """A superquadric: exponents near 0 give a box, 1 an ellipsoid, 2 an octahedron."""
+    unit = np.asarray(Manifold.sphere(1.0, n).to_mesh64().vert_properties)[:, :3]
+    faces = np.asarray(Manifold.sphere(1.0, n).to_mesh64().tri_verts)
+    theta = np.arctan2(unit[:, 2], np.hypot(unit[:, 0], unit[:, 1]))
+    phi = np.arctan2(unit[:, 1], unit[:, 0])
+
+    def power(value: NDArray[np.float64], e: float) -> NDArray[np.float64]:
+        return np.sign(value) * np.abs(value) ** e
+
+    shape = np.stack(
+        [
+            power(np.cos(theta), e1) * power(np.cos(phi), e2),
+            power(np.cos(theta), e1) * power(np.sin(phi), e2),
+            power(np.sin(theta), e1),
+        ],
+        1,
+    )
+    return solid_from(shape * np.broadcast_to(radii, 3), faces)
+
+
+def solid_from(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Solid3:
+    """A manifold3d solid from a closed triangle mesh."""
+    # copies, since manifold3d refuses read-only arrays
+    return Manifold(manifold3d.Mesh64(np.array(vertices, np.float64, order="C"), np.array(faces, np.uint64, order="C")))
+
+
+def union(parts: Iterable[Solid3]) -> Solid3:
+    """Everything that is inside any part."""
+    return Manifold.batch_boolean(list(parts), manifold3d.OpType.Add)
+
+
+def both_sides(parts: Iterable[Solid3]) -> list[Solid3]:
+    """The parts and their mirror images in the plane y = 0."""
+    parts = list(parts)
+    return parts + [part.mirror((0, 1, 0)) for part in parts]
+
+
+def around(part: Solid3, n: int) -> list[Solid3]:
+    """`n` copies turned about the z axis."""
+    return [part.rotate((0, 0, 360.0 * k / n)) for k in range(n)]
+
+
+def curve(points: ArrayLike, n: int = 40) -> NDArray[np.float64]:
+    """A smooth curve of `n` points through the given ones."""
+    from scipy.interpolate import make_interp_spline
+
+    points = np.asarray(points, float)
+    knots = np.linspace(0, 1, len(points))
+    return make_interp_spline(knots, points, k=min(3, len(points) - 1))(np.linspace(0, 1, n))
+
+
+def profile_curve(points: ArrayLike, n: int = 40) -> NDArray[np.float64]:
+    """A smooth lathe profile through (radius, z) points without overshoot, heights ascending."""
+    from scipy.interpolate import PchipInterpolator
+
+    points = np.asarray(points, float)
+    z = np.linspace(points[0, 1], points[-1, 1], n)
+    return np.stack([PchipInterpolator(points[:, 1], points[:, 0])(z), z], 1)
+
+
+class Blend:
+    """Round cones and ellipsoids that melt into each other, for organic shapes.
+
+    Parameters
+    ----------
+    softness : float
+        Radius within which neighbouring parts melt together.
+    """
+
+    def __init__(self, softness: float) -> None:
+        self.softness = softness
+        self._parts: list[tuple[Any, ...]] = []
+
+    def bone(self, a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None) -> None:
+        """A round cone from `a` to `b`."""
+        a, b = np.asarray(a, float), np.asarray(b, float)
+        self._parts.append(("bone", a, b, radius, radius if end_radius is None else end_radius))
+
+    def chain(self, points: ArrayLike, radii: Sequence[float] | NDArray[np.float64]) -> None:
+        """Round cones along a path."""
+        points = np.asarray(points, float)
+        for a, b, ra, rb in zip(points, points[1:], radii, radii[1:], strict=False):
+            self.bone(a, b, ra, rb)
+
+    def blob(self, at: ArrayLike, radii: ArrayLike, turn: ArrayLike | None = None) -> None:
+        """An ellipsoid with half-axes `radii`, turned by the rotation matrix `turn`."""
+        matrix = np.eye(3) if turn is None else np.asarray(turn, float)
+        self._parts.append(("blob", np.asarray(at, float), np.broadcast_to(radii, 3).astype(float), matrix))
+
+    def mirror(self, start: int = 0) -> None:
+        """Add mirror images (y to -y) of the parts from number `start` on."""
+        flip = np.array([1.0, -1.0, 1.0])
+        for part in self._parts[start:]:
+            if part[0] == "bone":
+                self._parts.append(("bone", part[1] * flip, part[2] * flip, part[3], part[4]))
+            else:
+                self._parts.append(("blob", part[1] * flip, part[2], np.diag(flip) @ part[3]))
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def solid(self) -> Solid3:
+        """The surface of the smooth union, by marching cubes."""
+        from skimage.measure import marching_cubes
+
+        corners = [_bounds(part) for part in self._parts]
+        low = np.min([c[0] for c in corners], 0) - self.softness
+        high = np.max([c[1] for c in corners], 0) + self.softness
+        step = max((np.prod(high - low) / GRID_CELLS) ** (1 / 3), (high - low).max() / 144)
+        axes = [np.arange(low[k] - step, high[k] + 2 * step, step, dtype=np.float32) for k in range(3)]
+        total = np.zeros([len(a) for a in axes], np.float32)
+        reach = 6 * self.softness + 2 * step
+        for part, (start, stop) in zip(self._parts, corners, strict=True):
+            # exp(-d / softness) vanishes far away, so each part is evaluated in its own neighbourhood only
+            window = tuple(slice(*np.searchsorted(a, (start[k] - reach, stop[k] + reach))) for k, a in enumerate(axes))
+            near = [a[w] for a, w in zip(axes, window, strict=True)]
+            grid = np.stack(np.meshgrid(*near, indexing="ij"), -1)
+            total[window] += np.exp(np.clip(-_distance(part, grid) / self.softness, -30, 30))
+        field = -np.log(np.maximum(total, 1e-12))
+        vertices, faces, _, _ = marching_cubes(field, 0.0)
+        return solid_from(vertices * step + [a[0] for a in axes], faces).simplify(0.04 * step)
+
+
+def _bounds(part: tuple[Any, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if part[0] == "bone":
+        _, a, b, ra, rb = part
+        return np.minimum(a - ra, b - rb), np.maximum(a + ra, b + rb)
+    _, at, radii, turn = part
+    extent = np.sqrt(((turn * radii) ** 2).sum(1))
+    return at - extent, at + extent
+
+
+def _distance(part: tuple[Any, ...], points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distance-like field of one part, negative inside."""
+    if part[0] == "bone":
+        _, a, b, ra, rb = part
+        axis = (b - a).astype(np.float32)
+        offset = points - a.astype(np.float32)
+        along = np.clip(offset @ axis / max(float(axis @ axis), 1e-12), 0, 1)
+        offset -= along[..., None] * axis
+        return np.sqrt(np.einsum("...i,...i", offset, offset)) - (ra + along * np.float32(rb - ra))
+    _, at, radii, turn = part
+    local = ((points - at.astype(np.float32)) @ turn.astype(np.float32)) / radii.astype(np.float32)
+    length = np.sqrt(np.einsum("...i,...i", local, local))
+    local /= radii.astype(np.float32)
+    slope = np.sqrt(np.einsum("...i,...i", local, local))
+    return length * (length - 1) / np.maximum(slope, 1e-6)
+
+
+def rotation(axis: str, degrees: float) -> NDArray[np.float64]:
+    """Rotation matrix about "x", "y" or "z"."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    matrix = np.eye(3)
+    matrix[[i, i, j, j], [i, j, i, j]] = c, -s, s, c
+    return matrix
+
+
+def _frame(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal columns, the last one along `direction`."""
+    helper = np.eye(3)[np.argmin(np.abs(direction))]
+    x = np.cross(helper, direction)
+    x /= np.linalg.norm(x)
+    return np.stack([x, np.cross(direction, x), direction], 1)
