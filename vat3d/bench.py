@@ -21,7 +21,7 @@ from vat3d.evaluate import SAMPLES, THRESHOLDS, Reference
 from vat3d.inside import Solid
 from vat3d.mesh_io import EXTENSIONS, load_mesh
 from vat3d.repair import canonical_mesh
-from vat3d.stream import TokenStream
+from vat3d.stream import TokenModel, TokenStream
 
 BUDGETS = (256, 512, 1024, 2048, 4096)
 METHODS = ("ours", "draco")
@@ -32,8 +32,7 @@ SCORES = ("f_score@0.02", "f_score@0.01", "chamfer_distance", "normal_consistenc
 class Tokenizer(Protocol):
     """What is measured: `vat3d.MeshTokenizer`, or anything that encodes and decodes like it."""
 
-    @property
-    def model_id(self) -> str: ...
+    model: TokenModel
 
     def encode(self, mesh: Any, *, max_bytes: int, effort: str, seed: int) -> TokenStream: ...
 
@@ -87,7 +86,7 @@ def bench(
     if not out.parent.is_dir():
         raise InputError(f"folder {out.parent} does not exist; create it first")
     settings: dict[str, Any] = {
-        "model_id": tokenizer.model_id,
+        "model_id": tokenizer.model.model_id,
         "budgets": sorted(set(budgets)),
         "effort": effort,
         "resolution": resolution,
@@ -205,7 +204,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(present)) if present else None
 
 
-def format_table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """The summary as a Markdown table."""
     header = [
         "meshes",

@@ -1,0 +1,108 @@
+"""Token files that are damaged or made to hurt: one CodecError each, and nothing in proportion to a claim."""
+
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from streams import token_model, token_stream
+
+from vat3d.errors import CodecError
+from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, MAGIC, TokenStream, read_model_id
+
+DATA = token_stream().to_bytes()
+COUNT_AT = len(MAGIC) + 1 + ID_BYTES
+FRAME_AT = COUNT_AT + COUNT_BYTES
+
+
+def sealed(body):
+    """A file with a right checksum, as someone who wants to hurt would make it."""
+    return body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
+
+
+def refused(data, match=None):
+    with pytest.raises(CodecError, match=match):
+        TokenStream.from_bytes(data, token_model())
+
+
+def test_truncated_at_every_byte():
+    for end in range(len(DATA)):
+        refused(DATA[:end])
+        with pytest.raises(CodecError):
+            read_model_id(DATA[:end])
+
+
+def test_every_single_bit_flipped():
+    for bit in range(8 * len(DATA)):
+        broken = bytearray(DATA)
+        broken[bit // 8] ^= 1 << bit % 8
+        refused(bytes(broken))
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\xff", b"\n", DATA, bytes(1000)])
+def test_trailing_bytes(tail):
+    refused(DATA + tail, "checksum")
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\1", bytes(1000), b"\xff" * 1000])
+def test_trailing_bytes_under_a_right_checksum(tail):
+    refused(sealed(DATA[:-CRC_BYTES] + tail))
+
+
+def test_truncated_under_a_right_checksum():
+    for end in range(len(DATA) - CRC_BYTES):
+        refused(sealed(DATA[:end]))
+
+
+@pytest.mark.parametrize("count", [0, 1, 41, 43, 255, 256, 65535])
+def test_absurd_counts(count):
+    body = bytearray(DATA[:-CRC_BYTES])
+    body[COUNT_AT:FRAME_AT] = count.to_bytes(COUNT_BYTES, "little")
+    refused(sealed(bytes(body)))
+
+
+def test_versions_to_come():
+    body = bytearray(DATA[:-CRC_BYTES])
+    body[len(MAGIC)] = 2
+    refused(sealed(bytes(body)), "update")
+
+
+def test_a_fourth_axis():
+    body = bytearray(DATA[:-CRC_BYTES])
+    body[FRAME_AT + 4] |= 0xC0
+    refused(sealed(bytes(body)), "axis")
+
+
+@pytest.mark.parametrize("width", [0, 1, 30, 63])
+def test_centres_of_another_width(width):
+    body = bytearray(DATA[:-CRC_BYTES])
+    body[FRAME_AT + 5] = width << 2 | body[FRAME_AT + 5] & 3
+    refused(sealed(bytes(body)))
+
+
+@pytest.mark.parametrize("data", [b"", b"V", MAGIC, b"PK\3\4" + bytes(40), b"ply\nformat", bytes(64)])
+def test_files_of_other_kinds(data):
+    refused(data)
+
+
+def test_a_large_file_costs_no_more_than_itself():
+    body = DATA[:-CRC_BYTES] + bytes(2_000_000)
+    data = sealed(body)
+    tracemalloc.start()
+    refused(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(data)
+
+
+def test_random_bytes_behind_a_right_header():
+    """Whatever decodes is a file that this package writes; everything else is refused."""
+    rng = np.random.default_rng(0)
+    header = DATA[: len(DATA) - CRC_BYTES - token_stream().sizes["payload"]]
+    for size in range(40):
+        data = sealed(header + rng.bytes(size))
+        try:
+            stream = TokenStream.from_bytes(data, token_model())
+        except CodecError:
+            continue
+        assert stream.to_bytes() == data

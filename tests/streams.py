@@ -1,0 +1,27 @@
+"""Token streams of a small model, for tests that need no network."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vat3d.entropy import Tables, integer_frequencies
+from vat3d.frame import Frame
+from vat3d.stream import TokenModel, TokenStream
+
+SCALES, CODES = (3, 12, 27), 37
+
+
+def token_model(model_id: str = "0badcafe") -> TokenModel:
+    """A small model with an uneven table for each scale."""
+    weights = np.random.default_rng(5).dirichlet(np.full(CODES, 0.3), size=3)
+    row = np.repeat(np.arange(3), SCALES)
+    tables = Tables(integer_frequencies(weights), row, np.full(sum(SCALES), -1), np.zeros(CODES))
+    return TokenModel(model_id, SCALES, tables)
+
+
+def token_stream(count: int = sum(SCALES), seed: int = 0, model: TokenModel | None = None) -> TokenStream:
+    """A stream of random ids around a box off the origin."""
+    model = model or token_model()
+    ids = np.random.default_rng(seed).integers(0, CODES, count)
+    frame = Frame.from_box(np.array([-1.0, 2.0, 3.0]), np.array([1.0, 2.5, 4.25]))
+    return TokenStream(model.split(ids), frame, model)

@@ -1,0 +1,166 @@
+"""Token files: header, frame, prefixes, models on disk."""
+
+import numpy as np
+import pytest
+from streams import CODES, SCALES, token_model, token_stream
+
+from vat3d.entropy import uniform_tables
+from vat3d.errors import CodecError
+from vat3d.frame import Frame
+from vat3d.stream import (
+    HEADER_LIMIT,
+    TokenModel,
+    TokenStream,
+    header_bytes,
+    load_token_model,
+    model_hash,
+    read_model_id,
+    save_token_model,
+    tokens_within,
+)
+
+
+def same(a, b):
+    return a.frame == b.frame and a.scales == b.scales and all(map(np.array_equal, a.ids, b.ids))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 15, 16, 41, 42])
+def test_round_trip(count):
+    stream = token_stream(count)
+    data = stream.to_bytes()
+    back = TokenStream.from_bytes(data, stream.model)
+    assert same(stream, back)
+    assert back.to_bytes() == data
+    assert back.count == count
+    assert stream.sizes["bytes"] == len(data)
+    assert stream.sizes["header"] + stream.sizes["payload"] == len(data)
+    assert stream.sizes["header"] == header_bytes(stream.frame) <= HEADER_LIMIT
+    assert read_model_id(data) == stream.model_id
+
+
+def test_a_file_written_by_version_1_reads_for_ever():
+    """Bytes and ids are pinned: a change of either breaks the files that users keep."""
+    stream = TokenStream(
+        [np.array([9, 0, 3]), np.array([7, 7])],
+        Frame(scale_code=32538, longest=2, aspect_codes=(1489, 744), centre_codes=(-3, 0, 700), centre_bits=9),
+        TokenModel("00c0ffee", (3, 4), uniform_tables(7, 10)),
+    )
+    data = bytes.fromhex("56b30100c0ffee05001a7fe88aae2cfd0320af019db402d1698b45")
+    assert stream.to_bytes() == data
+    assert same(TokenStream.from_bytes(data, stream.model), stream)
+
+
+def test_truncate_is_a_file_of_its_own():
+    stream = token_stream(40)
+    assert stream.scales == (3, 12, 25)
+    for scales in (1, 2, 3):
+        part = stream.truncate(scales)
+        assert part.scales == stream.scales[:scales]
+        assert same(TokenStream.from_bytes(part.to_bytes(), stream.model), part)
+    for scales in (0, 4, -1):
+        with pytest.raises(CodecError, match="choose 1"):
+            stream.truncate(scales)
+
+
+def test_fit_takes_the_longest_prefix_that_fits():
+    stream = token_stream()
+    sizes = [len(stream.prefix(count).to_bytes()) for count in range(1, 43)]
+    for limit in range(sizes[2], sizes[-1] + 3):
+        fitted = stream.fit(limit)
+        assert len(fitted.to_bytes()) <= limit
+        assert fitted.count == max(count for count, size in enumerate(sizes, 1) if size <= limit)
+    with pytest.raises(CodecError, match="allow more bytes"):
+        stream.fit(sizes[0] - 1)
+    with pytest.raises(CodecError, match="allow more bytes"):
+        tokens_within(np.concatenate(stream.ids), stream.frame, stream.model, 3)
+
+
+def test_scales_that_are_not_the_models():
+    model, frame = token_model(), token_stream().frame
+    for sizes in ([], [2, 12], [3, 13], [3, 12, 27, 1], [3, 0], [4]):
+        with pytest.raises(CodecError, match="scales"):
+            TokenStream([np.zeros(size, int) for size in sizes], frame, model)
+    with pytest.raises(CodecError, match="outside"):
+        TokenStream([np.full(3, CODES)], frame, model)
+
+
+def test_another_model_is_named():
+    data = token_stream().to_bytes()
+    with pytest.raises(CodecError, match=r"0badcafe.*deadbeef"):
+        TokenStream.from_bytes(data, token_model("deadbeef"))
+    with pytest.raises(CodecError, match="0badcafe, which is not here"):
+        TokenStream.from_bytes(data)
+
+
+def test_models_on_disk(tmp_path):
+    model = token_model()
+    save_token_model(tmp_path, model)
+    back = load_token_model(tmp_path)
+    assert (back.model_id, back.scales) == (model.model_id, model.scales)
+    stream = token_stream()
+    assert same(TokenStream.from_bytes(stream.to_bytes(), back), stream)
+    path = tmp_path / "tokens.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CodecError, match="fetch it again"):
+        load_token_model(tmp_path)
+    path.unlink()
+    with pytest.raises(CodecError, match="does not exist"):
+        load_token_model(tmp_path)
+
+
+def test_model_hash_covers_tensors_scales_and_tables():
+    tensors = {"decoder.weight": np.arange(6, dtype=np.float16).reshape(2, 3), "codebook": np.ones(4, np.float16)}
+    tables = uniform_tables(7, 10)
+    known = model_hash(tensors, (3, 4), tables)
+    assert known == model_hash(dict(reversed(tensors.items())), [3, 4], tables)
+    changed = [
+        model_hash(tensors | {"codebook": np.zeros(4, np.float16)}, (3, 4), tables),
+        model_hash(tensors | {"codebook": np.ones((2, 2), np.float16)}, (3, 4), tables),
+        model_hash(tensors, (4, 3), tables),
+        model_hash(tensors, (3, 4), uniform_tables(7, 11)),
+    ]
+    assert len({known, *changed}) == 5
+
+
+@pytest.mark.parametrize("model_id", ["", "xyzxyzxy", "0badcafe00", "0bad"])
+def test_ids_of_models_are_eight_digits(model_id):
+    with pytest.raises(CodecError, match="digits"):
+        TokenModel(model_id, SCALES, token_model().tables)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 0.37, 1.0, 1e12, 1e37])
+@pytest.mark.parametrize("offset", [0.0, 0.4, -7.3, 900.0, 1e6, -1e12])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 0, 0), (0.2, 1, 0.003), (0, 0.5, 1)])
+def test_boxes_agree_within_a_hundredth_of_the_half_side(size, offset, shape):
+    """Twice as fine as the contract's .02, for any size, place and aspect."""
+    centre = size * offset * np.array([1, -0.7, 0.1])
+    half = size * np.array(shape)
+    frame = Frame.from_box(centre - half, centre + half)
+    low, high = frame.to_input(-frame.aspect[None])[0], frame.to_input(frame.aspect[None])[0]
+    tolerance = 0.01 * size + 1e-15 * np.abs(centre).max()
+    np.testing.assert_allclose(low, centre - half, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(high, centre + half, rtol=0, atol=tolerance)
+    assert frame.aspect.max() == 1
+    if abs(offset) <= 2000:
+        assert header_bytes(frame) <= HEADER_LIMIT
+    if abs(offset) <= 10:
+        assert np.abs(frame.centre - centre).max() < size / 900
+    back, end = Frame.read(b"xx" + frame.to_bytes() + b"yyy", 2)
+    assert back == frame
+    assert end == 2 + len(frame.to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ([0, 0, 0], [0, 0, 0]),
+        ([0, 0, np.nan], [1, 1, 1]),
+        ([0, 0, 0], [np.inf, 1, 1]),
+        ([0, 0, 0], [1e-50, 0, 0]),
+        ([0, 0, 0], [1e40, 0, 0]),
+        ([1e30, 0, 0], [1e30, 1, 0]),
+    ],
+)
+def test_boxes_that_a_header_cannot_hold(low, high):
+    with pytest.raises(CodecError):
+        Frame.from_box(np.array(low, float), np.array(high, float))
