@@ -11,7 +11,7 @@ from typing import Any
 _EXPORTS = {
     "InContextEncoder": "braincl.encoder",
     "ModelError": "braincl.errors",
-    "PriorRidge": "braincl.prior",
+    "PriorRidge": "braincl.prior_ridge",
     "ResponseError": "braincl.errors",
     "RidgeCV": "braincl.ridge",
     "average_duplicates": "braincl.responses",

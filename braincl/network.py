@@ -1,0 +1,284 @@
+"""The shared-context network: closed-form experts over a context, gated per voxel by a set transformer.
+
+The image side of a context is solved once per subject: one eigendecomposition per expert (`braincl.experts`), shared by
+all voxels. Experts are the population prior of the training subjects, the same prior trusted less, the components of a
+mixture prior, and generic priors that need no training subject.
+A voxel's posterior over experts and over its noise level is exact Bayes plus a learned correction: every (voxel,
+expert) pair is a token of evidence, experts attend to each other, and subject-wide averages tell each voxel how its
+neighbours fared. Untrained, the network is the population-prior (or generic) ridge with its noise integrated out.
+
+The encoder that comes out is linear: ``w_v = sum_c p_vc (s_vc mu_c + Sigma_c A' a_vc)``.
+
+Axes: n context image, t query image, E feature, V voxel, c expert, h signal share, q relative scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from braincl.errors import ModelError
+from braincl.experts import Context, Evidence, Expert, evidence, leave_one_out, solve
+from braincl.prior import SIGNAL_SHARES, Prior
+from setcore.blocks import SelfAttentionBlock
+
+KINDS = ("population", "mixture", "generic")
+LOCAL, GLOBAL = 5, 4  # features of a (voxel, expert) pair, and of the context
+
+
+@dataclass(frozen=True)
+class SharedContextConfig:
+    """What the network is made of; stored beside its weights.
+
+    Attributes
+    ----------
+    features : int
+        E of the population prior; 0 for a network without one, which takes any embedding.
+    components : int
+        Components of the mixture prior; 0 for none.
+    relaxations : tuple of (shrinkage, mean scale)
+        Further versions of the Gaussian population prior: its covariance shrunk towards a multiple of the identity, its
+        mean scaled. A new subject need not be like the training subjects.
+    powers : tuple of float
+        Generic priors ``(C + eps I)^power``; the first one is the start where there is no population prior.
+    width, heads, hidden, layers : int
+        Of the gate.
+    """
+
+    architecture: str = "shared_context"
+    features: int = 0
+    components: int = 0
+    relaxations: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0), (0.3, 0.5), (0.7, 0.7))
+    powers: tuple[float, ...] = (0.0, 0.5, 1.0)
+    width: int = 32
+    heads: int = 4
+    hidden: int = 64
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "relaxations", tuple((float(s), float(m)) for s, m in self.relaxations))
+        if self.architecture != "shared_context":
+            raise ValueError(f"architecture is {self.architecture!r}, expected 'shared_context'")
+        if not self.powers or self.features < 0 or self.components < 0 or (self.components and not self.features):
+            raise ValueError("a network needs generic powers, and a mixture needs the features of its prior")
+
+
+class Reading(NamedTuple):
+    """A context as the network has read it: what `emit` and `moments` need for any batch of its voxels."""
+
+    context: Context
+    experts: list[Expert]
+    features: Tensor  # (V, c, LOCAL)
+
+
+class SharedContextNetwork(nn.Module):
+    """See the module. Responses are standardised per voxel on the context by the caller.
+
+    Parameters
+    ----------
+    config : SharedContextConfig
+    """
+
+    prior_means: Tensor
+    prior_covariances: Tensor
+    prior_log_weights: Tensor
+    prior_shares: Tensor
+
+    def __init__(self, config: SharedContextConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.features:
+            priors = 1 + config.components
+            self.register_buffer("prior_means", torch.zeros(priors, config.features))
+            eye = torch.eye(config.features) / config.features
+            self.register_buffer("prior_covariances", eye.repeat(priors, 1, 1))
+            self.register_buffer("prior_log_weights", torch.zeros(priors))
+            self.register_buffer("prior_shares", torch.full((len(SIGNAL_SHARES),), 1 / len(SIGNAL_SHARES)))
+        inputs = 2 * LOCAL + GLOBAL + len(KINDS) + 3
+        self.embed = nn.Sequential(nn.Linear(inputs, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width))
+        self.gate = nn.ModuleList(
+            SelfAttentionBlock(config.width, config.heads, config.hidden) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.read_out = nn.Linear(config.width, 2)
+        nn.init.zeros_(self.read_out.weight)
+        nn.init.zeros_(self.read_out.bias)
+        self.share_logits = nn.Parameter(torch.zeros(len(SIGNAL_SHARES)))
+        self.temper = nn.Parameter(torch.zeros(()))  # log of the power that evidence is raised to
+        self.std_scale = nn.Parameter(torch.zeros(2))  # log factor on the standard deviation, and its slope in log n
+
+    def set_prior(self, gaussian: Prior, mixture: Prior | None = None) -> None:
+        """Store the population prior of the training subjects."""
+        if gaussian.n_features != self.config.features:
+            raise ModelError(f"the prior has {gaussian.n_features} features, the network {self.config.features}")
+        parts = [gaussian] + ([mixture] if mixture is not None else [])
+        self.prior_means.copy_(torch.cat([torch.as_tensor(p.means) for p in parts]))
+        self.prior_covariances.copy_(torch.cat([torch.as_tensor(p.covariances) for p in parts]))
+        self.prior_log_weights.copy_(torch.cat([torch.as_tensor(p.log_weights) for p in parts]))
+        self.prior_shares.copy_(torch.as_tensor(gaussian.shares))
+
+    def gaussian_prior(self) -> Prior | None:
+        """The population prior that the network holds, or None."""
+        if not self.config.features:
+            return None
+        first = (self.prior_log_weights[:1], self.prior_means[:1], self.prior_covariances[:1], self.prior_shares)
+        return Prior(*(tensor.double().numpy() for tensor in first))
+
+    # The image side: once per context, in float64.
+
+    def _experts(self, context: Context) -> list[Expert]:
+        experts = []
+        if self.config.features:
+            means, covariances = self.prior_means.double(), self.prior_covariances.double()
+            basis = context.add_basis(covariances[0])
+            for shrinkage, mean_scale in ((0.0, 1.0), *self.config.relaxations):
+                args = "population", means[0], covariances[0], basis, shrinkage, mean_scale
+                experts.append(context.gaussian(*args))
+            for c in range(1, 1 + self.config.components):
+                basis = context.add_basis(covariances[c])
+                experts.append(context.gaussian("mixture", means[c], covariances[c], basis))
+        return experts + [context.generic(power) for power in self.config.powers]
+
+    @torch.no_grad()
+    def read(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 4096) -> Reading:
+        """Solve all experts on a context and gather what each voxel's gate looks at.
+
+        Raises
+        ------
+        ModelError
+            X has another width than the population prior.
+        """
+        if self.config.features and X.shape[1] != self.config.features:
+            raise ModelError(
+                f"the embeddings have {X.shape[1]} features, the model was trained on {self.config.features}; "
+                "use the same image encoder, or a model without a population prior"
+            )
+        context = Context(X)
+        experts = [expert.to(Y.dtype) for expert in self._experts(context)]
+        context.bases = [basis.to(Y.dtype) for basis in context.bases]
+        features = torch.cat([self._features(experts, Y[:, part]) for part in batches(Y.shape[1], voxel_batch)])
+        return Reading(context, experts, features)
+
+    def _features(self, experts: list[Expert], Y: Tensor) -> Tensor:
+        columns = []
+        for expert in experts:
+            found = evidence(expert, Y)
+            weights = flat_posterior(found)
+            total = weights.sum(dim=2)
+            gain = (1 - leave_one_out(expert, found, weights, Y)).clamp(min=-1)
+            share = total @ torch.as_tensor(SIGNAL_SHARES, dtype=Y.dtype)
+            freedom = (total @ (expert.eigenvalues * found.inverse).sum(dim=1)) / expert.images
+            columns.append(
+                torch.stack([found.log_likelihood.flatten(1).logsumexp(dim=1), gain, gain, share, freedom], -1)
+            )
+        features = torch.stack(columns, dim=1)
+        relative = features[:, :, :2] - features[:, :1, :2]
+        return torch.stack(
+            [(relative[..., 0] / 10).clamp(-5, 5), features[..., 1], relative[..., 1], *features[..., 3:].unbind(-1)],
+            -1,
+        )
+
+    # The voxel side: any batch of voxels.
+
+    def corrections(self, reading: Reading, voxels: slice) -> Float[Tensor, "v c two"]:
+        """Learned corrections per voxel and expert: to the log weight, and to the log-odds of the signal share."""
+        features = reading.features[voxels]
+        images, width = reading.context.A.shape
+        count = len(reading.features)
+        overall = torch.tensor(
+            [math.log(images) / 5, math.log(count) / 8, math.log(width) / 6, math.log(images / width)]
+        )
+        kinds = torch.zeros(len(reading.experts), len(KINDS) + 3)
+        for c, expert in enumerate(reading.experts):
+            kinds[c, KINDS.index(expert.kind)] = 1
+            kinds[c, -3:] = torch.tensor([expert.strength, expert.mean_scale, float(c == 0)])
+        parts = [
+            features, reading.features.mean(dim=0).expand_as(features),
+            overall.expand(*features.shape[:2], -1), kinds.expand(len(features), -1, -1),
+        ]  # fmt: skip
+        tokens = self.embed(torch.cat([part.to(features.dtype) for part in parts], dim=-1))
+        for block in self.gate:
+            tokens = block(tokens)
+        return self.read_out(self.norm(tokens))
+
+    def weights(self, reading: Reading, found: list[Evidence], voxels: slice) -> Float[Tensor, "v c h q"]:
+        """Posterior over experts, signal share and scale; sums to one per voxel."""
+        correction = self.corrections(reading, voxels)
+        odds = torch.logit(torch.as_tensor(SIGNAL_SHARES, dtype=correction.dtype)) / 4
+        log_weights = torch.stack([evidence.log_likelihood for evidence in found], dim=1) * self.temper.exp()
+        prior = self._log_prior(reading.experts).to(correction.dtype)
+        by_share = self.share_logits + correction[..., 1:] * odds
+        if self.config.features:
+            by_share = by_share + self.prior_shares.log()
+        log_weights = log_weights + (correction[..., 0] + prior)[..., None, None] + by_share[..., None]
+        return log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+
+    def _log_prior(self, experts: list[Expert]) -> Tensor:
+        """Log weight of each expert before any evidence: the start first, the others held back until trained."""
+        prior = torch.full((len(experts),), -4.0)
+        prior[0] = 0.0
+        mixture = [c for c, expert in enumerate(experts) if expert.kind == "mixture"]
+        if mixture:
+            prior[mixture] = self.prior_log_weights[1:]
+        return prior
+
+    def emit(self, reading: Reading, Y: Float[Tensor, "n v"], voxels: slice) -> Float[Tensor, "v e"]:
+        """Encoder weights of a batch of voxels; Y holds these voxels only."""
+        context, experts = reading.context, reading.experts
+        found = [evidence(expert, Y) for expert in experts]
+        weights = self.weights(reading, found, voxels)
+        duals = [torch.zeros(Y.shape[1], Y.shape[0], dtype=Y.dtype) for _ in context.bases]
+        coefficients = []
+        for c, expert in enumerate(experts):
+            solution = solve(expert, found[c], weights[:, c])
+            coefficients.append(solution.mean_coefficient)
+            for basis, transform in expert.maps:
+                duals[basis] = duals[basis] + solution.dual @ transform
+        out = torch.stack(coefficients, dim=1) @ torch.stack([expert.mean_weights for expert in experts])
+        for dual, basis in zip(duals, context.bases, strict=True):
+            out = out + dual @ basis
+        return out
+
+    def moments(
+        self, reading: Reading, Y: Float[Tensor, "n v"], voxels: slice, queries: Float[Tensor, "t e"]
+    ) -> tuple[Float[Tensor, "v t"], Float[Tensor, "v t"]]:
+        """Mean and variance of new standardised responses to queries (t, E), noise included."""
+        context, experts = reading.context, reading.experts
+        centred = queries.double() - context.offset
+        low = centred.to(Y.dtype)
+        read = [low @ basis.T for basis in context.bases]
+        found = [evidence(expert, Y) for expert in experts]
+        weights = self.weights(reading, found, voxels)
+        mean = torch.zeros(Y.shape[1], len(queries), dtype=Y.dtype)
+        second, variance = torch.zeros_like(mean), torch.zeros_like(mean)
+        for c, expert in enumerate(experts):
+            solution = solve(expert, found[c], weights[:, c])
+            cross = sum((read[b] @ m.T for b, m in expert.maps), torch.zeros((), dtype=Y.dtype))  # (t, k)
+            part = torch.outer(solution.mean_coefficient, low @ expert.mean_weights) + solution.dual @ cross.T
+            mass = weights[:, c].sum(dim=(1, 2)).clamp(min=1e-12)
+            mean, second = mean + part, second + part.square() / mass[:, None]
+            power = (weights[:, c] * found[c].grid.scale.square()).sum(dim=2)  # (V, h)
+            prior = expert.quadratic(centred).to(Y.dtype)
+            noise = power @ found[c].grid.ratio * (1 + 1 / expert.images)
+            explained = (power @ found[c].inverse) @ cross.square().T
+            variance = variance + torch.outer(power.sum(dim=1), prior) - explained + noise[:, None]
+        variance = variance.clamp(min=1e-6) + (second - mean.square()).clamp(min=0)
+        scale = self.std_scale[0] + self.std_scale[1] * (math.log(len(Y)) / 5 - 1)
+        return mean, variance * torch.exp(2 * scale)
+
+
+def flat_posterior(found: Evidence) -> Float[Tensor, "v h q"]:
+    """Posterior over the grid under a flat prior."""
+    return found.log_likelihood.flatten(1).softmax(dim=1).view_as(found.log_likelihood)
+
+
+def batches(voxels: int, voxel_batch: int) -> Iterator[slice]:
+    """Slices that cover all voxels."""
+    for start in range(0, voxels, voxel_batch):
+        yield slice(start, min(start + voxel_batch, voxels))

@@ -1,0 +1,184 @@
+"""The population prior of training subjects: how it is fitted, and how its settings are chosen without the new subject.
+
+A fold leaves out whole subjects, or sessions where there is one subject only, or halves of the voxels where there is
+one session only. Settings are chosen by prediction in the left-out folds, and each fold's prior is what the network is
+trained with on the data left out, so that it learns to use a prior that has not seen the subject at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from braincl.errors import ResponseError
+from braincl.experts import Context, evidence, solve
+from braincl.prior import Prior, fit_prior, moments
+from braincl.prior_ridge import PriorRidge
+from setcore.metrics import pearson_r
+from setcore.seeding import numpy_generator
+
+ITERATIONS = (1, 2, 3, 5)
+SHRINKAGES = (0.0, 0.1, 0.3, 0.6)
+COMPONENTS = (4, 8, 16)
+MIXTURE_ITERATIONS = 15
+SELECTION_CONTEXTS = (20, 100, 400)
+
+
+class Subject(NamedTuple):
+    """What training needs of a response set: embeddings (i, E), responses (i, V), names."""
+
+    name: str
+    X: NDArray[np.float32]
+    Y: NDArray[np.float32]
+
+
+class Fold(NamedTuple):
+    """Data left out together: indices of the data sets, and which voxels of each (None: all)."""
+
+    datasets: tuple[int, ...]
+    voxels: tuple[NDArray[np.int64], ...] | None
+
+
+@dataclass(frozen=True)
+class PopulationFit:
+    """A population prior and how it came about.
+
+    Attributes
+    ----------
+    gaussian : Prior
+        Of all training voxels, at the chosen iterations and shrinkage.
+    mixture : Prior or None
+        None where a mixture does not predict the left-out folds better.
+    folds : list of (Fold, gaussian, mixture)
+        The same without each fold.
+    report : dict
+        Settings, and the mean Pearson r in the left-out folds of every candidate.
+    """
+
+    gaussian: Prior
+    mixture: Prior | None
+    folds: list[tuple[Fold, Prior, Prior | None]]
+    report: dict[str, Any]
+
+
+def make_folds(subjects: Sequence[Subject]) -> list[Fold]:
+    """Folds by subject, else by session, else by halves of the voxels."""
+    names = sorted({subject.name for subject in subjects})
+    if len(names) > 1:
+        return [Fold(tuple(i for i, s in enumerate(subjects) if s.name == name), None) for name in names]
+    if len(subjects) > 1:
+        return [Fold((index,), None) for index in range(len(subjects))]
+    voxels = subjects[0].Y.shape[1]
+    if voxels < 4:
+        raise ResponseError(f"a population prior needs at least 4 voxels to learn from, got {voxels}")
+    return [Fold((0,), (np.arange(start, voxels, 2),)) for start in (0, 1)]
+
+
+def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: int = 0) -> PopulationFit:
+    """Fit the population prior, its settings chosen by leaving out folds of the training data.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+        At least one; embeddings of equal width.
+    mixtures : bool
+        Also try mixtures of Gaussians.
+    seed : int
+        Of the mixtures' starts and of the contexts drawn for the choice.
+    """
+    folds = make_folds(subjects)
+    stored = [moments(subject.X, subject.Y) for subject in subjects]
+    paths = [fit_prior(_without(subjects, stored, fold), 1, max(ITERATIONS)) for fold in folds]
+    scores = {
+        (count, shrinkage): np.mean(
+            [
+                _left_out_score(subjects, fold, path[count - 1].shrunk(shrinkage), seed)
+                for fold, path in zip(folds, paths, strict=True)
+            ]
+        )
+        for count in ITERATIONS
+        for shrinkage in SHRINKAGES
+    }
+    count, shrinkage = max(scores, key=lambda key: scores[key])
+    report: dict[str, Any] = {
+        "iterations": count, "shrinkage": shrinkage, "components": 1,
+        "left_out_r": [{"iterations": c, "shrinkage": s, "components": 1, "pearson_r": float(r)}
+                       for (c, s), r in scores.items()],
+    }  # fmt: skip
+    gaussians = [path[count - 1].shrunk(shrinkage) for path in paths]
+    best, chosen = scores[count, shrinkage], None
+    chosen_folds: list[Prior | None] = [None] * len(folds)
+    voxels = min(sum(m.cross.shape[1] for m in _without(subjects, stored, fold)) for fold in folds)
+    for components in COMPONENTS if mixtures else ():
+        if voxels < 20 * components:
+            break
+        fitted = [
+            fit_prior(_without(subjects, stored, fold), components, MIXTURE_ITERATIONS, seed=seed)[-1] for fold in folds
+        ]
+        score = np.mean([_left_out_score(subjects, f, p, seed) for f, p in zip(folds, fitted, strict=True)])
+        report["left_out_r"].append({"iterations": MIXTURE_ITERATIONS, "shrinkage": 0.0, "components": components,
+                                     "pearson_r": float(score)})  # fmt: skip
+        if score <= best:
+            break
+        best, chosen, chosen_folds = score, components, list(fitted)
+    mixture = fit_prior(stored, chosen, MIXTURE_ITERATIONS, seed=seed)[-1] if chosen else None
+    report["components"] = chosen or 1
+    gaussian = fit_prior(stored, 1, count)[-1].shrunk(shrinkage)
+    return PopulationFit(gaussian, mixture, list(zip(folds, gaussians, chosen_folds, strict=True)), report)
+
+
+def _without(subjects: Sequence[Subject], stored: Sequence[Any], fold: Fold) -> list[Any]:
+    if fold.voxels is None:
+        return [m for index, m in enumerate(stored) if index not in fold.datasets]
+    subject = subjects[fold.datasets[0]]
+    return [moments(subject.X, np.delete(subject.Y, fold.voxels[0], axis=1))]
+
+
+def _left_out_score(subjects: Sequence[Subject], fold: Fold, prior: Prior, seed: int, voxel_limit: int = 256) -> float:
+    """Mean Pearson r on a left-out fold, over context sizes; at most `voxel_limit` voxels per data set are looked at."""
+    scores = []
+    for index in fold.datasets:
+        X, Y = subjects[index].X, subjects[index].Y
+        if fold.voxels is not None:
+            Y = Y[:, fold.voxels[0]]
+        rng = numpy_generator(seed, "selection", index)
+        Y = Y[:, rng.permutation(Y.shape[1])[:voxel_limit]]
+        for size in SELECTION_CONTEXTS:
+            size = min(size, len(X) // 2)
+            order = rng.permutation(len(X))
+            context, query = order[:size], order[size : size + 300]
+            predicted = mixture_predict(prior, X[context], Y[context], X[query])
+            r = pearson_r(Y[query], predicted)
+            scores.append(np.nanmean(r) if np.isfinite(r).any() else 0.0)
+    return float(np.mean(scores))
+
+
+def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any]) -> NDArray[Any]:
+    """Predictions (t, V) under a mixture prior, exact but for the grid; a single Gaussian goes through `PriorRidge`."""
+    if len(prior.means) == 1:
+        return PriorRidge(prior).fit(X, Y).predict(queries)
+    mean, deviation = Y.mean(axis=0), Y.std(axis=0)
+    safe = np.where(deviation > 0, deviation, 1)
+    standardised = torch.as_tensor((Y - mean) / safe).double()
+    context = Context(torch.as_tensor(X))
+    experts, found = [], []
+    for component_mean, component_covariance in zip(prior.means, prior.covariances, strict=True):
+        covariance = torch.as_tensor(component_covariance)
+        basis = context.add_basis(covariance)
+        experts.append(context.gaussian("mixture", torch.as_tensor(component_mean), covariance, basis))
+        found.append(evidence(experts[-1], standardised))
+    log_weights = torch.stack([f.log_likelihood for f in found], dim=1)
+    log_weights = log_weights + torch.as_tensor(prior.log_weights)[:, None, None]
+    weights = log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+    centred = torch.as_tensor(queries).double() - context.offset
+    predicted = torch.zeros(Y.shape[1], len(queries), dtype=torch.float64)
+    for c, expert in enumerate(experts):
+        solution = solve(expert, found[c], weights[:, c])
+        predicted += torch.outer(solution.mean_coefficient, centred @ expert.mean_weights)
+        predicted += solution.dual @ (centred @ context.cross(expert)).T
+    return predicted.numpy().T * safe + mean
