@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from braincl.base import LinearEncoder, constant_voxels
 from braincl.errors import ResponseError
 from braincl.mean import PopulationMean
+from braincl.prior import SIGNAL_SHARES
 from braincl.responses import average_duplicates, open_responses, save_netcdf
 from braincl.ridge import RidgeCV
 from braincl.splits import Splits, context_draws, default_test_images
@@ -187,20 +188,25 @@ def _load_encoder(model: Any) -> Any:
 
 def _estimators(encoder: Any, features: int) -> tuple[dict[str, LinearEncoder], dict[str, str]]:
     """The methods that can be run, and the reasons for those that cannot."""
-    prior = encoder.population_prior()
-    reasons = {}
-    if prior is None:
+    prior_ridge = encoder.population_prior()
+    reasons: dict[str, str] = {}
+    mean_weights = None
+    if prior_ridge is None:
         reasons["prior_ridge"] = str(encoder.prior_reason)
-    elif len(prior.mean_) != features:
-        reasons["prior_ridge"] = f"the population prior is of width {len(prior.mean_)}, the embedding of {features}"
-        prior = None
-    estimators = {
+    elif prior_ridge.prior.n_features != features:
+        width = prior_ridge.prior.n_features
+        reasons["prior_ridge"] = f"the population prior is of width {width}, the embedding of {features}"
+    else:
+        prior = prior_ridge.prior  # of weights for signals of unit variance; shares are what signals have of a response
+        mean_weights = np.sqrt(prior.shares @ SIGNAL_SHARES) * prior.means[0]
+    estimators: dict[str, LinearEncoder] = {
         "model": encoder,
-        "prior_ridge": prior,
         "ridge": RidgeCV(),
-        "mean": PopulationMean(None if prior is None else prior.mean_),
+        "mean": PopulationMean(mean_weights),
     }
-    return {method: estimator for method, estimator in estimators.items() if estimator is not None}, reasons
+    if not reasons:
+        estimators["prior_ridge"] = prior_ridge
+    return estimators, reasons
 
 
 def _ceiling(dataset: xr.Dataset) -> NDArray[Any] | None:

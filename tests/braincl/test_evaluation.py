@@ -3,12 +3,14 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
-from standin import StandInEncoder, StandInPrior
+from standin import StandInEncoder, make_prior
 from synthetic import make_responses
 
 from braincl.errors import ResponseError
 from braincl.evaluation import METHODS, evaluate, write_evaluation
 from braincl.mean import PopulationMean
+from braincl.prior import SIGNAL_SHARES
+from braincl.prior_ridge import PriorRidge
 from braincl.ridge import RidgeCV
 from braincl.splits import context_draws
 from setcore.metrics import pearson_r
@@ -20,7 +22,7 @@ FIELDS = {"method", "n", "pearson_r", "explained_variance", "normalized_explaine
 
 def with_prior():
     encoder = StandInEncoder()
-    encoder.prior = StandInPrior(per_voxel=False)
+    encoder.prior = PriorRidge(make_prior())
     return encoder
 
 
@@ -51,10 +53,11 @@ def test_scores_are_those_of_the_estimators_by_hand():
     report = evaluate(with_prior(), dataset, **OPTIONS).report
     X, Y = dataset["embedding"].values, dataset["response"].values
     splits = context_draws(dataset["image_id"].values, OPTIONS["contexts"], 3, 15, 0)
+    scale = np.sqrt(make_prior().shares @ SIGNAL_SHARES)
     estimators = {
         "model": RidgeCV(),
-        "prior_ridge": RidgeCV(per_voxel=False),
-        "mean": PopulationMean(StandInPrior.mean_),
+        "prior_ridge": PriorRidge(make_prior()),
+        "mean": PopulationMean(scale * make_prior().means[0]),
     }
     for method, estimator in estimators.items():
         for n in OPTIONS["contexts"]:
