@@ -66,10 +66,9 @@ class Expert:
 
     def to(self, dtype: torch.dtype) -> Expert:
         """The same expert in another precision, for the work per voxel."""
-        return Expert(
-            self.kind, self.strength, self.mean_scale, self.eigenvalues.to(dtype), self.vectors.to(dtype), self.mean.to(dtype),
-            self.mean_weights.to(dtype), tuple((b, m.to(dtype)) for b, m in self.maps), self.quadratic,
-        )  # fmt: skip
+        tensors = (getattr(self, name).to(dtype) for name in ("eigenvalues", "vectors", "mean", "mean_weights"))
+        maps = tuple((basis, transform.to(dtype)) for basis, transform in self.maps)
+        return Expert(self.kind, self.strength, self.mean_scale, *tensors, maps, self.quadratic)
 
 
 class Grid(NamedTuple):

@@ -238,8 +238,8 @@ class SharedContextNetwork(nn.Module):
         for c, expert in enumerate(experts):
             solution = solve(expert, found[c], weights[:, c])
             coefficients.append(solution.mean_coefficient)
-            for basis, transform in expert.maps:
-                duals[basis] = duals[basis] + solution.dual @ transform
+            for index, transform in expert.maps:
+                duals[index] = duals[index] + solution.dual @ transform
         out = torch.stack(coefficients, dim=1) @ torch.stack([expert.mean_weights for expert in experts])
         for dual, basis in zip(duals, context.bases, strict=True):
             out = out + dual @ basis

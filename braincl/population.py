@@ -26,6 +26,7 @@ ITERATIONS = (1, 2, 3, 5)
 SHRINKAGES = (0.0, 0.1, 0.3, 0.6)
 COMPONENTS = (4, 8, 16)
 MIXTURE_ITERATIONS = 15
+VOXELS_PER_COMPONENT = 64
 SELECTION_CONTEXTS = (20, 100, 400)
 
 
@@ -115,7 +116,7 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
     chosen_folds: list[Prior | None] = [None] * len(folds)
     voxels = min(sum(m.cross.shape[1] for m in _without(subjects, stored, fold)) for fold in folds)
     for components in COMPONENTS if mixtures else ():
-        if voxels < 20 * components:
+        if voxels < VOXELS_PER_COMPONENT * components:
             break
         fitted = [
             fit_prior(_without(subjects, stored, fold), components, MIXTURE_ITERATIONS, seed=seed)[-1] for fold in folds
@@ -140,8 +141,8 @@ def _without(subjects: Sequence[Subject], stored: Sequence[Any], fold: Fold) -> 
 
 
 def _left_out_score(subjects: Sequence[Subject], fold: Fold, prior: Prior, seed: int, voxel_limit: int = 256) -> float:
-    """Mean Pearson r on a left-out fold, over context sizes; at most `voxel_limit` voxels per data set are looked at."""
-    scores = []
+    """Mean Pearson r on a left-out fold, over context sizes, on at most `voxel_limit` voxels per data set."""
+    scores: list[float] = []
     for index in fold.datasets:
         X, Y = subjects[index].X, subjects[index].Y
         if fold.voxels is not None:
@@ -154,7 +155,7 @@ def _left_out_score(subjects: Sequence[Subject], fold: Fold, prior: Prior, seed:
             context, query = order[:size], order[size : size + 300]
             predicted = mixture_predict(prior, X[context], Y[context], X[query])
             r = pearson_r(Y[query], predicted)
-            scores.append(np.nanmean(r) if np.isfinite(r).any() else 0.0)
+            scores.append(float(np.nanmean(r)) if np.isfinite(r).any() else 0.0)
     return float(np.mean(scores))
 
 

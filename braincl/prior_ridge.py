@@ -18,7 +18,7 @@ NOISE_LEVELS = 30
 
 
 class PriorRidge(LinearEncoder):
-    """Posterior mean of linear encoders under a Gaussian population prior, the noise of each voxel by marginal likelihood.
+    """Posterior mean of linear encoders under a Gaussian population prior, each voxel's noise by marginal likelihood.
 
     ``w_v = s mu + s Sigma A' (A Sigma A' + tau_v I)^-1 (y_v - s A mu)`` on the centred context A, with mu and Sigma
     fitted on the voxels of other subjects (`braincl.population.fit_population`). It works in the span of the context:
