@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def _add_join(commands: Any) -> None:
 def _join(args: argparse.Namespace) -> None:
     from braincl.responses import join_embeddings, open_embeddings, open_responses, save_responses
 
-    _check_output(args.out)
+    _check_output(args.out, args.responses, args.features)
     responses = open_responses(args.responses, require_embedding=False)
     joined, missing = join_embeddings(responses, open_embeddings(args.features))
     save_responses(joined, args.out)
@@ -95,7 +96,7 @@ def _predict(args: argparse.Namespace) -> None:
     from braincl.predict import predict_responses, shared_pictures
     from braincl.responses import open_embeddings, open_responses, save_netcdf
 
-    _check_output(args.out)
+    _check_output(args.out, args.context, args.images)
     context = open_responses(args.context)
     query = open_embeddings(args.images)
     if args.nifti:
@@ -133,19 +134,20 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from braincl.evaluation import evaluate, write_evaluation
+    from braincl.evaluation import evaluate, output_paths, write_evaluation
 
-    _check_output(args.json)
     if Path(args.json).suffix != ".json":
         raise InputError(f"{args.json}: name the report .json; the files beside it take .nc and .png")
+    for path in output_paths(args.json):
+        _check_output(path, args.subject)
     evaluation = evaluate(
         args.model, args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=sys.stderr.isatty()
     )
     for warning in evaluation.report["warnings"]:
         _warn(warning)
-    files = write_evaluation(evaluation, args.json)
+    write_evaluation(evaluation, args.json)
     print(_table(evaluation.report))
-    print("written: " + " ".join(map(str, files)))
+    print("written: " + " ".join(map(str, output_paths(args.json))))
 
 
 def _add_convert(commands: Any) -> None:
@@ -179,10 +181,15 @@ def _sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 20,50,100") from None
 
 
-def _check_output(path: str) -> None:
-    """Refuse an output that cannot be written before any work is done for it."""
-    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
-        raise InputError(f"{path}: name a file in a folder that exists")
+def _check_output(path: str | Path, *inputs: str) -> None:
+    """Refuse an output that cannot be written, or that would replace an input, before any work is done for it."""
+    path = Path(path)
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: name a file in a folder that exists and can be written")
+    for given in inputs:
+        if path.exists() and Path(given).exists() and path.samefile(given):
+            raise InputError(f"{path} would replace the input of that name; choose another name for the output")
 
 
 def _warn(message: str) -> None:

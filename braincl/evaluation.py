@@ -145,22 +145,23 @@ def evaluate(
     return Evaluation(report, _voxel_scores(scores, data, contexts, draws, ceiling))
 
 
-def write_evaluation(evaluation: Evaluation, json_path: str | Path) -> list[Path]:
-    """Write the report to `json_path`, and beside it the per-voxel scores (.nc) and a plot of r against n (.png).
+def output_paths(json_path: str | Path) -> tuple[Path, Path, Path]:
+    """The files of an evaluation: the report, the per-voxel scores (.nc) and the plot (.png) beside it."""
+    path = Path(json_path)
+    return path, path.with_suffix(".nc"), path.with_suffix(".png")
 
-    Returns
-    -------
-    list of Path
-        The files, the report last: where it is, all are.
+
+def write_evaluation(evaluation: Evaluation, json_path: str | Path) -> None:
+    """Write the report to `json_path`, and beside it the per-voxel scores and a plot of r against n.
+
+    The report comes last: where it is, all are.
     """
     from braincl.plot import plot_scores
 
-    json_path = Path(json_path)
-    voxel_path, plot_path = json_path.with_suffix(".nc"), json_path.with_suffix(".png")
+    report_path, voxel_path, plot_path = output_paths(json_path)
     save_netcdf(evaluation.voxels, voxel_path)
     plot_scores(evaluation.report, plot_path)
-    write_json(json_path, evaluation.report | {"voxel_file": voxel_path.name, "plot_file": plot_path.name})
-    return [voxel_path, plot_path, json_path]
+    write_json(report_path, evaluation.report | {"voxel_file": voxel_path.name, "plot_file": plot_path.name})
 
 
 def _prepare(given: xr.Dataset, contexts: Sequence[int], draws: int, test_images: int | None, seed: int) -> _Subject:

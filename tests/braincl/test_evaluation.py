@@ -7,7 +7,7 @@ from standin import StandInEncoder, make_prior
 from synthetic import make_responses
 
 from braincl.errors import ResponseError
-from braincl.evaluation import METHODS, evaluate, write_evaluation
+from braincl.evaluation import METHODS, evaluate, output_paths, write_evaluation
 from braincl.mean import PopulationMean
 from braincl.prior import SIGNAL_SHARES
 from braincl.prior_ridge import PriorRidge
@@ -233,10 +233,9 @@ def test_what_cannot_be_evaluated_is_refused_before_any_work(options):
 
 def test_files_lie_beside_each_other(tmp_path):
     found = evaluate(with_prior(), make_responses(), **OPTIONS)
-    files = write_evaluation(found, tmp_path / "out.json")
-    assert (
-        sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.nc", "out.png"] == sorted(p.name for p in files)
-    )
+    write_evaluation(found, tmp_path / "out.json")
+    assert sorted(tmp_path.iterdir()) == sorted(output_paths(tmp_path / "out.json"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.nc", "out.png"]
     report = json.loads((tmp_path / "out.json").read_text())
     assert report == json.loads(json.dumps(found.report)) | {"voxel_file": "out.nc", "plot_file": "out.png"}
     with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf") as voxels:

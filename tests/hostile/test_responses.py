@@ -158,6 +158,18 @@ def test_absent_files_and_folders_are_named(folder, capsys):
     assert "name the report .json" in refused(["evaluate", folder / "good.nc", "--json", out / "o.txt"], folder, capsys)
 
 
+def test_an_output_never_replaces_an_input(folder, capsys):
+    good = folder / "good.nc"
+    before = good.read_bytes()
+    for argv in [
+        ["evaluate", good, "--contexts", "5", "--json", folder / "good.json"],
+        ["predict", "--context", good, "--images", good, "--out", folder / "out" / ".." / "good.nc"],
+        ["join", good, good, "--out", good],
+    ]:
+        assert "would replace the input" in refused(argv, folder, capsys)
+    assert good.read_bytes() == before
+
+
 def test_a_context_beyond_the_pool_is_refused(folder, capsys):
     argv = ["evaluate", folder / "good.nc", "--contexts", "5,500", "--json", folder / "out" / "o.json"]
     assert "500 is beyond the pool: 40 pictures less 10 test images leave 30" in refused(argv, folder, capsys)
