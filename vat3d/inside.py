@@ -116,7 +116,7 @@ class Solid:
             points = _uniform_on(self.mesh.vertices[self.mesh.faces[face]], rng)
             normals = self._normal[face] * np.where(self._is_open[face] & (rng.random(size) < 0.5), -1.0, 1.0)[:, None]
             points = points + normals * np.where(self._is_open[face], SHELL, 0.0)[:, None]
-            border, normals = self._border(points, normals)
+            border, normals = self._border(points, normals, self._is_open[face])
             found_points.append(points[border])
             found_normals.append(normals[border])
             found += int(border.sum())
@@ -127,15 +127,18 @@ class Solid:
         raise MeshError("the faces of the mesh bound no solid (they cancel or enclose each other); repair it first")
 
     def _border(
-        self, points: NDArray[np.float64], normals: NDArray[np.float64]
+        self, points: NDArray[np.float64], normals: NDArray[np.float64], on_sheet: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Which points lie between inside and outside, and their outward normals."""
         if self._trusted and self.mesh.report["components"] == 1:
             return np.ones(len(points), bool), normals
         ahead = self.contains(points + PROBE * normals)
-        if self._trusted:  # the winding number drops by one across every face, so outside ahead is inside behind
-            return ~ahead, normals
-        return ahead != self.contains(points - PROBE * normals), np.where(ahead[:, None], -normals, normals)
+        # Behind the offset of a sheet lies the sheet's shell; behind a face of a watertight mesh the winding number
+        # is one more than ahead. Only the faces of other closed parts need a second look.
+        behind = np.ones(len(points), bool)
+        if not self._trusted:
+            behind[~on_sheet] = self.contains(points[~on_sheet] - PROBE * normals[~on_sheet])
+        return ahead != behind, np.where((ahead & ~behind)[:, None], -normals, normals)
 
     def volume_fraction(self, n: int = 4096) -> float:
         """Share of the mesh's bounding box that is inside, from `n` fixed points."""
@@ -162,7 +165,7 @@ class Solid:
 
 def _closed_components(mesh: CanonicalMesh) -> NDArray[np.bool_]:
     """Whether each component bounds a solid."""
-    edges, edge, _ = edge_table(mesh.faces)
+    edges, edge, direction = edge_table(mesh.faces)
     odd = np.bincount(edge) % 2 == 1
     owner = np.empty(len(edges), np.int64)
     owner[edge] = np.repeat(mesh.component, 3)
@@ -170,7 +173,26 @@ def _closed_components(mesh: CanonicalMesh) -> NDArray[np.bool_]:
     area = np.bincount(mesh.component, face_areas_normals(mesh.vertices, mesh.faces)[0])
     rim = np.bincount(owner, length * odd, minlength=len(area))
     volume = np.abs(signed_volumes(mesh.vertices, mesh.faces, mesh.component))
-    return (rim <= RIM * np.sqrt(area)) & (volume > FLAT * area)
+    closed = (rim <= RIM * np.sqrt(area)) & (volume > FLAT * area)
+    uneven = np.bincount(owner, np.bincount(edge, direction) != 0, minlength=len(area)) > 0
+    for part in np.flatnonzero(closed & uneven):
+        closed[part] = _separates(mesh, mesh.component == part)
+    return closed
+
+
+def _separates(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> bool:
+    """Whether the chosen faces, which are not consistently oriented, still have inside and outside on their two sides."""
+    import igl
+
+    faces = np.ascontiguousarray(mesh.faces[chosen])
+    area, normal = face_areas_normals(mesh.vertices, faces)
+    largest = np.argsort(-area, kind="stable")[:64]
+    centre, step = mesh.vertices[faces[largest]].mean(1), PROBE * normal[largest]
+    ahead, behind = (
+        np.abs(igl.fast_winding_number(mesh.vertices, faces, np.ascontiguousarray(centre + side * step))) > 0.5
+        for side in (1, -1)
+    )
+    return bool(area[largest] @ (ahead != behind) > 0.5 * area[largest].sum())
 
 
 def _tree(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Any:

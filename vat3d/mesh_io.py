@@ -1,33 +1,199 @@
-"""Mesh files in and out, behind guards of our own: nothing is parsed before its claims fit its size."""
+"""Mesh files in and out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from setcore.files import atomic_path
+from vat3d import mesh_readers
 from vat3d.errors import MeshError
 
-EXTENSIONS = (".obj", ".ply", ".stl", ".off", ".glb")
+READERS: dict[str, Callable[[bytes], mesh_readers.Mesh]] = {
+    ".obj": mesh_readers.read_obj,
+    ".ply": mesh_readers.read_ply,
+    ".stl": mesh_readers.read_stl,
+    ".off": mesh_readers.read_off,
+    ".glb": mesh_readers.read_glb,
+}
+EXTENSIONS = tuple(READERS)
+WRITABLE = (".obj", ".ply", ".stl", ".glb")
+MAX_BYTES = 512 * 2**20
+"""Largest mesh file that is read."""
+FLOAT32_LOSS = 1e-4
+"""Rounding to float32 beyond this share of the longest half-side is worth a note."""
+
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"Rar!": "a RAR archive",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"\x7fELF": "a program",
+    b"\x80\x04": "a pickle",
+}
 
 
 def load_mesh(source: Any) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
-    """Vertices, triangles and notes of a mesh file, a trimesh object or a (vertices, faces) pair."""
+    """Vertices, triangles and notes of a mesh.
+
+    Parameters
+    ----------
+    source : path, trimesh.Trimesh, trimesh.Scene, or (vertices, faces)
+        Faces may have more than three corners; they become fans of triangles.
+
+    Returns
+    -------
+    vertices : float64 array of shape (n_vertices, 3)
+    faces : int64 array of shape (n_faces, 3)
+    notes : list of str
+        What was left out, such as texture.
+
+    Raises
+    ------
+    MeshError
+        The file is absent, too large, of another format than its name says, cut off or damaged; there are no faces,
+        indices out of range, or coordinates that are not finite.
+    """
+    name = "the mesh"
+    if isinstance(source, (str, Path)):
+        name = str(source)
+        try:
+            vertices, faces, notes = _read(Path(source))
+        except MeshError as error:
+            raise MeshError(f"{name}: {error}") from error
+    else:
+        vertices, faces, notes = _from_memory(source)
+    if not len(faces):
+        raise MeshError(f"{name}: it has no faces; point clouds and curves cannot be used")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        wrong = int(np.argmax(((faces < 0) | (faces >= len(vertices))).any(1)))
+        raise MeshError(
+            f"{name}: triangle {wrong} points to vertex {int(faces[wrong].max())}, but there are {len(vertices)} "
+            "vertices; it is cut off or damaged"
+        )
+    if not np.isfinite(vertices[np.unique(faces)]).all():
+        raise MeshError(f"{name}: it has coordinates that are not finite (NaN or infinity); export it again")
+    return vertices, faces, notes
+
+
+def save_mesh(path: str | Path, vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> list[str]:
+    """Write a triangle mesh as OBJ, PLY, STL or GLB (by the name's ending), atomically.
+
+    OBJ and PLY keep float64 where float32 would not do; STL and GLB cannot.
+
+    Returns
+    -------
+    list of str
+        A note where float32 cannot hold the coordinates, because they lie far from the origin.
+
+    Raises
+    ------
+    MeshError
+        The ending is none of these, or the coordinates overflow float32.
+    InputError
+        The place cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in WRITABLE:
+        raise MeshError(f"{path}: format {kind!r} is not written; choose one of {', '.join(WRITABLE)}")
+    vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
+    with np.errstate(over="ignore"):
+        narrow = vertices.astype(np.float32)
+    loss = np.abs(narrow.astype(np.float64) - vertices).max(initial=0.0)
+    lossy = bool(loss > FLOAT32_LOSS * np.ptp(vertices, axis=0).max() / 2)
+    if lossy and kind in (".stl", ".glb") and not np.isfinite(narrow).all():
+        raise MeshError(f"{path}: the coordinates are too large for {kind}; write OBJ or PLY")
+    with atomic_path(path) as temporary:
+        if kind == ".obj":
+            temporary.write_text(_obj_text(vertices, faces), encoding="ascii")
+        elif kind == ".ply":
+            temporary.write_bytes(_ply_bytes(vertices if lossy else narrow, faces))
+        else:
+            import trimesh
+
+            mesh = trimesh.Trimesh(vertices, faces, process=False)
+            temporary.write_bytes(mesh.export(file_type=kind[1:]))  # type: ignore[arg-type]
+    if lossy and kind in (".stl", ".glb"):
+        return [
+            f"{kind} holds float32, which moves vertices by up to {loss:.3g} this far from the origin; use OBJ or PLY"
+        ]
+    return []
+
+
+def _read(path: Path) -> mesh_readers.Mesh:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise MeshError(f"format {path.suffix!r} is not read; convert it to one of {', '.join(EXTENSIONS)}")
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise MeshError("it is not a file; name a mesh file")
+        if size > MAX_BYTES:
+            raise MeshError(f"the file has {size:,} bytes, more than {MAX_BYTES:,}; simplify the mesh first")
+        data = path.read_bytes()
+    except OSError as error:
+        raise MeshError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise MeshError("the file is empty")
+    for magic, what in _FOREIGN.items():
+        if data.startswith(magic):
+            raise MeshError(f"the file is {what}, not a mesh; unpack or export it first")
+    return reader(data)
+
+
+def _from_memory(source: Any) -> mesh_readers.Mesh:
     import trimesh
 
-    notes: list[str] = []
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        if path.suffix.lower() not in EXTENSIONS:
-            raise MeshError(f"{path}: format {path.suffix!r} is not read; convert it to one of {', '.join(EXTENSIONS)}")
-        if not path.is_file():
-            raise MeshError(f"{path} does not exist")
-        source = trimesh.load(path, process=False, maintain_order=True, skip_materials=True)
+    notes = []
     if isinstance(source, trimesh.Scene):
-        source = source.to_mesh()
+        try:
+            source = source.to_mesh()
+        except ValueError as error:
+            raise MeshError(f"the scene cannot be merged into one mesh ({error})") from error
     if isinstance(source, trimesh.Trimesh):
+        if source.visual.defined:
+            notes.append("texture and colours are dropped")
         source = (source.vertices, source.faces)
-    vertices, faces = source
-    return np.asarray(vertices, np.float64), np.asarray(faces, np.int64), notes
+    if not isinstance(source, (tuple, list)) or len(source) != 2:
+        raise MeshError(
+            "a mesh is a path, a trimesh.Trimesh, a trimesh.Scene or a pair (vertices, faces), "
+            f"not {type(source).__name__}"
+        )
+    try:
+        vertices, faces = np.asarray(source[0]), np.asarray(source[1])
+    except ValueError as error:
+        raise MeshError(f"vertices and faces must be rectangular arrays ({error})") from error
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or vertices.dtype.kind not in "fiu":
+        raise MeshError(f"vertices must be numbers of shape (n, 3), not {vertices.dtype} of shape {vertices.shape}")
+    if faces.ndim != 2 or (faces.size and (faces.shape[1] < 3 or faces.dtype.kind not in "iu")):
+        raise MeshError(f"faces must be integers of shape (n, 3), not {faces.dtype} of shape {faces.shape}")
+    triangles = faces if faces.shape[1] == 3 else mesh_readers.triangulate(faces.tolist())
+    return vertices.astype(np.float64), triangles.astype(np.int64), notes
+
+
+def _obj_text(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> str:
+    lines = [f"v {x!r} {y!r} {z!r}" for x, y, z in vertices.tolist()]
+    lines += [f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()]
+    return "\n".join(lines) + "\n"
+
+
+def _ply_bytes(vertices: NDArray[np.floating], faces: NDArray[np.int64]) -> bytes:
+    kind = "double" if vertices.dtype == np.float64 else "float"
+    header = (
+        f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertices)}\n"
+        f"property {kind} x\nproperty {kind} y\nproperty {kind} z\n"
+        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+    )
+    rows = np.empty(len(faces), np.dtype([("n", "u1"), ("corner", "<i4", 3)]))
+    rows["n"], rows["corner"] = 3, faces
+    return header.encode() + vertices.astype(vertices.dtype.newbyteorder("<")).tobytes() + rows.tobytes()
