@@ -27,6 +27,7 @@ KEPT_AREAS = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5)
 CLUSTER_CELLS = tuple(range(4, 33))
 LADDER = tuple(sorted({round(8 * 1.15**step) for step in range(48)}))
 _LARGEST = 40_000
+_GIVE_UP = 1.5  # sizes do not quite grow with the ladder: quantisation merges vertices
 _QUERIES = 3_000
 _SHORT_LIST, _FINAL_LIST = 10, 4
 _VERSION = 1
@@ -110,7 +111,7 @@ def _candidates(mesh: CanonicalMesh, largest: int) -> Iterator[Candidate]:
         for candidate in _encoded(vertices, faces, f"clustering in {cells} cells", fitting):
             if len(candidate.data) <= largest:
                 yield candidate
-            else:
+            elif len(candidate.data) > _GIVE_UP * largest:
                 fitting.discard(candidate.bits)
 
 
@@ -133,7 +134,7 @@ def _decimated(vertices: np.ndarray, faces: np.ndarray, method: str, largest: in
         for candidate in _encoded(points, triangles, method, fitting):
             if len(candidate.data) <= largest:
                 yield candidate
-            else:
+            elif len(candidate.data) > _GIVE_UP * largest:
                 fitting.discard(candidate.bits)
 
 
