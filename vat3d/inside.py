@@ -26,6 +26,9 @@ FLAT = 0.002
 PROBE = 2.0**-12
 """How far on both sides of the surface `surface_samples` looks to see which one is outside."""
 
+MOST_TRIED = 100_000
+"""Surface points that `surface_samples` tries at once."""
+
 
 class Solid:
     """The solid that a mesh stands for, in the evaluation frame.
@@ -110,8 +113,9 @@ class Solid:
         weight = self._area * np.where(self._is_open, 2.0, 1.0)
         cumulative = np.cumsum(weight / weight.sum())
         found_points, found_normals, found = [], [], 0
-        for attempt in range(20):
-            size = max(256, int((n - found) * 1.1) if attempt == 0 else 2 * (n - found))
+        share, tried = 1.0, 0
+        for _ in range(20):
+            size = min(int(1.1 * (n - found) / share) + 256, MOST_TRIED)
             face = np.minimum(np.searchsorted(cumulative, rng.random(size), side="right"), len(weight) - 1)
             points = _uniform_on(self.mesh.vertices[self.mesh.faces[face]], rng)
             normals = self._normal[face] * np.where(self._is_open[face] & (rng.random(size) < 0.5), -1.0, 1.0)[:, None]
@@ -122,7 +126,9 @@ class Solid:
             found += int(border.sum())
             if found >= n:
                 return np.concatenate(found_points)[:n], np.concatenate(found_normals)[:n]
-            if attempt == 4 and found < n // 100:
+            tried += size
+            share = max(found / tried, 1e-3)
+            if tried >= MOST_TRIED and not found:
                 break
         raise MeshError("the faces of the mesh bound no solid (they cancel or enclose each other); repair it first")
 
@@ -181,7 +187,7 @@ def _closed_components(mesh: CanonicalMesh) -> NDArray[np.bool_]:
 
 
 def _separates(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> bool:
-    """Whether the chosen faces, which are not consistently oriented, still have inside and outside on their two sides."""
+    """Whether the chosen faces, which are not consistently oriented, have inside and outside on their two sides."""
     import igl
 
     faces = np.ascontiguousarray(mesh.faces[chosen])
