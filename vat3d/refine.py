@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from setcore.seeding import torch_generator
+from vat3d.entropy import PRECISION, Tables
 from vat3d.losses import field_loss
 from vat3d.network import CodecNetwork
 
@@ -39,11 +40,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps, and samples of each kind a step."""
+    """How much work an effort means: gradient steps, samples a step, and the price of a bit in squared code distance."""
 
     steps: int
     samples: int = 2048
     learning_rate: float = 0.1
+    rate: float = 0.15
 
 
 EFFORTS = {"fast": Schedule(0), "normal": Schedule(150), "best": Schedule(500)}
@@ -54,6 +56,7 @@ def refine(
     target: Target,
     ids: Sequence[NDArray[np.int64]],
     fit: Callable[[NDArray[np.int64]], int],
+    tables: Tables,
     schedule: Schedule,
     *,
     seed: int = 0,
@@ -71,6 +74,8 @@ def refine(
         All scales, as the encoder chose them.
     fit : callable
         How many of some ids (all scales, flat) fit into the file.
+    tables : Tables
+        What each id costs in bits.
     schedule : Schedule
     seed : int
     deadline : float, optional
@@ -103,16 +108,23 @@ def refine(
             logits = network.field(network.planes(latent, target.box), points[None], target.box)
         return field_loss(logits, distances[None], config.sharpness)[0]
 
+    def choose() -> Tensor:
+        scores = half_power - vectors.detach() @ codebook.T + price
+        return scores.argmin(1)
+
     def consider() -> None:
-        nonlocal best, kept
+        nonlocal best, kept, price
         with torch.no_grad():
-            chosen = quantizer.nearest(vectors)
+            chosen = choose()
             now = chosen.numpy()
+            price = schedule.rate * id_costs(tables, now)
             kept = fit(now)
             loss = float(_weigh(decode_loss(chosen, torch.zeros_like(vectors), *held), len(held[0]) // 2))
         if loss < best[0]:
             best = (loss, now[:kept].copy())
 
+    half_power = codebook.square().sum(1) / 2
+    price = torch.zeros(())
     consider()
     for step in tqdm(range(schedule.steps), desc="refine", unit="step", disable=not progress):
         if deadline is not None and time.perf_counter() > deadline:
@@ -121,16 +133,23 @@ def refine(
             group["lr"] = schedule.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
         generator = torch_generator(seed, "refine", step)
         points, distances = _subset(target, generator, schedule.samples)
-        chosen = quantizer.nearest(vectors.detach())
+        chosen = choose()
         loss = _weigh(decode_loss(chosen, vectors - vectors.detach(), points, distances), schedule.samples // 2)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            vectors.lerp_(codebook[quantizer.nearest(vectors)], 0.02)
+            vectors.lerp_(codebook[chosen], 0.02)
         if (step + 1) % 25 == 0 or step + 1 == schedule.steps:
             consider()
     return best[1]
+
+
+def id_costs(tables: Tables, ids: NDArray[np.int64]) -> Tensor:
+    """Bits that each code would cost at each token (tokens, codes), the tokens before it being as in `ids`."""
+    known = tables.bucket[ids[np.maximum(tables.parent, 0)]]
+    rows = tables.row + np.where(tables.parent >= 0, known, 0)
+    return torch.from_numpy((PRECISION - np.log2(tables.frequencies))[rows].astype(np.float32))
 
 
 def _weigh(errors: Tensor, near: int) -> Tensor:

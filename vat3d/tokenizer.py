@@ -132,7 +132,8 @@ class MeshTokenizer:
         if schedule.steps:
             deadline = None if time_limit is None else started + time_limit
             flat = refine(
-                self.network, _target(solid, place, box, seed), ids, fit, schedule, seed=seed, deadline=deadline,
+                self.network, _target(solid, place, box, seed), ids, fit, self.model.tables,
+                schedule, seed=seed, deadline=deadline,
                 progress=effort == "best" if progress is None else progress,
             )  # fmt: skip
         else:
