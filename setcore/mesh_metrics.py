@@ -83,7 +83,7 @@ def chamfer_distance(a: SurfaceSamples, b: SurfaceSamples) -> float:
 
 
 def f_score(reference: SurfaceSamples, other: SurfaceSamples, threshold: float) -> float:
-    """Harmonic mean of precision (samples of `other` closer than `threshold` to `reference`) and recall (the reverse)."""
+    """Harmonic mean of precision (share of `other` closer than `threshold` to `reference`) and recall (the reverse)."""
     return _f_score(reference.nearest(other.points)[0], other.nearest(reference.points)[0], threshold)
 
 
