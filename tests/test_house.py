@@ -30,25 +30,21 @@ HEAVY = {
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imported_by(code: str) -> set[str]:
-    """Top-level names of the modules that a new interpreter holds after `code`."""
-    report = "; import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
-    result = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, cwd=ROOT)
+def imported(package: str, modules: list[str]) -> list[set[str]]:
+    """Top-level names that a new interpreter holds after `import package`, and after importing all its modules."""
+    held = "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    code = f"import json, sys; import {package}; {held}; import {', '.join(modules)}; {held}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    return set(json.loads(result.stdout))
+    return [set(json.loads(line)) for line in result.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_neither_its_neighbour_nor_anything_heavy(package):
-    assert not imported_by(f"import {package}") & (OTHERS[package] | NOTEBOOK | HEAVY)
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_no_module_of_a_package_imports_its_neighbour_matplotlib_open_clip_or_jupyter(package):
+def test_what_imports_bring_along(package):
     modules = [module.name for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}.")]
-    assert modules
-    loaded = imported_by("import " + ", ".join(modules))
-    assert not loaded & (OTHERS[package] | NOTEBOOK | {"matplotlib", "open_clip"})
+    by_name, by_all = imported(package, modules)
+    assert not by_name & (OTHERS[package] | NOTEBOOK | HEAVY)
+    assert not by_all & (OTHERS[package] | NOTEBOOK | {"matplotlib", "open_clip"})
 
 
 def calls(node: ast.AST, forked: bool = False) -> Iterator[tuple[str, ast.Call, bool]]:
