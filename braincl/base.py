@@ -118,8 +118,10 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
         ResponseError
         """
         try:
-            X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True, ensure_min_samples=2)
-            Y = y.reshape(len(y), -1).astype(X.dtype, copy=False)
+            X, y = validate_data(
+                self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True, ensure_min_samples=2, force_writeable=True
+            )
+            Y = np.require(y.reshape(len(y), -1), X.dtype, "W")  # torch takes no read-only arrays
         except ValueError as error:
             raise ResponseError(str(error)) from error
         if Y.shape[1] == 0:
@@ -131,7 +133,7 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
     def _validate_query(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self, "coef_")
         try:
-            return validate_data(self, X, dtype=FLOATS, reset=False)
+            return validate_data(self, X, dtype=FLOATS, reset=False, force_writeable=True)
         except ValueError as error:
             raise ResponseError(str(error)) from error
 

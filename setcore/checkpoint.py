@@ -56,7 +56,11 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
         if type(value) not in options and not (type(value) is int and float in options):
             raise CheckpointError(f"{where} is {value!r}, expected {' or '.join(t.__name__ for t in options)}")
         return value
-    return tuple(value) if isinstance(value, list) else value
+    return _as_tuples(value)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
