@@ -25,7 +25,6 @@ FLAT = 0.002
 """A closed component with less volume than this times its area is a sheet."""
 PROBE = 2.0**-12
 """How far on both sides of the surface `surface_samples` looks to see which one is outside."""
-
 MOST_TRIED = 100_000
 """Surface points that `surface_samples` tries at once."""
 

@@ -198,10 +198,11 @@ class _Writer:
         """Turn pending meshes of full shards into shards."""
         for shard in range(len(self.index) // SHARD):
             numbers = [self.pending(shard * SHARD + row) for row in range(SHARD)]
-            if numbers[-1].exists():  # deleted last, so that its presence means that the shard may not be whole
+            if numbers[0].exists():  # deleted first: while it is there, all are, and the shard may not be whole
                 self._write_shard(shard, SHARD)
+            if numbers[-1].exists():
                 for path in numbers:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
         for row in range(len(self.index) % SHARD):
             path = self.pending(len(self.index) // SHARD * SHARD + row)
             if not path.exists():

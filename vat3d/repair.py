@@ -84,9 +84,9 @@ def canonical_mesh(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -
     report["degenerate_faces"] = int((~proper).sum())
     faces, votes = _unique_faces(faces[proper])
     report["duplicate_faces"] = int(proper.sum()) - len(faces)
-    if not len(faces):
-        raise MeshError("every face of the mesh is degenerate (no area); export it again with real triangles")
     points, faces = _compact(merged * MERGE_STEP, faces)
+    if not face_areas_normals(points, faces)[0].sum() > 0:
+        raise MeshError("every face of the mesh is degenerate (no area); export it again with real triangles")
     faces, flipped = _orient(points, faces, votes)
     faces = _sorted_faces(faces)
     component = face_components(faces, len(points))

@@ -1,0 +1,135 @@
+"""Solids: exact distances, shells of stated thickness, signs that survive flips, doubles and inner parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import trimesh
+
+from vat3d.errors import MeshError
+from vat3d.inside import SHELL, Solid
+from vat3d.repair import canonical_mesh
+
+RNG = np.random.default_rng(0)
+POINTS = RNG.uniform(-1.3, 1.3, (3001, 3))
+
+
+def solid(vertices, faces) -> Solid:
+    return Solid(canonical_mesh(np.asarray(vertices, np.float64), np.asarray(faces, np.int64)))
+
+
+def box_distance(points: np.ndarray, half: np.ndarray) -> np.ndarray:
+    q = np.abs(points) - half
+    return np.linalg.norm(np.maximum(q, 0), axis=1) + np.minimum(q.max(1), 0)
+
+
+BOX = trimesh.creation.box((2, 1, 0.5))
+HALF = np.array([1, 0.5, 0.25])
+SPHERE = trimesh.creation.icosphere(subdivisions=3)
+
+
+@pytest.mark.parametrize("change", ["as it is", "inside out", "doubled", "turned at random"])
+def test_signed_distance_of_a_box_is_exact(change):
+    faces = np.asarray(BOX.faces)
+    if change == "inside out":
+        faces = faces[:, ::-1]
+    elif change == "doubled":
+        faces = np.concatenate([faces, faces[:, ::-1], faces[:5]])
+    elif change == "turned at random":
+        faces = np.where((np.arange(len(faces)) % 3 == 0)[:, None], faces[:, ::-1], faces)
+    box = solid(BOX.vertices * 7 + 3, faces)
+    np.testing.assert_allclose(box.signed_distance(POINTS), box_distance(POINTS, HALF), atol=1e-6)
+    np.testing.assert_array_equal(box.contains(POINTS), box_distance(POINTS, HALF) < 0)
+    assert box.report == {"closed_components": 1, "open_components": 0, "shell": 0.0, "closed": True}
+
+
+def test_volume_fraction_of_a_sphere():
+    assert abs(solid(SPHERE.vertices, SPHERE.faces).volume_fraction(20_000) - np.pi / 6) < 0.012
+
+
+def test_an_open_sheet_is_a_shell_of_stated_thickness():
+    sheet = solid([[-1, -0.7, 0], [1, -0.7, 0], [1, 0.7, 0], [-1, 0.7, 0]], [[0, 1, 2], [0, 2, 3]])
+    nearest = np.clip(POINTS, [-1, -0.7, 0], [1, 0.7, 0])
+    expected = np.linalg.norm(POINTS - nearest, axis=1) - SHELL
+    np.testing.assert_allclose(sheet.signed_distance(POINTS), expected, atol=1e-6)
+    assert sheet.report == {"closed_components": 0, "open_components": 1, "shell": SHELL, "closed": False}
+    points, normals = sheet.surface_samples(2000, seed=1)
+    np.testing.assert_allclose(np.abs(points[:, 2]), SHELL, atol=1e-12)
+    np.testing.assert_array_equal(np.sign(points[:, 2]), normals[:, 2])
+    assert 0.4 < (points[:, 2] > 0).mean() < 0.6
+
+
+def test_closed_and_open_parts_are_united():
+    sheet = np.array([[-1, -0.5, 0.9], [1, -0.5, 0.9], [1, 0.5, 0.9]])
+    vertices = np.concatenate([BOX.vertices - [0, 0, 0.65], sheet])
+    both = solid(vertices, np.concatenate([BOX.faces, [[8, 9, 10]]]))
+    assert (both.report["closed_components"], both.report["open_components"]) == (1, 1)
+    low = solid(BOX.vertices - [0, 0, 0.65], BOX.faces)
+    shifted = POINTS + both.mesh.centre - low.mesh.centre
+    distance = both.signed_distance(POINTS)
+    box = low.signed_distance(shifted)
+    assert (distance <= box + 1e-6).all()
+    np.testing.assert_allclose(distance[box < 0], box[box < 0], atol=1e-5)
+
+
+def test_a_flat_box_becomes_a_shell():
+    assert solid(BOX.vertices * [1, 1, 0.005], BOX.faces).report["closed"] is False
+
+
+def test_a_small_hole_stays_closed():
+    fine = trimesh.creation.icosphere(subdivisions=5)
+    holed = solid(fine.vertices, fine.faces[1:])
+    assert holed.report["closed"]
+    np.testing.assert_array_equal(holed.contains(POINTS), solid(fine.vertices, fine.faces).contains(POINTS))
+    assert not solid(fine.vertices, fine.faces[1000:]).report["closed"]
+
+
+def test_surface_samples_lie_on_the_outer_surface_only():
+    inner = SPHERE.vertices * 0.5
+    vertices = np.concatenate([SPHERE.vertices, inner, SPHERE.vertices * 0.4 + [0.9, 0, 0]])
+    n = len(SPHERE.vertices)
+    both = solid(vertices, np.concatenate([SPHERE.faces, SPHERE.faces + n, SPHERE.faces + 2 * n]))
+    points, normals = both.surface_samples(4000, seed=2)
+    points = points * both.mesh.half_side + both.mesh.centre
+    outer, knob = np.linalg.norm(points, axis=1), np.linalg.norm(points - [0.9, 0, 0], axis=1)
+    assert (outer > 0.98).all()
+    assert (knob > 0.39).all()
+    assert (np.minimum(np.abs(outer - 1), np.abs(knob - 0.4)) < 0.01).all()
+    on_sphere = (np.abs(outer - 1) < 0.01) & (knob > 0.45)
+    assert (np.einsum("ij,ij->i", points, normals)[on_sphere] > 0.9).all()
+
+
+def test_surface_samples_are_area_uniform_and_seeded():
+    box = solid(BOX.vertices, BOX.faces)
+    points, normals = box.surface_samples(20_000, seed=3)
+    np.testing.assert_allclose(box_distance(points, HALF), 0, atol=1e-6)
+    share = [(np.abs(normals[:, k]) > 0.5).mean() for k in range(3)]
+    areas = np.array([1 * 0.5, 2 * 0.5, 2 * 1.0])
+    np.testing.assert_allclose(share, areas / areas.sum(), atol=0.015)
+    np.testing.assert_array_equal(points, box.surface_samples(20_000, seed=3)[0])
+    assert not np.array_equal(points, box.surface_samples(20_000, seed=4)[0])
+
+
+def test_surface_that_is_mostly_hidden_is_still_sampled_in_full():
+    sheets = [np.array([[0, 0, z], [1, 0, z], [1, 1, z], [0, 1, z]], float) for z in np.arange(40) * 2e-3]
+    faces = [np.array([[0, 1, 2], [0, 2, 3]]) + 4 * k for k in range(40)]
+    stack = solid(np.concatenate(sheets), np.concatenate(faces))
+    points, _ = stack.surface_samples(3000)
+    assert points.shape == (3000, 3)
+    assert (np.abs(stack.signed_distance(points)) < 1e-3).all()
+
+
+def test_training_surface_of_a_box_is_closed_and_at_the_right_place():
+    vertices, faces = solid(BOX.vertices, BOX.faces).training_surface(32)
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    assert mesh.is_watertight
+    assert np.abs(box_distance(vertices, HALF)).max() < 0.05
+    np.testing.assert_allclose(mesh.volume, 1.0, rtol=0.05)
+
+
+def test_no_solid(monkeypatch):
+    box = solid(BOX.vertices, BOX.faces)
+    monkeypatch.setattr(box, "_trusted", False)
+    monkeypatch.setattr(box, "contains", lambda points: np.ones(len(points), bool))
+    with pytest.raises(MeshError, match="bound no solid"):
+        box.surface_samples(10)
