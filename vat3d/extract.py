@@ -66,8 +66,8 @@ def extract_surface(
     while resolution >= coarse << (levels + 1):
         levels += 1
     side = -(-resolution >> levels)
-    cells = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    all_cells, first_side = cells, side
+    cells = first_cells = np.flatnonzero(np.pad(np.ones((side,) * 3, bool), (0, 1)))
+    first_side = side
     for level in range(levels + 1):
         cells, values = _follow(field, cells, side, iso)
         crossed = _crossed(values)
@@ -77,15 +77,34 @@ def extract_surface(
         near = crossed | (np.abs(values).mean(1) <= reach)
         if not near.any():
             break
-        cells = (2 * cells[near][:, None] + CORNERS).reshape(-1, 3)
+        cells = _children(cells[near], side)
         side *= 2
     if not crossed.any():
-        _, values = _corner_values(field, all_cells, first_side, 0.0)
-        inner = ((all_cells > 0) & (all_cells < first_side)).all(1)  # a cell's lowest corner is corner 0
-        level_of_some = float(np.quantile(values[inner, 0], EMPTY_QUANTILE))
+        values = _corner_values(field, first_cells, first_side, 0.0)[:, 0]  # at the cells' lowest corners
+        inner = (_grid(first_cells, first_side) > 0).all(1)
+        level_of_some = float(np.quantile(values[inner], EMPTY_QUANTILE))
         return extract_surface(field, resolution, coarse, level_of_some + 1e-5 * (1 + abs(level_of_some)), saturation)
-    start, stop, at_start, at_stop, faces = polygonise(cells[crossed], values[crossed], side)
+    start, stop, at_start, at_stop, faces = polygonise(_grid(cells[crossed], side), values[crossed], side)
     return _place(field, _position(start, side), _position(stop, side), at_start, at_stop, iso), faces
+
+
+# A cell is known by the number of its lowest corner in the grid of (side + 1)^3 points; sets of cells are sorted.
+
+
+def _grid(keys: np.ndarray, side: int) -> np.ndarray:
+    """Positions (n, 3) of numbered points, or of the lowest corners of cells."""
+    return np.stack(np.unravel_index(keys, (side + 1,) * 3), 1)
+
+
+def _offsets(side: int) -> np.ndarray:
+    """What to add to the number of a cell for each of its corners, shape (8,)."""
+    return np.asarray(CORNERS @ [(side + 1) ** 2, side + 1, 1])
+
+
+def _children(cells: np.ndarray, side: int) -> np.ndarray:
+    """The eight halves of each cell, on the grid of twice as many cells a side."""
+    lowest = 2 * _grid(cells, side) @ [(2 * side + 1) ** 2, 2 * side + 1, 1]
+    return np.sort((lowest + _offsets(2 * side)[:, None]).ravel(), kind="stable")
 
 
 def _position(points: np.ndarray, side: int) -> np.ndarray:
@@ -94,29 +113,29 @@ def _position(points: np.ndarray, side: int) -> np.ndarray:
 
 
 def _evaluate(field: Field, points: np.ndarray, iso: float) -> np.ndarray:
-    """Field minus `iso` in float64, batch by batch; what is not finite is far outside."""
+    """Field minus `iso`, batch by batch; what is not finite is far outside."""
     points = points.astype(np.float32)
     parts = [np.asarray(field(points[k : k + _BATCH]), np.float64) for k in range(0, len(points), _BATCH)]
     return np.nan_to_num(np.concatenate(parts), nan=1e3, posinf=1e3, neginf=-1e3) - iso
 
 
-def _corner_values(field: Field, cells: np.ndarray, side: int, iso: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cells in grid order and the field at their corners (n, 8), each grid point evaluated once.
+def _corner_values(field: Field, cells: np.ndarray, side: int, iso: float) -> np.ndarray:
+    """The field at the corners of cells, shape (n, 8), each grid point evaluated once.
 
     Points on the border of the cube are outside, and no value is exactly zero.
     """
-    points = side + 1
-    cells = cells[np.argsort((cells[:, 0] * points + cells[:, 1]) * points + cells[:, 2])]
-    corners = cells[:, None] + CORNERS
-    keys, inverse = np.unique(
-        (corners[..., 0] * points + corners[..., 1]) * points + corners[..., 2], return_inverse=True
-    )
-    where = np.stack(np.unravel_index(keys, (points,) * 3), 1)
+    corners = cells + _offsets(side)[:, None]  # eight sorted runs, which a stable sort merges
+    points = np.sort(corners.ravel(), kind="stable")
+    points = points[np.concatenate([[True], points[1:] != points[:-1]])]
+    where = _grid(points, side)
     values = _evaluate(field, _position(where, side), iso)
     tiny = 1e-9
     values[((where == 0) | (where == side)).any(1) & (values < tiny)] = tiny
     values[values == 0] = tiny
-    return cells, values[inverse.reshape(-1, 8)]
+    at_corners = np.empty((len(cells), 8))
+    for corner, keys in enumerate(corners):
+        at_corners[:, corner] = values[np.searchsorted(points, keys)]
+    return at_corners
 
 
 def _crossed(values: np.ndarray) -> np.ndarray:
@@ -127,29 +146,25 @@ def _crossed(values: np.ndarray) -> np.ndarray:
 
 def _follow(field: Field, cells: np.ndarray, side: int, iso: float) -> tuple[np.ndarray, np.ndarray]:
     """The given cells and all that the surface enters from them, with the field at their corners."""
-    cells, values = _corner_values(field, cells, side, iso)
-    edge = cells  # cells whose neighbours have not been looked at
-    edge_values = values
+    values = _corner_values(field, cells, side, iso)
+    steps = _offsets(side)[[1, 2, 4]]
+    edge, edge_values = cells, values  # cells whose neighbours have not been looked at
     while True:
         inside = edge_values < 0
         entered = []
         for axis in range(3):
-            for upper in (0, 1):
+            for upper in (0, 1):  # no surface leaves the cube: its border is outside
                 face = inside[:, CORNERS[:, axis] == upper]
-                step = np.eye(3, dtype=np.int64)[axis] * (2 * upper - 1)
-                entered.append(edge[face.any(1) & ~face.all(1)] + step)
-        new = np.unique(_keys(np.concatenate(entered), side))
-        new = new[~np.isin(new, _keys(cells, side))]
+                neighbours = edge[face.any(1) & ~face.all(1)] + (2 * upper - 1) * steps[axis]
+                known = cells[np.minimum(np.searchsorted(cells, neighbours), len(cells) - 1)] == neighbours
+                entered.append(neighbours[~known])
+        new = np.unique(np.concatenate(entered))
         if not new.size:
-            break
-        edge, edge_values = _corner_values(field, np.stack(np.unravel_index(new, (side,) * 3), 1), side, iso)
-        cells, values = np.concatenate([cells, edge]), np.concatenate([values, edge_values])
-    order = np.argsort(_keys(cells, side))
-    return cells[order], values[order]
-
-
-def _keys(cells: np.ndarray, side: int) -> np.ndarray:
-    return (cells[:, 0] * side + cells[:, 1]) * side + cells[:, 2]
+            return cells, values
+        edge, edge_values = new, _corner_values(field, new, side, iso)
+        cells = np.concatenate([cells, edge])
+        order = np.argsort(cells, kind="stable")
+        cells, values = cells[order], np.concatenate([values, edge_values])[order]
 
 
 def _place(
