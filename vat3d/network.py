@@ -50,7 +50,7 @@ class CodecNetwork(nn.Module):
         distance = -self.config.sharpness * self.field(planes, points, box)
         return torch.maximum(distance, box_distance(points, box))
 
-    def decode(self, ids: Sequence[Int[Tensor, "b k"]], box: Float[Tensor, "b 3"]) -> Float[Tensor, "b p R R f"]:
+    def decode(self, ids: Sequence[Int[Tensor, "b _"]], box: Float[Tensor, "b 3"]) -> Float[Tensor, "b p R R f"]:
         """Feature planes of a prefix of tokens."""
         return self.planes(self.quantizer.dequantize(ids), box)
 

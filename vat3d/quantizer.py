@@ -125,7 +125,7 @@ class ScaleQuantizer(nn.Module):
         straight = total + latent - latent.detach()
         return Quantized(straight, ids, torch.stack([torch.stack(losses).mean(), commitment]), inputs)
 
-    def dequantize(self, ids: Sequence[Int[Tensor, "b k"]]) -> Float[Tensor, "b p r r c"]:
+    def dequantize(self, ids: Sequence[Int[Tensor, "b _"]]) -> Float[Tensor, "b p r r c"]:
         """Latent grid of a prefix of tokens; the last scale may hold fewer than its full count."""
         total = self.codebook.new_zeros(len(ids[0]) if ids else 1, 3, self.grid, self.grid, self.channels)
         for scale, chosen in enumerate(ids):

@@ -40,7 +40,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps, samples a step, and the price of a bit in squared code distance."""
+    """How much work an effort means: gradient steps, samples a step, and the price of a bit in code distance."""
 
     steps: int
     samples: int = 2048

@@ -46,9 +46,11 @@ def parent_tokens(sides: Sequence[int]) -> NDArray[np.int64]:
 
 
 def code_buckets(codebook: Tensor, count: int = BUCKETS, rounds: int = 20) -> NDArray[np.int64]:
-    """Codes in `count` groups of neighbours (k-means from evenly spaced norms; deterministic)."""
-    order = codebook.norm(dim=1).argsort()
-    centres = codebook[order[torch.linspace(0, len(order) - 1, min(count, len(order))).long()]].clone()
+    """Codes in `count` groups of neighbours (k-means from codes far apart; deterministic)."""
+    chosen = [int(codebook.norm(dim=1).argmin())]
+    while len(chosen) < min(count, len(codebook)):
+        chosen.append(int(torch.cdist(codebook, codebook[chosen]).amin(1).argmax()))
+    centres = codebook[chosen].clone()
     group = torch.cdist(codebook, centres).argmin(1)
     for _ in range(rounds):
         for index in range(len(centres)):
@@ -115,9 +117,10 @@ def export(
     facts: dict[str, Any] | None = None,
     *,
     seed: int = 0,
+    count: int = 1024,
 ) -> TokenModel:
-    """Fit tables on training shapes and write the release."""
-    return write_release(folder, network, training_ids(network, datasets, seed=seed), facts)
+    """Fit tables on about `count` training shapes and write the release."""
+    return write_release(folder, network, training_ids(network, datasets, seed=seed, count=count), facts)
 
 
 def load_release(folder: str | Path) -> tuple[CodecNetwork, TokenModel, dict[str, Any]]:

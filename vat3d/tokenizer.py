@@ -255,10 +255,23 @@ def network_box(frame: Frame) -> Tensor:
 
 
 def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Stretch vertices axis by axis so that their bounding box is the one of half-extents `half`, centred."""
+    """Move vertices so that their bounding box is the one of half-extents `half`, centred.
+
+    What a side lacks is made up mostly near that side (the shift grows with the cube of the distance from the middle),
+    so that a lost tip does not push everything else about. A mesh on one side of the middle is stretched as a whole.
+    """
     low, high = vertices.min(0), vertices.max(0)
-    span = np.maximum((high - low) / 2, 1e-9)
-    return (vertices - (low + high) / 2) * (half / span)
+    fitted = np.empty_like(vertices)
+    for axis in range(3):
+        x = vertices[:, axis]
+        reach = np.where(x > 0, high[axis], -low[axis])
+        missing = half[axis] - reach
+        if low[axis] < 0 < high[axis] and (3 * -missing < reach).all():  # the shift keeps the order of points
+            fitted[:, axis] = x + np.sign(x) * missing * np.abs(x / reach) ** 3
+        else:
+            span = max((high[axis] - low[axis]) / 2, 1e-9)
+            fitted[:, axis] = (x - (low[axis] + high[axis]) / 2) * (half[axis] / span)
+    return fitted
 
 
 def _target(solid: Solid, place: _Place, box: Tensor, seed: int) -> Target:

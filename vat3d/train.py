@@ -255,7 +255,10 @@ def _train(
         bar.set_postfix(step=step, loss=f"{line['loss']:.3f}", refresh=False)
     bar.close()
     _save(folder, whole, optimizer, average, step, watch.seconds, quantise, line)
-    export(folder, averaged_network(codec, average), datasets, seed=seed)
+    facts = {name: line[name] for name in ("step", "samples") if name in line} | {
+        "minutes": round(watch.seconds / 60, 1)
+    }
+    export(folder, averaged_network(codec, average), datasets, facts, seed=seed, count=config.table_shapes)
     return {"seconds": round(watch.seconds, 1), **line}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vat3d.config import TrainConfig
 from vat3d.network import CodecNetwork
 
 
+@runtime_checkable
 class Samples(Protocol):
     """What training asks of a data set; `vat3d.prepare.Dataset` is one."""
 

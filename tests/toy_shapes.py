@@ -1,0 +1,73 @@
+"""Analytic training shapes, boxes and ellipsoids, and a tokenizer small enough for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vat3d.config import CodecConfig, TrainConfig
+
+CODEC = CodecConfig(
+    width=32, hidden=32, encoder_layers=1, decoder_layers=1, plane=32, grid=8, stem=16, features=8, head=16,
+    channels=4, codes=32, sides=(1, 2, 3, 4, 6, 8),
+)  # fmt: skip
+TRAIN = TrainConfig(
+    batch=3, surface=512, volume=128, near=96, warmup=4, report_every=4, save_every=5, revive_every=3,
+    table_shapes=32, bfloat16=False,
+)  # fmt: skip
+
+
+def box_distance(points: Tensor, half: Tensor) -> Tensor:
+    """Signed distance to a centred box."""
+    outside = points.abs() - half
+    return outside.clamp_min(0).norm(dim=-1) + outside.amax(-1).clamp_max(0)
+
+
+def ellipsoid_distance(points: Tensor, half: Tensor) -> Tensor:
+    """Signed distance to a centred ellipsoid, to first order."""
+    near = (points / half).norm(dim=-1)
+    return near * (near - 1) / (points / half**2).norm(dim=-1).clamp_min(1e-6)
+
+
+class Toy:
+    """Shape i is a box (odd) or an ellipsoid (even) of random half-extents, the longest 1."""
+
+    def __init__(self, count: int = 40, samples: int = 2048) -> None:
+        self.count, self.samples = count, samples
+
+    def split(self, name: str) -> np.ndarray:
+        held = self.count - 8
+        return np.arange(held) if name == "train" else np.arange(held, self.count)
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        shapes = [self._shape(int(index)) for index in indices]
+        return {kind: torch.stack([shape[kind] for shape in shapes]).half() for kind in shapes[0]}
+
+    def _shape(self, index: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(index)
+        half = torch.rand(3, generator=generator) * 0.8 + 0.2
+        half = half / half.max()
+        directions = functional.normalize(torch.randn(self.samples, 3, generator=generator), dim=-1)
+        if index % 2:
+            share = directions.abs() / half
+            points = directions / share.amax(-1, keepdim=True)
+            normals = functional.one_hot(share.argmax(-1), 3) * directions.sign()
+            distance = box_distance
+        else:
+            points, normals, distance = (
+                directions * half,
+                functional.normalize(directions / half, dim=-1),
+                ellipsoid_distance,
+            )
+        near = points + 0.03 * torch.randn(self.samples, 3, generator=generator)
+        volume = (torch.rand(self.samples, 3, generator=generator) * 2 - 1) * 1.05
+        return {
+            "surface": torch.cat([points, normals], -1),
+            "near": torch.cat([near, distance(near, half)[:, None]], -1),
+            "volume": torch.cat([volume, distance(volume, half)[:, None]], -1),
+        }

@@ -1,0 +1,132 @@
+import itertools
+
+import torch
+from torch.nn import functional
+from toy_shapes import CODEC
+
+from vat3d.quantizer import area_weights, centre_first, linear_weights
+from vat3d.release import code_buckets, parent_tokens
+from vat3d.train import CodeUse, kept_tokens, new_network
+
+
+def latent(batch: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, 3, 8, 8, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_reduction_and_raising_equal_torch() -> None:
+    rows = torch.randn(1, 1, 12, generator=torch.Generator().manual_seed(0))
+    for side in (1, 2, 3, 4, 6, 12):
+        torch.testing.assert_close(
+            area_weights(side, 12) @ rows[0, 0], functional.interpolate(rows, side, mode="area")[0, 0]
+        )
+        coarse = rows[:, :, :side]
+        torch.testing.assert_close(
+            linear_weights(side, 12) @ coarse[0, 0],
+            functional.interpolate(coarse, 12, mode="linear", align_corners=False)[0, 0],
+        )
+    uneven = area_weights(5, 12)  # not a divisor: exact overlaps, mean preserved
+    torch.testing.assert_close(uneven.sum(1), torch.ones(5))
+    torch.testing.assert_close(uneven.sum(0), torch.full((12,), 5 / 12))
+
+
+def test_token_order_is_a_permutation_from_the_centre_with_planes_in_turn() -> None:
+    order = centre_first(5)
+    assert sorted(order.tolist()) == list(range(75))
+    assert order[:3].tolist() == [12, 12 + 25, 12 + 50]
+
+
+def test_nearest_code_is_exact_and_ties_go_low() -> None:
+    quantizer = new_network(CODEC, 0).quantizer
+    vectors = latent(seed=1).reshape(-1, 4)
+    brute = (vectors[:, None].double() - quantizer.codebook.double()).norm(dim=-1).argmin(1)
+    assert torch.equal(quantizer.nearest(vectors), brute)
+    with torch.no_grad():
+        quantizer.codebook[9] = quantizer.codebook[4]
+    assert quantizer.nearest(quantizer.codebook[9][None]).item() == 4
+
+
+def test_dequantized_ids_equal_the_quantised_latent() -> None:
+    quantizer = new_network(CODEC, 0).quantizer
+    with torch.no_grad():
+        for conv in quantizer.smooth:
+            conv.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    for kept in (2, 3, 20, 100, sum(CODEC.scales)):
+        result = quantizer(latent(1), torch.tensor([kept]))
+        ids = [part[part >= 0][None] for part in result.ids]
+        assert sum(part.shape[1] for part in ids) == kept
+        torch.testing.assert_close(quantizer.dequantize(ids), result.latent, atol=1e-5, rtol=1e-5)
+
+
+def test_prefixes_agree_and_errors_fall_once_the_codebook_fits() -> None:
+    quantizer = new_network(CODEC, 0).quantizer
+    grid = latent(16)
+    quantizer.initialise(grid, torch.Generator().manual_seed(0))
+    errors, full = [], quantizer(grid).ids
+    for kept in torch.tensor(CODEC.scales).cumsum(0).tolist():
+        result = quantizer(grid, torch.full((16,), kept))
+        assert all(torch.equal(a, b) for a, b in zip(result.ids, full, strict=False))
+        errors.append(float((result.latent - grid).square().mean().detach()))
+    assert errors[-1] < 0.6 * errors[0]
+    assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(errors))
+
+
+def test_gradients_go_straight_through_and_to_the_codes() -> None:
+    quantizer = new_network(CODEC, 0).quantizer
+    grid = latent().requires_grad_()
+    weights = latent(seed=3)
+    (quantizer(grid).latent * weights).sum().backward()
+    torch.testing.assert_close(grid.grad, weights)
+    assert quantizer.codebook.grad is not None
+    assert quantizer.codebook.grad.abs().sum() > 0
+    assert quantizer.log_gain.grad is not None
+
+
+def test_dead_codes_move_onto_the_data() -> None:
+    quantizer = new_network(CODEC, 0).quantizer
+    data = torch.full((5, 4), 7.0)
+    dead = torch.arange(CODEC.codes) == 3
+    before = quantizer.codebook.detach().clone()
+    quantizer.revive([data, data[:0]], dead, torch.Generator().manual_seed(0))
+    assert torch.equal(quantizer.codebook[3], data[0])
+    assert torch.equal(quantizer.codebook[~dead], before[~dead])
+
+
+def test_code_use_counts_perplexity() -> None:
+    use = CodeUse(1, 4, decay=0.0)
+    use.update([torch.tensor([[0, 1, -1], [0, 1, -1]])])
+    assert abs(use.perplexity()[0] - 2) < 1e-5
+    assert use.dead().tolist() == [False, False, True, True]
+    assert use.in_use() == [2]
+
+
+def test_kept_tokens_cover_prefixes() -> None:
+    kept = kept_tokens(CODEC.scales, 4000, torch.Generator().manual_seed(0))
+    total = sum(CODEC.scales)
+    assert int(kept.min()) == 3
+    assert int(kept.max()) == total
+    for end in torch.tensor(CODEC.scales).cumsum(0).tolist():
+        assert (kept == end).any()
+    assert len(kept.unique()) > total / 2
+
+
+def test_parents_hold_their_children() -> None:
+    parents = parent_tokens(CODEC.sides)
+    assert len(parents) == sum(CODEC.scales)
+    assert (parents[:3] == -1).all()
+    start, before = 3, 0
+    for k in range(1, len(CODEC.sides)):
+        side, coarse = CODEC.sides[k], CODEC.sides[k - 1]
+        for token in range(3 * side * side):
+            cell = int(centre_first(side)[token])
+            parent = int(centre_first(coarse)[parents[start + token] - before])
+            assert cell // side**2 == parent // coarse**2
+            for fine, wide in ((cell // side % side, parent // coarse % coarse), (cell % side, parent % coarse)):
+                assert wide <= (fine + 0.5) * coarse / side < wide + 1
+        before, start = start, start + 3 * side * side
+
+
+def test_buckets_group_neighbours() -> None:
+    far = torch.cat([torch.randn(20, 3) * 0.01 + offset for offset in (-5.0, 0.0, 5.0)])
+    groups = code_buckets(far, 3)
+    assert len(set(groups[:20])) == len(set(groups[20:40])) == len(set(groups[40:])) == 1
+    assert len(set(groups)) == 3
