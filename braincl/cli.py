@@ -13,7 +13,6 @@ from setcore.cli import Parser, add_json_flag, print_result, run
 from setcore.errors import InputError
 
 PRESETS = ("small", "paper")
-DEFAULT_MINUTES = 15.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +58,7 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--out", required=True, metavar="MODEL_DIR", help="the model folder to make")
     command.add_argument("--preset", choices=PRESETS, default="small", help="small trains in minutes on 2 cores")
     budget = command.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help=f"time to train, kept across resumes (default {DEFAULT_MINUTES})")
+    budget.add_argument("--minutes", type=float, help="time to train, resumes included (default 15)")
     budget.add_argument("--steps", type=int, help="optimiser steps: the same weights for the same seed")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in MODEL_DIR")
@@ -72,8 +71,8 @@ def _train(args: argparse.Namespace) -> None:
     from braincl.train import PRESETS, meta_train
     from setcore.training import Budget
 
-    minutes = DEFAULT_MINUTES if args.minutes is None and args.steps is None else args.minutes
-    budget = Budget(steps=args.steps, minutes=minutes)
+    given = args.minutes is not None or args.steps is not None
+    budget = Budget(steps=args.steps, minutes=args.minutes) if given else None
     datasets = [open_responses(path) for path in args.subjects]
     meta_train(datasets, PRESETS[args.preset], out=args.out, budget=budget, seed=args.seed, resume=args.resume)
     print_result({"out": args.out, "subjects": args.subjects}, args.json, f"{args.out}: trained model")

@@ -1,11 +1,14 @@
-"""A model without weights, behind the interface that `braincl.evaluate` and the commands call."""
+"""Small models for tests: one without weights behind the interface of the encoder, and a folder of a real one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from braincl.encoder import ModelCard, save_encoder
+from braincl.network import SharedContextConfig, SharedContextNetwork
 from braincl.prior import Prior
 from braincl.ridge import RidgeCV
 
@@ -16,16 +19,24 @@ def make_prior(features: int = 12) -> Prior:
     return Prior(np.zeros(1), mean / np.sqrt(features), np.diag(np.linspace(0.5, 1.5, features))[None] / features)
 
 
+def small_network() -> SharedContextNetwork:
+    """A real network, untrained, that takes embeddings of any width."""
+    return SharedContextNetwork(SharedContextConfig(width=8, heads=2, hidden=8, layers=1)).eval()
+
+
+def save_small_model(folder: Path) -> Path:
+    """Write `small_network` as a model folder."""
+    folder.mkdir()
+    save_encoder(folder, small_network(), ModelCard(["S7", "S8"], "it takes any embedding"))
+    return folder
+
+
 class StandInEncoder(RidgeCV):
     """Ridge in the place of the in-context encoder; remembers which images it saw."""
 
     training_subjects = ("S7", "S8")
     prior_reason: str | None = "a stand-in has no prior"
     prior: Any = None
-
-    @classmethod
-    def from_pretrained(cls, path_or_name: Any = None) -> StandInEncoder:
-        return cls()
 
     def population_prior(self) -> Any:
         return self.prior

@@ -1,26 +1,21 @@
 import json
-import sys
-from types import ModuleType
 
 import nibabel
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from standin import StandInEncoder
+from standin import save_small_model
 from synthetic import make_responses, with_grid
 
 import braincl
 from braincl.cli import main
 from braincl.published import PerVoxelConfig, PerVoxelNetwork
-from braincl.ridge import RidgeCV
 
 
-@pytest.fixture
-def encoder(monkeypatch):
-    module = ModuleType("braincl.encoder")
-    module.InContextEncoder = StandInEncoder
-    monkeypatch.setitem(sys.modules, "braincl.encoder", module)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_small_model(tmp_path_factory.mktemp("models") / "small")
 
 
 @pytest.fixture
@@ -58,7 +53,7 @@ def test_wrong_usage_is_one_line_and_status_2(argv, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_predict_writes_what_the_estimator_says(encoder, folder, capsys):
+def test_predict_writes_what_the_estimator_says(model, folder, capsys):
     files = [
         "--context",
         str(folder / "context.nc"),
@@ -67,7 +62,7 @@ def test_predict_writes_what_the_estimator_says(encoder, folder, capsys):
         "--out",
         str(folder / "p.nc"),
     ]
-    assert main(["predict", "--model", "m", *files, "--nifti", str(folder / "p.nii.gz"), "--json"]) == 0
+    assert main(["predict", "--model", str(model), *files, "--nifti", str(folder / "p.nii.gz"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["images"] == 15
     assert printed["voxels"] == 7
@@ -76,7 +71,9 @@ def test_predict_writes_what_the_estimator_says(encoder, folder, capsys):
         xr.load_dataset(folder / "context.nc", engine="h5netcdf"),
         make_responses().isel(image=slice(25, None)),
     )
-    fitted = RidgeCV().fit(context["embedding"].values, context["response"].values)
+    fitted = braincl.InContextEncoder.from_pretrained(model).fit(
+        context["embedding"].values, context["response"].values
+    )
     mean, std = fitted.predict(query["embedding"].values, return_std=True)
     with xr.open_dataset(folder / "p.nc", engine="h5netcdf") as written:
         assert written["prediction"].dims == written["prediction_std"].dims == ("image", "voxel")
@@ -96,7 +93,7 @@ def test_predict_writes_what_the_estimator_says(encoder, folder, capsys):
     np.testing.assert_allclose(np.asarray(volume.dataobj)[at].T, mean, rtol=1e-5)
 
 
-def test_predict_warns_of_shared_pictures(encoder, folder, capsys):
+def test_predict_warns_of_shared_pictures(model, folder, capsys):
     files = [
         "--context",
         str(folder / "context.nc"),
@@ -105,13 +102,13 @@ def test_predict_warns_of_shared_pictures(encoder, folder, capsys):
         "--out",
         str(folder / "p.nc"),
     ]
-    assert main(["predict", *files]) == 0
+    assert main(["predict", "--model", str(model), *files]) == 0
     captured = capsys.readouterr()
     assert "25 query images are in the context" in captured.err
     assert "40 images, 7 voxels" in captured.out
 
 
-def test_predict_to_nifti_needs_a_grid(encoder, folder, capsys):
+def test_predict_to_nifti_needs_a_grid(model, folder, capsys):
     files = [
         "--context",
         str(folder / "subject.nc"),
@@ -121,13 +118,13 @@ def test_predict_to_nifti_needs_a_grid(encoder, folder, capsys):
         str(folder / "p.nc"),
     ]
     before = sorted(folder.iterdir())
-    assert main(["predict", *files, "--nifti", str(folder / "p.nii.gz")]) == 2
+    assert main(["predict", "--model", str(model), *files, "--nifti", str(folder / "p.nii.gz")]) == 2
     assert "missing: i, j, k, affine, grid_shape" in capsys.readouterr().err
     assert sorted(folder.iterdir()) == before
 
 
-def test_evaluate_prints_a_table_and_writes_three_files(encoder, folder, capsys):
-    argv = ["evaluate", "--model", "m", str(folder / "subject.nc"), "--contexts", "5,10", "--draws", "2"]
+def test_evaluate_prints_a_table_and_writes_three_files(model, folder, capsys):
+    argv = ["evaluate", "--model", str(model), str(folder / "subject.nc"), "--contexts", "5,10", "--draws", "2"]
     assert main([*argv, "--test-images", "12", "--seed", "3", "--json", str(folder / "o.json")]) == 0
     captured = capsys.readouterr()
     assert captured.out.count("prior_ridge") == 3  # a row for each size, and the reason
@@ -137,6 +134,25 @@ def test_evaluate_prints_a_table_and_writes_three_files(encoder, folder, capsys)
     assert report["test_images"] == 12
     assert (folder / "o.nc").is_file()
     assert (folder / "o.png").is_file()
+
+
+def test_a_trained_model_is_evaluated_beside_its_own_prior(tmp_path, capsys):
+    for seed in range(3):
+        braincl.save_responses(make_responses(60, 9, seed=seed), tmp_path / f"{seed}.nc")
+    train = ["train", str(tmp_path / "0.nc"), str(tmp_path / "1.nc"), "--out", str(tmp_path / "model"), "--steps", "1"]
+    assert main(train) == 0
+    assert main(train) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*train, "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["out"] == str(tmp_path / "model")
+    for subject, warned in (("2", False), ("0", True)):
+        argv = ["evaluate", "--model", str(tmp_path / "model"), str(tmp_path / f"{subject}.nc"), "--contexts", "10"]
+        assert main([*argv, "--draws", "2", "--json", str(tmp_path / "o.json")]) == 0
+        report = json.loads((tmp_path / "o.json").read_text())
+        assert report["training_subjects"] == ["S0", "S1"]
+        assert report["prior_reason"] is None
+        assert all(isinstance(row["pearson_r"], float) for row in report["results"])
+        assert ("warning: subject 'S0' was in training" in capsys.readouterr().err) is warned
 
 
 def test_join(folder, capsys):

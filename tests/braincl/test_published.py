@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from braincl.cli import main
+from braincl.encoder import InContextEncoder
 from braincl.published import PerVoxelConfig, PerVoxelNetwork, convert_published
 from setcore.checkpoint import load_config, load_state, load_tensors
 from setcore.errors import CheckpointError, InputError
@@ -182,14 +184,12 @@ def test_published_fixture_is_reproduced(shared_data, tmp_path):
     recipe = json.loads((folder / "clip.json").read_text())
     expected = np.load(folder / "clip.npz")
     torch.save(fill(recipe["tensors"], recipe["seed"]), tmp_path / "clip.pth")
-    convert_published(tmp_path / "clip.pth", tmp_path / "model")
-    network = load_network(tmp_path / "model")
+    assert main(["convert", str(tmp_path / "clip.pth"), "--out", str(tmp_path / "model")]) == 0
+    encoder = InContextEncoder.from_pretrained(tmp_path / "model")
+    assert encoder.standardize is False
     for n in recipe["context_sizes"]:
-        X, Y = torch.from_numpy(expected[f"context_{n}"]), torch.from_numpy(expected[f"response_{n}"].T.copy())
-        with torch.no_grad():
-            weights, bias = network(X, Y)
-        np.testing.assert_allclose(
-            torch.cat([weights, bias[:, None]], dim=1), expected[f"weights_{n}"], rtol=0, atol=1e-4
-        )
-        predicted = weights.numpy() @ expected[f"query_{n}"].T + bias.numpy()[:, None]
-        np.testing.assert_allclose(predicted, expected[f"prediction_{n}"], rtol=0, atol=1e-4)
+        encoder.fit(expected[f"context_{n}"], expected[f"response_{n}"].T)
+        emitted = np.column_stack([encoder.coef_, encoder.intercept_])
+        np.testing.assert_allclose(emitted, expected[f"weights_{n}"], rtol=0, atol=1e-4)
+        predicted = encoder.predict(expected[f"query_{n}"])
+        np.testing.assert_allclose(predicted.T, expected[f"prediction_{n}"], rtol=0, atol=1e-4)

@@ -1,17 +1,18 @@
 """Broken response sets: each one a typed error that says what is wrong, status 2, one line, and no file."""
 
-import sys
-from types import ModuleType
+import shutil
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
-from standin import StandInEncoder
+from standin import save_small_model
 from synthetic import FEATURES, IMAGES, VOXELS, make_responses, with_grid
 
 import braincl
 from braincl.cli import main
 from braincl.errors import ResponseError
+from braincl.published import PerVoxelConfig, PerVoxelNetwork, convert_published
 
 
 def replaced(name, values):
@@ -77,54 +78,66 @@ BROKEN = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_small_model(tmp_path_factory.mktemp("models") / "small")
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    module = ModuleType("braincl.encoder")
-    module.InContextEncoder = StandInEncoder
-    monkeypatch.setitem(sys.modules, "braincl.encoder", module)
+def folder(tmp_path):
     (tmp_path / "out").mkdir()
     braincl.save_responses(make_responses(), tmp_path / "good.nc")
     return tmp_path
 
 
-def refused(argv, folder, capsys):
-    """Run a command that must fail; its one line of error."""
-    assert main([str(part) for part in argv]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert "Traceback" not in captured.err
-    assert list((folder / "out").iterdir()) == []
-    return captured.err
+@pytest.fixture
+def refused(folder, capsys):
+    """Run a command that must fail; returns its one line of error."""
+
+    def run(*argv):
+        assert main([str(part) for part in argv]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert list((folder / "out").iterdir()) == []
+        return captured.err
+
+    return run
+
+
+@pytest.fixture
+def commands(model, folder):
+    """The commands that read a response set, for a path of one."""
+    out = folder / "out"
+    return lambda path: [
+        ["evaluate", "--model", model, path, "--contexts", "5", "--json", out / "o.json"],
+        ["predict", "--model", model, "--context", path, "--images", folder / "good.nc", "--out", out / "p.nc"],
+        ["train", folder / "good.nc", path, "--out", out / "m", "--steps", "1"],
+    ]
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_response_sets_are_refused_by_name(name, folder, capsys):
+def test_broken_response_sets_are_refused_by_name(name, folder, commands, refused):
     change, message = BROKEN[name]
     broken = change(make_responses())
     with pytest.raises(ResponseError, match=message):
         braincl.open_responses(broken)
     broken.to_netcdf(folder / "broken.nc", engine="h5netcdf")
-    out = folder / "out"
-    commands = [
-        ["evaluate", folder / "broken.nc", "--contexts", "5", "--json", out / "o.json"],
-        ["predict", "--context", folder / "broken.nc", "--images", folder / "good.nc", "--out", out / "p.nc"],
-    ]
-    for argv in commands:
-        assert str(folder / "broken.nc") in refused(argv, folder, capsys)
+    for command in commands(folder / "broken.nc"):
+        assert str(folder / "broken.nc") in refused(*command)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9, 0.999])
-def test_truncated_files_are_refused(share, folder, capsys):
-    whole = (folder / "good.nc").read_bytes()
-    (folder / "cut.nc").write_bytes(whole[: int(share * len(whole))])
-    for argv in [
-        ["evaluate", folder / "cut.nc", "--contexts", "5", "--json", folder / "out" / "o.json"],
-        ["predict", "--context", folder / "cut.nc", "--images", folder / "good.nc", "--out", folder / "out" / "p.nc"],
-        ["predict", "--context", folder / "good.nc", "--images", folder / "cut.nc", "--out", folder / "out" / "p.nc"],
-        ["join", folder / "cut.nc", folder / "good.nc", "--out", folder / "out" / "j.nc"],
+def test_truncated_files_are_refused(share, model, folder, commands, refused):
+    whole, cut, out = folder / "good.nc", folder / "cut.nc", folder / "out"
+    cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    for command in [
+        *commands(cut),
+        ["predict", "--model", model, "--context", whole, "--images", cut, "--out", out / "p.nc"],
+        ["join", cut, whole, "--out", out / "j.nc"],
+        ["join", whole, cut, "--out", out / "j.nc"],
     ]:
-        assert "not a readable NetCDF-4 file" in refused(argv, folder, capsys)
+        assert "not a readable NetCDF-4 file" in refused(*command)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -143,82 +156,119 @@ def test_damaged_bytes_never_escape_as_a_library_error(seed, folder):
 
 
 @pytest.mark.parametrize("content", [b"", b"CDF\x01" + bytes(60), b"\x89HDF\r\n\x1a\n" + bytes(100), b"\x80\x04K\x01."])
-def test_files_of_other_formats_are_refused(content, folder, capsys):
+def test_files_of_other_formats_are_refused(content, folder, commands, refused):
     (folder / "other.nc").write_bytes(content)
-    argv = ["evaluate", folder / "other.nc", "--json", folder / "out" / "o.json"]
-    assert "not a readable NetCDF-4 file" in refused(argv, folder, capsys)
+    for command in commands(folder / "other.nc"):
+        assert "not a readable NetCDF-4 file" in refused(*command)
 
 
-def test_absent_files_and_folders_are_named(folder, capsys):
-    out = folder / "out"
-    assert "absent.nc" in refused(["evaluate", folder / "absent.nc", "--json", out / "o.json"], folder, capsys)
-    assert "is not a file" in refused(["evaluate", folder, "--json", out / "o.json"], folder, capsys)
-    absent = folder / "absent" / "o.json"
-    assert "folder that exists" in refused(["evaluate", folder / "good.nc", "--json", absent], folder, capsys)
-    assert "name the report .json" in refused(["evaluate", folder / "good.nc", "--json", out / "o.txt"], folder, capsys)
+def test_absent_files_and_folders_are_named(folder, commands, refused):
+    for command in commands(folder / "absent.nc"):
+        assert "absent.nc does not exist" in refused(*command)
+    for command in commands(folder):
+        assert "is not a file" in refused(*command)
+    good = folder / "good.nc"
+    assert "folder that exists" in refused("evaluate", good, "--json", folder / "absent" / "o.json")
+    assert "name the report .json" in refused("evaluate", good, "--json", folder / "out" / "o.txt")
 
 
-def test_an_output_never_replaces_an_input(folder, capsys):
+def test_an_output_never_replaces_an_input(folder, refused):
     good = folder / "good.nc"
     before = good.read_bytes()
-    for argv in [
+    for command in [
         ["evaluate", good, "--contexts", "5", "--json", folder / "good.json"],
         ["predict", "--context", good, "--images", good, "--out", folder / "out" / ".." / "good.nc"],
         ["join", good, good, "--out", good],
     ]:
-        assert "would replace the input" in refused(argv, folder, capsys)
+        assert "would replace the input" in refused(*command)
     assert good.read_bytes() == before
 
 
-def test_a_context_beyond_the_pool_is_refused(folder, capsys):
-    argv = ["evaluate", folder / "good.nc", "--contexts", "5,500", "--json", folder / "out" / "o.json"]
-    assert "500 is beyond the pool: 40 pictures less 10 test images leave 30" in refused(argv, folder, capsys)
+def test_a_context_beyond_the_pool_is_refused(model, folder, refused):
+    report = folder / "out" / "o.json"
+    error = refused("evaluate", "--model", model, folder / "good.nc", "--contexts", "5,500", "--json", report)
+    assert "500 is beyond the pool: 40 pictures less 10 test images leave 30" in error
 
 
-def test_widths_that_differ_are_refused(folder, capsys):
-    narrow = make_responses(features=FEATURES - 3)
-    braincl.save_responses(narrow, folder / "narrow.nc")
-    argv = [
-        "predict",
-        "--context",
-        folder / "good.nc",
-        "--images",
-        folder / "narrow.nc",
-        "--out",
-        folder / "out" / "p.nc",
-    ]
-    assert "12 features, the query's 9" in refused(argv, folder, capsys)
+def test_widths_that_differ_are_refused(model, folder, refused):
+    good, narrow, out = folder / "good.nc", folder / "narrow.nc", folder / "out"
+    braincl.save_responses(make_responses(features=FEATURES - 3), narrow)
+    error = refused("predict", "--model", model, "--context", good, "--images", narrow, "--out", out / "p.nc")
+    assert "12 features, the query's 9" in error
+    assert "[9, 12] features" in refused("train", good, narrow, "--out", out / "m", "--steps", "1")
+    torch.save(PerVoxelNetwork(PerVoxelConfig(FEATURES, 20, 1, 10, 4)).state_dict(), folder / "p.pth")
+    convert_published(folder / "p.pth", folder / "published")
+    for command in [
+        ["predict", "--model", folder / "published", "--context", narrow, "--images", narrow, "--out", out / "p.nc"],
+        ["evaluate", "--model", folder / "published", narrow, "--contexts", "5", "--json", out / "o.json"],
+    ]:
+        error = refused(*command)
+        assert "9 features" in error
+        assert "12" in error
 
 
-def test_a_query_without_embedding_is_refused(folder, capsys):
-    make_responses().drop_vars("embedding").to_netcdf(folder / "bare.nc", engine="h5netcdf")
-    argv = [
-        "predict",
-        "--context",
-        folder / "good.nc",
-        "--images",
-        folder / "bare.nc",
-        "--out",
-        folder / "out" / "p.nc",
-    ]
-    assert r"'embedding' (image, feature) is missing" in refused(argv, folder, capsys)
+def test_a_query_without_embedding_is_refused(model, folder, refused):
+    bare = folder / "bare.nc"
+    make_responses().drop_vars("embedding").to_netcdf(bare, engine="h5netcdf")
+    command = ["predict", "--model", model, "--context", folder / "good.nc", "--images", bare]
+    assert "'embedding' (image, feature) is missing" in refused(*command, "--out", folder / "out" / "p.nc")
 
 
-def test_constant_voxels_are_predicted_as_that_constant_and_flagged(folder, capsys):
+def test_constant_voxels_are_predicted_as_that_constant_and_flagged(model, folder):
     dataset = make_responses()
     dataset["response"][:, 4] = 1.25
     braincl.save_responses(dataset, folder / "flat.nc")
-    argv = ["predict", "--context", folder / "flat.nc", "--images", folder / "good.nc", "--out", folder / "p.nc"]
-    assert main([str(part) for part in argv]) == 0
+    command = ["predict", "--model", model, "--context", folder / "flat.nc", "--images", folder / "good.nc"]
+    assert main([str(part) for part in [*command, "--out", folder / "p.nc"]]) == 0
     with xr.open_dataset(folder / "p.nc", engine="h5netcdf") as written:
         np.testing.assert_array_equal(written["constant"], np.arange(VOXELS) == 4)
         np.testing.assert_array_equal(written["prediction"][:, 4], 1.25)
+        np.testing.assert_array_equal(written["prediction_std"][:, 4], 0)
         np.testing.assert_array_equal(written["weights"][4], 0)
 
 
-def test_a_checkpoint_with_code_is_refused(folder, capsys):
-    (folder / "evil.pth").write_bytes(b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.")
-    assert "code" in refused(["convert", folder / "evil.pth", "--out", folder / "out" / "m"], folder, capsys)
+PICKLE = b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R."  # calls os.system when it is loaded
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("model.safetensors", lambda whole: whole[:-40]),
+        ("model.safetensors", lambda whole: whole[:5]),
+        ("model.safetensors", lambda whole: PICKLE),
+        ("model.safetensors", None),
+        ("config.json", lambda whole: whole[:-40]),
+        ("config.json", lambda whole: b"[]"),
+        ("config.json", lambda whole: whole.replace(b'"width": 8', b'"width": 16')),
+        ("config.json", lambda whole: whole.replace(b'"width"', b'"breadth"')),
+        ("config.json", None),
+    ],
+)
+def test_damaged_models_are_refused(file, damage, model, folder, refused):
+    damaged = folder / "model"
+    shutil.copytree(model, damaged)
+    if damage is None:
+        (damaged / file).unlink()
+    else:
+        (damaged / file).write_bytes(damage((damaged / file).read_bytes()))
+    good, out = folder / "good.nc", folder / "out"
+    for command in [
+        ["evaluate", "--model", damaged, good, "--contexts", "5", "--json", out / "o.json"],
+        ["predict", "--model", damaged, "--context", good, "--images", good, "--out", out / "p.nc"],
+    ]:
+        assert str(damaged) in refused(*command)
+
+
+def test_absent_models_are_named(folder, refused):
+    report = folder / "out" / "o.json"
+    assert "nowhere" in refused(
+        "evaluate", "--model", "nowhere", folder / "good.nc", "--contexts", "5", "--json", report
+    )
+
+
+def test_a_checkpoint_with_code_is_refused(folder, refused):
+    (folder / "evil.pth").write_bytes(PICKLE)
+    assert "never run" in refused("convert", folder / "evil.pth", "--out", folder / "out" / "m")
 
 
 def test_saving_a_broken_set_writes_nothing(folder):
