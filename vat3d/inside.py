@@ -74,23 +74,22 @@ class Solid:
             Exact outside the solid and inside single parts; inside overlapping parts a distance to the nearest
             sheet, which may lie within the solid.
         """
-        points = np.ascontiguousarray(points, np.float64)
-        distance = np.full(len(points), np.inf)
+        at = np.ascontiguousarray(points, np.float64)
+        distance = np.full(len(at), np.inf)
         if self._closed_tree is not None:
-            distance = _distance(self._closed_tree, self.mesh.vertices, self._closed_faces, points)
-            distance = np.where(self._wound(points), -distance, distance)
+            distance = _distance(self._closed_tree, self.mesh.vertices, self._closed_faces, at)
+            distance = np.where(self._wound(at), -distance, distance)
         if self._open_tree is not None:
-            sheet = _distance(self._open_tree, self.mesh.vertices, self._open_faces, points) - SHELL
+            sheet = _distance(self._open_tree, self.mesh.vertices, self._open_faces, at) - SHELL
             distance = np.minimum(distance, sheet)
         return distance
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Whether points (n, 3) lie inside; quicker than the sign of `signed_distance` for closed meshes."""
-        points = np.ascontiguousarray(points, np.float64)
-        inside = self._wound(points) if self._closed_tree is not None else np.zeros(len(points), bool)
+        at = np.ascontiguousarray(points, np.float64)
+        inside = self._wound(at) if self._closed_tree is not None else np.zeros(len(at), bool)
         if self._open_tree is not None:
-            sheet = _distance(self._open_tree, self.mesh.vertices, self._open_faces, points)
-            inside |= sheet < SHELL
+            inside |= _distance(self._open_tree, self.mesh.vertices, self._open_faces, at) < SHELL
         return inside
 
     def surface_samples(self, n: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

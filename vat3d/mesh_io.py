@@ -106,22 +106,22 @@ def save_mesh(path: str | Path, vertices: NDArray[np.floating], faces: NDArray[n
     kind = path.suffix.lower()
     if kind not in WRITABLE:
         raise MeshError(f"{path}: format {kind!r} is not written; choose one of {', '.join(WRITABLE)}")
-    vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
+    points, triangles = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
     with np.errstate(over="ignore"):
-        narrow = vertices.astype(np.float32)
-    loss = np.abs(narrow.astype(np.float64) - vertices).max(initial=0.0)
-    lossy = bool(loss > FLOAT32_LOSS * np.ptp(vertices, axis=0).max() / 2)
+        narrow = points.astype(np.float32)
+    loss = np.abs(narrow.astype(np.float64) - points).max(initial=0.0)
+    lossy = bool(loss > FLOAT32_LOSS * np.ptp(points, axis=0).max() / 2)
     if lossy and kind in (".stl", ".glb") and not np.isfinite(narrow).all():
         raise MeshError(f"{path}: the coordinates are too large for {kind}; write OBJ or PLY")
     with atomic_path(path) as temporary:
         if kind == ".obj":
-            temporary.write_text(_obj_text(vertices, faces), encoding="ascii")
+            temporary.write_text(_obj_text(points, triangles), encoding="ascii")
         elif kind == ".ply":
-            temporary.write_bytes(_ply_bytes(vertices if lossy else narrow, faces))
+            temporary.write_bytes(_ply_bytes(points if lossy else narrow, triangles))
         else:
             import trimesh
 
-            mesh = trimesh.Trimesh(vertices, faces, process=False)
+            mesh = trimesh.Trimesh(points, triangles, process=False)
             temporary.write_bytes(mesh.export(file_type=kind[1:]))  # type: ignore[arg-type]
     if lossy and kind in (".stl", ".glb"):
         return [
@@ -161,7 +161,7 @@ def _from_memory(source: Any) -> mesh_readers.Mesh:
         except ValueError as error:
             raise MeshError(f"the scene cannot be merged into one mesh ({error})") from error
     if isinstance(source, trimesh.Trimesh):
-        if source.visual.defined:
+        if source.visual is not None and source.visual.defined:
             notes.append("texture and colours are dropped")
         source = (source.vertices, source.faces)
     if not isinstance(source, (tuple, list)) or len(source) != 2:

@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setcore.seeding import numpy_generator
-from vat3d import procedural_machines as machines
+from vat3d import procedural_furniture as furniture
 from vat3d import procedural_objects as objects
 from vat3d import procedural_organic as organic
+from vat3d import procedural_solids as solids
+from vat3d import procedural_vehicles as vehicles
 from vat3d.errors import MeshError
-from vat3d.procedural_parts import Rng, Solid3, chance
+from vat3d.procedural_parts import Manifold, Rng, chance
 
-FAMILIES: dict[str, tuple[Callable[[Rng], Solid3], float]] = {
+FAMILIES: dict[str, tuple[Callable[[Rng], Manifold], float]] = {
     "quadruped": (organic.quadruped, 3.0),
     "humanoid": (organic.humanoid, 3.0),
     "bird": (organic.bird, 2.0),
@@ -30,14 +32,14 @@ FAMILIES: dict[str, tuple[Callable[[Rng], Solid3], float]] = {
     "head": (organic.head, 1.0),
     "blobs": (organic.blobs, 1.0),
     "teddy": (organic.teddy, 1.0),
-    "table": (objects.table, 1.5),
-    "chair": (objects.chair, 2.0),
-    "sofa": (objects.sofa, 1.0),
-    "shelf": (objects.shelf, 1.0),
+    "table": (furniture.table, 1.5),
+    "chair": (furniture.chair, 2.0),
+    "sofa": (furniture.sofa, 1.0),
+    "shelf": (furniture.shelf, 1.0),
     "vessel": (objects.vessel, 2.0),
     "turned": (objects.turned, 1.5),
-    "lamp": (objects.lamp, 1.2),
-    "screen": (objects.screen, 1.2),
+    "lamp": (furniture.lamp, 1.2),
+    "screen": (furniture.screen, 1.2),
     "blade": (objects.blade, 1.5),
     "gun": (objects.gun, 1.5),
     "instrument": (objects.instrument, 1.0),
@@ -45,22 +47,22 @@ FAMILIES: dict[str, tuple[Callable[[Rng], Solid3], float]] = {
     "glasses": (objects.glasses, 0.8),
     "potted_plant": (objects.potted_plant, 1.0),
     "gear": (objects.gear, 1.2),
-    "car": (machines.car, 2.0),
-    "truck": (machines.truck, 1.2),
-    "tank": (machines.tank, 0.8),
-    "plane": (machines.plane, 2.5),
-    "helicopter": (machines.helicopter, 1.0),
-    "ship": (machines.ship, 1.2),
-    "rocket": (machines.rocket, 0.8),
-    "cycle": (machines.cycle, 1.0),
-    "building": (machines.building, 1.5),
-    "machine_part": (machines.machine_part, 1.5),
-    "spring": (machines.spring, 1.0),
-    "constructive": (machines.constructive, 1.2),
-    "truss": (machines.truss, 0.7),
-    "plates": (machines.plates, 0.8),
-    "blocks": (machines.blocks, 0.6),
-    "basic": (machines.basic, 0.6),
+    "car": (vehicles.car, 2.0),
+    "truck": (vehicles.truck, 1.2),
+    "tank": (vehicles.tank, 0.8),
+    "plane": (vehicles.plane, 2.5),
+    "helicopter": (vehicles.helicopter, 1.0),
+    "ship": (vehicles.ship, 1.2),
+    "rocket": (vehicles.rocket, 0.8),
+    "cycle": (vehicles.cycle, 1.0),
+    "building": (solids.building, 1.5),
+    "machine_part": (solids.machine_part, 1.5),
+    "spring": (solids.spring, 1.0),
+    "constructive": (solids.constructive, 1.2),
+    "truss": (solids.truss, 0.7),
+    "plates": (solids.plates, 0.8),
+    "blocks": (solids.blocks, 0.6),
+    "basic": (solids.basic, 0.6),
 }
 """Builder and relative frequency of each family."""
 
@@ -102,7 +104,7 @@ def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], ND
     return vertices, faces, family
 
 
-def deform(solid: Solid3, rng: Rng) -> Solid3:
+def deform(solid: Manifold, rng: Rng) -> Manifold:
     """Stretch the axes, and sometimes bend, twist, taper or ripple, smoothly and invertibly."""
     low, high = np.reshape(solid.bounding_box(), (2, 3))
     centre, half = (low + high) / 2, float((high - low).max()) / 2

@@ -1,4 +1,4 @@
-"""Families of everyday procedural shapes: furniture, vessels, tools, instruments, letters."""
+"""Families of everyday procedural things: vessels, tools, instruments, letters, plants, gears."""
 
 # ruff: noqa: RUF005 - array + list is an addition of vectors here
 
@@ -8,9 +8,8 @@ import numpy as np
 from manifold3d import CrossSection
 
 from vat3d.procedural_parts import (
+    Manifold,
     Rng,
-    Solid3,
-    around,
     ball,
     both_sides,
     box,
@@ -31,141 +30,7 @@ from vat3d.procedural_parts import (
 )
 
 
-def table(rng: Rng) -> Solid3:
-    """Rectangular and round tables, desks, stools and benches: a top on legs, a pedestal or side panels."""
-    u = rng.uniform
-    x, y, z, thick = u(0.5, 1.2), u(0.35, 0.8), u(0.3, 0.9), u(0.03, 0.09)
-    round_top = chance(rng, 0.35)
-    if round_top:
-        parts = [plate(CrossSection.circle(y, 48), thick).translate((0, 0, z))]
-        x = y
-    else:
-        parts = [box((2 * x, 2 * y, thick), (0, 0, z + thick / 2), pick(rng, 0, 0.02))]
-    style = rng.integers(4)
-    if style == 0:
-        foot = u(0.03, 0.06)
-        parts.append(rod((0, 0, 0), (0, 0, z), foot * u(1, 2), foot))
-        parts.append(lathe([(y * u(0.4, 0.8), 0), (y * 0.4, 0.04), (foot, u(0.06, 0.2))]))
-    elif style == 1 and not round_top:
-        parts += both_sides([box((2 * x * u(0.7, 0.95), thick, z), (0, y * 0.85, z / 2))])
-        parts.append(box((2 * x * 0.8, thick * 0.6, z * u(0.2, 0.9)), (0, u(-0.5, 0.5) * y, z * u(0.5, 0.6))))
-    else:
-        leg, inset, splay = u(0.025, 0.07), u(0.7, 0.92), u(0, 0.15) if style == 3 else 0.0
-        inset = 0.6 if round_top else inset
-        sides = pick(rng, 4, 16)
-        for sx in (1, -1):
-            for sy in (1, -1):
-                top = np.array([sx * x * inset, sy * y * inset, z + 0.01])
-                parts.append(rod(top * [1 + splay, 1 + splay, 0], top, leg * u(0.6, 1), leg, sides))
-        if chance(rng, 0.4):
-            parts += both_sides([box((2 * x * inset, 0.03, 0.05), (0, y * inset, z * u(0.15, 0.9)))])
-    if chance(rng, 0.25) and not round_top:
-        parts.append(box((x * 0.6, 2 * y * 0.85, z * u(0.3, 0.85)), (x * 0.6, 0, z * 0.6)))
-    return union(parts)
-
-
-def chair(rng: Rng) -> Solid3:
-    """Chairs, armchairs, stools with backs, swivel chairs, benches."""
-    u = rng.uniform
-    wide, deep, seat, back, thick = u(0.2, 0.6), u(0.2, 0.3), u(0.25, 0.5), u(0.25, 0.65), u(0.025, 0.09)
-    lean, leg = u(0, 0.15), u(0.014, 0.035)
-    parts = [box((2 * deep, 2 * wide, thick), (0, 0, seat), pick(rng, 0, 0.02))]
-    base = rng.integers(4)
-    if base == 0:
-        parts.append(rod((0, 0, 0.06), (0, 0, seat), 0.03))
-        spoke = limb((0, 0, 0.06), (deep * 1.1, 0, 0.03), 0.03, 0.022)
-        parts += around(spoke, pick(rng, 4, 5))
-        parts += around(ball((deep * 1.1, 0, 0.03), 0.035), 5) if chance(rng, 0.5) else []
-    elif base == 1:
-        parts += both_sides([box((2 * deep, thick, seat), (0, wide - thick / 2, seat / 2))])
-    else:
-        splay = u(0, 0.12) * (base == 3)
-        for sx in (1, -1):
-            parts += both_sides([rod((sx * (deep * 0.9 + splay), wide * 0.9 + splay, 0), (sx * deep * 0.9, wide * 0.9, seat),
-                                     leg * 0.8, leg, pick(rng, 4, 12))])  # fmt: skip
-        if chance(rng, 0.4):
-            parts += both_sides(
-                [rod((-deep * 0.9, wide * 0.9, seat * 0.4), (deep * 0.9, wide * 0.9, seat * 0.4), leg * 0.6)]
-            )
-    low, top = np.array([-deep * 0.92, 0, seat]), np.array([-deep * 0.92 - lean, 0, seat + back])
-    style = rng.integers(3)
-    if style == 0:
-        panel = box((thick * 0.7, 2 * wide * u(0.8, 1), back * u(0.5, 1)), (0, 0, 0), 0.01)
-        parts.append(
-            panel.rotate((0, -np.degrees(np.arctan2(lean, back)), 0)).translate(tuple((low + top) / 2 + [0, 0, 0.03]))
-        )
-        parts += both_sides([rod(low + [0, wide * 0.85, 0], top + [0, wide * 0.85, 0], leg)])
-    else:
-        parts += both_sides([rod(low + [0, wide * 0.92, 0], top + [0, wide * 0.92, 0], leg)])
-        count = int(rng.integers(2, 6))
-        if style == 1:
-            for t in np.linspace(0.3, 0.97, count):
-                at = low + (top - low) * t
-                parts.append(box((0.03, 2 * wide, back * u(0.06, 0.14)), at))
-        else:
-            parts.append(box((0.035, 2 * wide, back * 0.14), top))
-            for y in np.linspace(-0.75, 0.75, count) * wide:
-                parts.append(rod(low + [0, y, 0], top + [0, y, 0], leg * 0.6))
-    if chance(rng, 0.45):
-        arm = u(0.12, 0.22)
-        parts += both_sides([box((2 * deep, thick * u(0.6, 2), 0.04), (0, wide, seat + arm))])
-        parts += both_sides([box((0.04, 0.04, arm), (deep * 0.85, wide, seat + arm / 2))])
-    return union(parts)
-
-
-def sofa(rng: Rng) -> Solid3:
-    """Sofas and beds: soft boxes with arms, back, cushions, a headboard."""
-    u = rng.uniform
-    wide, deep, seat, soft = u(0.35, 1.1), u(0.3, 0.9), u(0.15, 0.35), u(0.01, 0.05)
-    parts = [box((2 * deep, 2 * wide, seat), (0, 0, seat / 2 + 0.06), soft)]
-    back, thick = u(0.15, 0.6), u(0.08, 0.22)
-    parts.append(box((thick, 2 * wide, seat + back), (-deep + thick / 2, 0, (seat + back) / 2 + 0.06), soft))
-    if chance(rng, 0.65):
-        arm = u(0.05, 0.25)
-        parts += both_sides([box((2 * deep, thick, seat + arm), (0, wide + thick / 2, (seat + arm) / 2 + 0.06), soft)])
-    cushions = pick(rng, 1, 2, 2, 3)
-    for k in range(cushions):
-        y = wide * ((2 * k + 1) / cushions - 1)
-        size = (2 * deep - thick, 2 * wide / cushions * 0.95, u(0.06, 0.14))
-        parts.append(box(size, (thick / 2, y, seat + 0.1), soft))
-    for sx in (1, -1):
-        parts += both_sides([rod((sx * deep * 0.85, wide * 0.9, 0), (sx * deep * 0.85, wide * 0.9, 0.1), 0.03)])
-    if chance(rng, 0.3):
-        parts.append(box((thick * 0.6, 2 * wide, seat + u(0.1, 0.3)), (deep, 0, seat / 2 + 0.1), soft))
-    return union(parts)
-
-
-def shelf(rng: Rng) -> Solid3:
-    """Bookshelves, cabinets, wardrobes, drawers, fridges; books on shelves."""
-    u = rng.uniform
-    x, y, z, wall = u(0.12, 0.35), u(0.25, 0.8), u(0.4, 1.2), u(0.025, 0.06)
-    body = box((2 * x, 2 * y, z), (0, 0, z / 2))
-    rows, columns, parts = int(rng.integers(1, 6)), pick(rng, 1, 1, 2, 3), []
-    closed = chance(rng, 0.35)
-    wide, tall = (2 * y - wall) / columns, (z - wall) / rows
-    for i in range(rows):
-        for j in range(columns):
-            at = np.array([0, -y + wall / 2 + wide * (j + 0.5), wall / 2 + tall * (i + 0.5)])
-            size = np.array([2 * x - wall, wide - wall, tall - wall])
-            if closed or chance(rng, 0.2):
-                parts.append(box(size * [0.05, 1, 1] + [0.02, 0, 0], at + [x + 0.005, 0, 0]))
-                parts.append(ball(at + [x + 0.035, wide * u(-0.4, 0.4) * (rows == 1), 0], 0.025, 10))
-                continue
-            body -= box(size, at + [wall, 0, 0])
-            if chance(rng, 0.4):
-                left, full = -size[1] / 2, u(0.3, 1)
-                while left < size[1] * (full - 0.55):
-                    book = u(0.03, 0.08)
-                    high = size[2] * u(0.5, 0.9)
-                    parts.append(box((x, book, high + 0.02), at + [0, left + book / 2, (high - size[2]) / 2 - 0.005]))
-                    left += book * 1.02
-    if chance(rng, 0.4):
-        for sx in (1, -1):
-            parts += both_sides([box((0.05, 0.05, 0.24), (sx * x * 0.8, y * 0.85, -0.1))])
-    return union([body, *parts])
-
-
-def vessel(rng: Rng) -> Solid3:
+def vessel(rng: Rng) -> Manifold:
     """Bottles, vases, bowls, cups, jugs, teapots, glasses: lathes, hollow or solid, with handles and spouts."""
     u = rng.uniform
     z = np.linspace(0, 1, int(rng.integers(4, 7)))
@@ -192,20 +57,29 @@ def vessel(rng: Rng) -> Solid3:
         low, high = outer[i], outer[j]
         if high[1] - low[1] > 0.15:
             out = max(low[0], high[0]) + u(0.1, 0.3)
-            path = curve([(low[0] - 0.02, 0, low[1]), (out, 0, low[1] * 0.8 + high[1] * 0.2),
-                          (out, 0, high[1] * 0.8 + low[1] * 0.2), (high[0] - 0.02, 0, high[1])])  # fmt: skip
+            path = curve(
+                [
+                    (low[0] - 0.02, 0, low[1]),
+                    (out, 0, low[1] * 0.8 + high[1] * 0.2),
+                    (out, 0, high[1] * 0.8 + low[1] * 0.2),
+                    (high[0] - 0.02, 0, high[1]),
+                ]
+            )
             handle = tube(path, u(0.025, 0.05), flat=u(0.6, 1))
             parts += [handle] if chance(rng, 0.7) else [handle, handle.rotate((0, 0, 180))]
             if chance(rng, 0.4):
                 base = outer[len(outer) // 3]
                 tip = np.array([-base[0] - u(0.2, 0.5), 0, base[1] + u(0.1, 0.5)])
                 parts.append(
-                    tube(curve([(0, 0, base[1]), (-base[0] * 1.1, 0, base[1]), tip], 20), np.linspace(0.08, 0.035, 20))
+                    tube(
+                        curve(np.array([[0, 0, base[1]], [-base[0] * 1.1, 0, base[1]], [*tip]]), 20),
+                        np.linspace(0.08, 0.035, 20),
+                    )
                 )
     return union(parts)
 
 
-def turned(rng: Rng) -> Solid3:
+def turned(rng: Rng) -> Manifold:
     """Chess pieces, candlesticks, goblets, spinning tops, table lamps, balusters: lathes with sharp and soft turns."""
     u = rng.uniform
     z, points = 0.0, [(u(0.25, 0.4), 0.0)]
@@ -233,62 +107,7 @@ def turned(rng: Rng) -> Solid3:
     return solid
 
 
-def lamp(rng: Rng) -> Solid3:
-    """Floor and desk lamps, umbrellas, mushrooms, microphones: something on an (articulated) pole."""
-    u = rng.uniform
-    height, pole = u(0.5, 1.5), u(0.015, 0.04)
-    foot = u(0.15, 0.4)
-    parts = [lathe([(foot, 0), (foot, u(0.02, 0.05)), (pole, u(0.06, 0.15))])]
-    path = [np.zeros(3), np.array([0, 0, height])]
-    if chance(rng, 0.5):
-        path = [np.zeros(3), np.array([-u(0, 0.4), 0, height * 0.5]), np.array([u(0, 0.5), 0, height])]
-    if chance(rng, 0.3):
-        path = list(curve([*path, path[-1] + [u(0.2, 0.5), 0, u(-0.2, 0)]], 16))
-    parts += [limb(a, b, pole) for a, b in zip(path, path[1:], strict=False)]
-    wide, tall, wall = u(0.15, 0.5), u(0.15, 0.5), 0.03
-    shade = lathe([(wide, 0), (wide * u(0.2, 1), tall)])
-    if chance(rng, 0.5):
-        shade -= lathe([(wide - wall, -0.01), (wide * 0.2, tall - wall)])
-    if chance(rng, 0.4):
-        shade = lathe(profile_curve([(wide, 0), (wide * 0.75, tall * 0.5), (0.02, tall * 0.8)], 16))
-    if chance(rng, 0.4):
-        shade = shade.rotate((0, u(0, 70), 0))
-    parts.append(shade.translate(tuple(path[-1] - [0, 0, tall * 0.4])))
-    return union(parts)
-
-
-def screen(rng: Rng) -> Solid3:
-    """Monitors, laptops, phones, picture frames, books, keyboards, signs: plates with rims, stands and keys."""
-    u = rng.uniform
-    wide, tall, thick = u(0.4, 0.8), u(0.3, 0.6), u(0.02, 0.08)
-    panel = box((thick, 2 * wide, 2 * tall), (0, 0, 0), 0.008)
-    rim = u(0.03, 0.08)
-    panel -= box((thick, 2 * (wide - rim), 2 * (tall - rim)), (thick * 0.8, 0, 0))
-    style = rng.integers(4)
-    if style == 0:
-        base = rod((0, 0, -tall - 0.2), (0, 0, -tall * 0.4), 0.04).translate((-thick, 0, 0))
-        return union([panel, base, box((u(0.2, 0.4), u(0.3, 0.7), 0.03), (-thick, 0, -tall - 0.2), 0.01)])
-    if style == 1:
-        keys = box((2 * tall, 2 * wide, thick), (tall, 0, -tall))
-        for i in range(4):
-            for j in range(9):
-                keys += box(
-                    (0.26 * tall, 0.17 * wide, 0.03),
-                    (tall * (0.35 + 0.33 * i), wide * (j - 4) * 0.21, -tall + thick / 2),
-                )
-        return union([panel.translate((0, 0, tall)).rotate((0, -u(0, 35), 0)).translate((0, 0, -tall)), keys])
-    if style == 2:
-        return union([panel, rod((-thick, 0, -tall * u(2, 3.5)), (-thick, 0, tall * u(-0.5, 0.9)), u(0.02, 0.05))])
-    if chance(rng, 0.5):
-        rows, columns = pick(rng, 3, 4, 5), pick(rng, 3, 5, 10)
-        for i in range(rows):
-            for j in range(columns):
-                at = (thick * 0.3, wide * (2 * (j + 0.5) / columns - 1) * 0.85, tall * (2 * (i + 0.5) / rows - 1) * 0.8)
-                panel += box((thick, 1.2 * wide / columns, 1.1 * tall / rows), at)
-    return panel.rotate((0, pick(rng, 0, 90), 0))
-
-
-def blade(rng: Rng) -> Solid3:
+def blade(rng: Rng) -> Manifold:
     """Swords, knives, axes, spears, shovels, hammers, spoons and forks: a handle and a working end."""
     u = rng.uniform
     grip, handle = u(0.025, 0.06), u(0.2, 0.9)
@@ -337,7 +156,7 @@ def blade(rng: Rng) -> Solid3:
     return union(parts).rotate((0, pick(rng, 0, 90), 0))
 
 
-def gun(rng: Rng) -> Solid3:
+def gun(rng: Rng) -> Manifold:
     """Pistols, rifles, drills, hair dryers, watering cans: a barrel, a body, a grip."""
     u = rng.uniform
     body, tall, wide = u(0.3, 0.7), u(0.06, 0.12), u(0.04, 0.08)
@@ -362,7 +181,7 @@ def gun(rng: Rng) -> Solid3:
     return union(parts)
 
 
-def instrument(rng: Rng) -> Solid3:
+def instrument(rng: Rng) -> Manifold:
     """Guitars, violins, rackets, spoons-like paddles, drums with sticks."""
     u = rng.uniform
     if chance(rng, 0.2):
@@ -396,9 +215,9 @@ def instrument(rng: Rng) -> Solid3:
     return union(parts).rotate((90, 0, 0))
 
 
-def letter(rng: Rng) -> Solid3:
+def letter(rng: Rng) -> Manifold:
     """Letters, digits and signs: pen strokes extruded."""
-    strokes = {
+    strokes: dict[str, list[list[tuple[float, float]]]] = {
         "A": [[(0, 0), (2, 6), (4, 0)], [(1, 2.5), (3, 2.5)]],
         "E": [[(3.5, 0), (0, 0), (0, 6), (3.5, 6)], [(0, 3), (3, 3)]],
         "F": [[(0, 0), (0, 6), (3.5, 6)], [(0, 3), (3, 3)]],
@@ -415,8 +234,11 @@ def letter(rng: Rng) -> Solid3:
         "2": [[(0, 5), (1, 6), (3, 6), (4, 5), (4, 4), (0, 0), (4, 0)]],
         "4": [[(3, 0), (3, 6), (0, 2), (4, 2)]],
         "5": [[(4, 6), (0, 6), (0, 3.5), (3, 3.5), (4, 2.5), (4, 1), (3, 0), (0, 0)]],
-        "8": [[(1, 3), (0, 4), (0, 5), (1, 6), (3, 6), (4, 5), (4, 4), (3, 3), (1, 3), (0, 2), (0, 1), (1, 0), (3, 0), (4, 1), (4, 2), (3, 3)]],
-    }  # fmt: skip
+        "8": [
+            [(1, 3), (0, 4), (0, 5), (1, 6), (3, 6), (4, 5), (4, 4), (3, 3), (1, 3)],
+            [(1, 3), (0, 2), (0, 1), (1, 0), (3, 0), (4, 1), (4, 2), (3, 3)],
+        ],
+    }
     glyphs = [strokes[pick(rng, *strokes)] for _ in range(pick(rng, 1, 1, 1, 2, 3))]
     width, area = rng.uniform(0.5, 1.3), CrossSection()
     for k, lines in enumerate(glyphs):
@@ -425,7 +247,7 @@ def letter(rng: Rng) -> Solid3:
     return plate(area, rng.uniform(0.4, 2.5), top=rng.uniform(0.85, 1.0)).rotate((90, 0, 0))
 
 
-def glasses(rng: Rng) -> Solid3:
+def glasses(rng: Rng) -> Manifold:
     """Glasses, scissors, pliers, handcuffs, chains: rings joined by bars."""
     u = rng.uniform
     style = rng.integers(3)
@@ -438,8 +260,15 @@ def glasses(rng: Rng) -> Solid3:
     if style == 1:
         parts, open_angle = [], u(8, 30)
         for sign in (1, -1):
-            half = union([ring(r * 0.6, wire * 1.3).translate((-0.8, sign * r * 0.5, 0)), limb((-0.5, sign * 0.12, 0), (0, 0, 0), 0.05),
-                          plate(cross_section([(0, -0.06), (0, 0.06), (u(0.5, 0.9), sign * 0.01), (0.5, -sign * 0.05)]), 0.06).translate((0, 0, -0.03))])  # fmt: skip
+            half = union(
+                [
+                    ring(r * 0.6, wire * 1.3).translate((-0.8, sign * r * 0.5, 0)),
+                    limb((-0.5, sign * 0.12, 0), (0, 0, 0), 0.05),
+                    plate(
+                        cross_section([(0, -0.06), (0, 0.06), (u(0.5, 0.9), sign * 0.01), (0.5, -sign * 0.05)]), 0.06
+                    ).translate((0, 0, -0.03)),
+                ]
+            )
             parts.append(half.rotate((0, 0, -sign * open_angle)).translate((0, 0, sign * 0.02)))
         return union([*parts, rod((0, 0, -0.08), (0, 0, 0.08), 0.05)])
     links = int(rng.integers(2, 7))
@@ -447,7 +276,7 @@ def glasses(rng: Rng) -> Solid3:
     return union([link.rotate((90 * (k % 2), 0, 0)).translate((k * (3 * r - 3 * wire), 0, 0)) for k in range(links)])
 
 
-def potted_plant(rng: Rng) -> Solid3:
+def potted_plant(rng: Rng) -> Manifold:
     """A pot with leaves or stems; bouquets; palms."""
     u = rng.uniform
     pot = u(0.15, 0.35)
@@ -477,7 +306,7 @@ def potted_plant(rng: Rng) -> Solid3:
     return union(parts)
 
 
-def gear(rng: Rng) -> Solid3:
+def gear(rng: Rng) -> Manifold:
     """Gears, cogs, stars, polygon prisms, nuts, snowflakes: extruded outlines with holes, tapered or twisted."""
     u = rng.uniform
     n, style = int(rng.integers(3, 18)), rng.integers(3)
@@ -489,8 +318,8 @@ def gear(rng: Rng) -> Solid3:
         outline = regular_polygon(2 * n) * np.tile([1.0, u(0.3, 0.9)], n)[:, None]
     else:
         angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-        waves = sum(u(-0.25, 0.25) * np.cos(k * angle + u(0, 6)) for k in range(2, 7))
-        outline = (1 + waves)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+        waves = [u(-0.25, 0.25) * np.cos(k * angle + u(0, 6)) for k in range(2, 7)]
+        outline = (1 + np.sum(waves, axis=0))[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     area = cross_section(outline)
     if chance(rng, 0.6):
         area -= CrossSection.circle(u(0.1, 0.35), pick(rng, 32, 6, 4))

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vat3d.procedural_parts import Blend, Rng, Solid3, chance, pick, rotation, tube, union
+from vat3d.procedural_parts import Blend, Manifold, Rng, chance, pick, rotation, tube, union
 
 
-def quadruped(rng: Rng) -> Solid3:
+def quadruped(rng: Rng) -> Manifold:
     """From dachshund to giraffe: spine, neck, head with snout and ears, four jointed legs, tail."""
     u = rng.uniform
     body = Blend(u(0.02, 0.06))
@@ -36,8 +36,10 @@ def quadruped(rng: Rng) -> Solid3:
     if chance(rng, 0.3):  # horns
         horn = head + [0, skull * 0.4, skull * 0.8]
         grow = u(0.15, 0.5)
-        body.chain([horn, horn + grow * np.array([-0.2, 0.5, 0.6]), horn + grow * np.array([u(-1, 0.6), u(0, 0.8), 1.1])],
-                   [0.045, 0.035, 0.02])  # fmt: skip
+        body.chain(
+            [horn, horn + grow * np.array([-0.2, 0.5, 0.6]), horn + grow * np.array([u(-1, 0.6), u(0, 0.8), 1.1])],
+            [0.045, 0.035, 0.02],
+        )
     thick, spread = leg * u(0.09, 0.16) + u(0.02, 0.06), girth * u(0.4, 0.75)
     for x, bend in ((spine[0, 0] + girth * 0.2, u(-0.2, 0.25)), (spine[2, 0] - girth * 0.1, u(-0.2, 0.1))):
         swing = u(-0.25, 0.25) * leg
@@ -48,12 +50,14 @@ def quadruped(rng: Rng) -> Solid3:
         body.bone(foot, foot + [thick * u(0.3, 1.6), 0, -0.1 * thick], thick * u(0.7, 1))
     body.mirror(start)
     tail, base = u(0.1, 0.9), spine[0] + [-girth * 0.7, 0, girth * 0.2]
-    body.chain([base, base + [-0.5 * tail, 0, u(-0.5, 0.4) * tail], base + [-u(0.2, 1) * tail, 0, u(-0.9, 1) * tail]],
-               [girth * u(0.15, 0.5), girth * 0.2, u(0.02, 0.09)])  # fmt: skip
+    body.chain(
+        [base, base + [-0.5 * tail, 0, u(-0.5, 0.4) * tail], base + [-u(0.2, 1) * tail, 0, u(-0.9, 1) * tail]],
+        [girth * u(0.15, 0.5), girth * 0.2, u(0.02, 0.09)],
+    )
     return body.solid()
 
 
-def humanoid(rng: Rng) -> Solid3:
+def humanoid(rng: Rng) -> Manifold:
     """People, robots and dolls: standing, walking, sitting, arms anywhere."""
     u = rng.uniform
     body = Blend(u(0.012, 0.035))
@@ -100,7 +104,7 @@ def humanoid(rng: Rng) -> Solid3:
     return body.solid()
 
 
-def bird(rng: Rng) -> Solid3:
+def bird(rng: Rng) -> Manifold:
     """Standing or flying birds, penguins, bats."""
     u = rng.uniform
     body = Blend(u(0.015, 0.035))
@@ -130,7 +134,7 @@ def bird(rng: Rng) -> Solid3:
             across = np.cross(along, [0.3, 0, 1])
             across /= np.linalg.norm(across)
             turn = np.stack([across, along, np.cross(across, along)], 1)
-            body.blob((a + b) / 2, [c, np.linalg.norm(b - a) * 0.65, 0.022], turn)
+            body.blob((a + b) / 2, [c, float(np.linalg.norm(b - a)) * 0.65, 0.022], turn)
     else:
         body.blob(
             [-0.08, fat * 0.95, 0], [long * u(0.6, 0.9), 0.035, fat * 0.7], rotation("y", np.degrees(-tilt) * 0.8)
@@ -145,7 +149,7 @@ def bird(rng: Rng) -> Solid3:
     return body.solid()
 
 
-def fish(rng: Rng) -> Solid3:
+def fish(rng: Rng) -> Manifold:
     """Fish, sharks, whales, dolphins: a tapered body with fins."""
     u = rng.uniform
     body = Blend(u(0.012, 0.03))
@@ -164,7 +168,7 @@ def fish(rng: Rng) -> Solid3:
         along = axis / np.linalg.norm(axis)
         normal = np.array([0, 0, 1.0]) if horizontal else np.array([0, 1.0, 0])
         turn = np.stack([along, np.cross(normal, along), normal], 1)
-        body.blob((tail + tip) / 2, [np.linalg.norm(axis) * 0.6, 0.1, flat], turn)
+        body.blob((tail + tip) / 2, [float(np.linalg.norm(axis)) * 0.6, 0.1, flat], turn)
     for where, size in ((u(-0.3, 0.3), u(0.1, 0.4)), (u(-0.75, -0.4), u(0, 0.2))):
         if size > 0.06:
             body.blob([where, 0, tall * 0.85], [size * u(0.6, 1.4), flat, size], rotation("y", u(-40, 0)))
@@ -177,7 +181,7 @@ def fish(rng: Rng) -> Solid3:
     return body.solid()
 
 
-def insect(rng: Rng) -> Solid3:
+def insect(rng: Rng) -> Manifold:
     """Insects, spiders, scorpions, crabs: segments, six to ten jointed legs, feelers, sometimes wings."""
     u = rng.uniform
     body = Blend(u(0.012, 0.025))
@@ -197,14 +201,18 @@ def insect(rng: Rng) -> Solid3:
         angle = np.radians(np.linspace(u(35, 60), u(115, 150), legs)[k])
         out = np.array([np.cos(angle), np.sin(angle), 0])
         hip = np.array([root, 0, 0]) + out * size * 0.8
-        body.chain([hip, hip + out * reach * 0.45 + [0, 0, knee], hip + out * reach + [0, 0, -u(0.15, 0.3)]],
-                   [0.04, 0.032, 0.022])  # fmt: skip
+        body.chain(
+            [hip, hip + out * reach * 0.45 + [0, 0, knee], hip + out * reach + [0, 0, -u(0.15, 0.3)]],
+            [0.04, 0.032, 0.022],
+        )
     front, size = at[0]
     if chance(rng, 0.7):
         feeler = u(0.15, 0.6)
         head = np.array([front + size, size * 0.4, 0.05])
-        body.chain([head, head + feeler * np.array([0.5, 0.3, 0.5]), head + feeler * np.array([1, 0.6, u(0, 0.7)])],
-                   [0.028, 0.022, 0.02])  # fmt: skip
+        body.chain(
+            [head, head + feeler * np.array([0.5, 0.3, 0.5]), head + feeler * np.array([1, 0.6, u(0, 0.7)])],
+            [0.028, 0.022, 0.02],
+        )
     if chance(rng, 0.35):
         for tilt in (u(-10, 25), u(20, 60)):
             span = u(0.4, 0.8)
@@ -214,7 +222,7 @@ def insect(rng: Rng) -> Solid3:
     return body.solid()
 
 
-def tree(rng: Rng) -> Solid3:
+def tree(rng: Rng) -> Manifold:
     """Trees, bushes and corals: forking branches, bare or with leafy blobs; firs as stacked cones."""
     u = rng.uniform
     body = Blend(u(0.015, 0.03))
@@ -250,7 +258,7 @@ def tree(rng: Rng) -> Solid3:
     return body.solid()
 
 
-def radial_creature(rng: Rng) -> Solid3:
+def radial_creature(rng: Rng) -> Manifold:
     """Starfish, octopus, jellyfish, hands, corals, cacti: arms from a centre."""
     u = rng.uniform
     body = Blend(u(0.015, 0.04))
@@ -276,7 +284,7 @@ def curve_through(points: list[np.ndarray]) -> np.ndarray:
     return curve(points, 7)
 
 
-def snake(rng: Rng) -> Solid3:
+def snake(rng: Rng) -> Manifold:
     """Snakes, worms, eels, croissants: a thick curve, smooth or coiled."""
     u = rng.uniform
     n = 60
@@ -296,7 +304,7 @@ def snake(rng: Rng) -> Solid3:
     return union(parts)
 
 
-def head(rng: Rng) -> Solid3:
+def head(rng: Rng) -> Manifold:
     """Heads and busts: skull, jaw, nose, brows, ears, neck, sometimes shoulders."""
     u = rng.uniform
     body = Blend(u(0.03, 0.06))
@@ -319,7 +327,7 @@ def head(rng: Rng) -> Solid3:
     return body.solid()
 
 
-def blobs(rng: Rng) -> Solid3:
+def blobs(rng: Rng) -> Manifold:
     """Potatoes, rocks, clouds, fruit, soft toys: ellipsoids melted together, half of them mirror-symmetric."""
     u = rng.uniform
     body = Blend(u(0.02, 0.12))
@@ -332,7 +340,7 @@ def blobs(rng: Rng) -> Solid3:
     return body.solid()
 
 
-def teddy(rng: Rng) -> Solid3:
+def teddy(rng: Rng) -> Manifold:
     """Soft toys and cartoon figures: fat, short-limbed, big-headed, often with round ears."""
     u = rng.uniform
     body = Blend(u(0.015, 0.03))

@@ -15,7 +15,6 @@ from manifold3d import CrossSection, Manifold
 from numpy.typing import ArrayLike, NDArray
 
 Rng = np.random.Generator
-Solid3 = Manifold
 GRID_CELLS = 200_000
 """Cells of the grid on which a smooth union is evaluated: bounds the time for one shape."""
 
@@ -30,22 +29,27 @@ def pick(rng: Rng, *choices: Any) -> Any:
     return choices[int(rng.integers(len(choices)))]
 
 
-def box(size: ArrayLike, at: ArrayLike = (0, 0, 0), bevel: float = 0.0) -> Solid3:
+def _triple(at: ArrayLike) -> tuple[float, float, float]:
+    x, y, z = np.asarray(at, float)
+    return float(x), float(y), float(z)
+
+
+def box(size: ArrayLike, at: ArrayLike = (0, 0, 0), bevel: float = 0.0) -> Manifold:
     """A box of full side lengths `size` centred at `at`, its edges cut by `bevel`."""
     size = np.asarray(size, float)
     if bevel <= 0:
-        return Manifold.cube(tuple(size), True).translate(tuple(at))
+        return Manifold.cube(tuple(size), True).translate(_triple(at))
     bevel = min(bevel, 0.45 * size.min())
     cut = size - 2 * bevel * (1 - np.eye(3))
-    return Manifold.batch_hull([Manifold.cube(tuple(row), True) for row in cut]).translate(tuple(at))
+    return Manifold.batch_hull([Manifold.cube(tuple(row), True) for row in cut]).translate(_triple(at))
 
 
-def ball(at: ArrayLike, radii: ArrayLike, segments: int = 24) -> Solid3:
+def ball(at: ArrayLike, radii: ArrayLike, segments: int = 24) -> Manifold:
     """An ellipsoid with half-axes `radii` (one number for a sphere)."""
-    return Manifold.sphere(1.0, segments).scale(tuple(np.broadcast_to(radii, 3).astype(float))).translate(tuple(at))
+    return Manifold.sphere(1.0, segments).scale(tuple(np.broadcast_to(radii, 3).astype(float))).translate(_triple(at))
 
 
-def rod(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None, segments: int = 16) -> Solid3:
+def rod(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None, segments: int = 16) -> Manifold:
     """A cylinder, prism or frustum from `a` to `b`."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     length = float(np.linalg.norm(b - a))
@@ -54,24 +58,24 @@ def rod(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = No
     return solid.transform(np.concatenate([frame, a[:, None]], 1))
 
 
-def limb(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None, segments: int = 16) -> Solid3:
+def limb(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None, segments: int = 16) -> Manifold:
     """A rod with round ends."""
     return Manifold.batch_hull([ball(a, radius, segments), ball(b, end_radius or radius, segments)])
 
 
-def lathe(profile: ArrayLike, segments: int = 40, degrees: float = 360.0) -> Solid3:
+def lathe(profile: ArrayLike, segments: int = 40, degrees: float = 360.0) -> Manifold:
     """Revolve a profile of (radius, z) points, listed from bottom to top, about the z axis."""
     profile = np.asarray(profile, float)
     outline = np.concatenate([[[0, profile[0, 1]]], profile, [[0, profile[-1, 1]]]])
     return Manifold.revolve(cross_section(outline), segments, degrees)
 
 
-def ring(radius: float, thickness: float, segments: int = 40, sides: int = 14) -> Solid3:
+def ring(radius: float, thickness: float, segments: int = 40, sides: int = 14) -> Manifold:
     """A torus about the z axis."""
     return Manifold.revolve(CrossSection.circle(thickness, sides).translate((radius, 0)), segments)
 
 
-def plate(outline: CrossSection, height: float, top: float = 1.0, twist: float = 0.0) -> Solid3:
+def plate(outline: CrossSection, height: float, top: float = 1.0, twist: float = 0.0) -> Manifold:
     """Extrude an outline from z = 0 to `height`; `top` scales it on the way, `twist` turns it by degrees."""
     return Manifold.extrude(outline, height, 24 if twist else 0, twist, (top, top))
 
@@ -94,7 +98,7 @@ def regular_polygon(n: int, radius: float = 1.0, phase: float = 0.0) -> NDArray[
     return radius * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def tube(path: ArrayLike, radius: ArrayLike, closed: bool = False, sides: int = 14, flat: float = 1.0) -> Solid3:
+def tube(path: ArrayLike, radius: ArrayLike, closed: bool = False, sides: int = 14, flat: float = 1.0) -> Manifold:
     """Sweep a circle (an ellipse where `flat` < 1) of varying `radius` along a path of points."""
     path = np.asarray(path, float)
     n = len(path)
@@ -109,9 +113,10 @@ def tube(path: ArrayLike, radius: ArrayLike, closed: bool = False, sides: int = 
     angle = 2 * np.pi * np.arange(sides) / sides
     around = np.cos(angle)[:, None, None] * normals + flat * np.sin(angle)[:, None, None] * binormals
     points = (path + np.broadcast_to(np.asarray(radius, float).reshape(-1, 1), (n, 1)) * around).transpose(1, 0, 2)
-    i, j = np.meshgrid(np.arange(n if closed else n - 1), np.arange(sides), indexing="ij")
-    i, j, ii, jj = i.ravel(), j.ravel(), ((i + 1) % n).ravel(), ((j + 1) % sides).ravel()
-    quad = np.stack([i * sides + j, i * sides + jj, ii * sides + jj, ii * sides + j], 1)
+    here = np.arange((n if closed else n - 1) * sides)
+    row, column = np.divmod(here, sides)
+    beside, ahead = (column + 1) % sides, (row + 1) % n * sides
+    quad = np.stack([here, row * sides + beside, ahead + beside, ahead + column], 1)
     faces = np.concatenate([quad[:, [0, 1, 2]], quad[:, [0, 2, 3]]])
     vertices = points.reshape(-1, 3)
     if not closed:
@@ -121,7 +126,7 @@ def tube(path: ArrayLike, radius: ArrayLike, closed: bool = False, sides: int = 
     return solid_from(vertices, faces)
 
 
-def superquadric(radii: ArrayLike, e1: float, e2: float, n: int = 24) -> Solid3:
+def superquadric(radii: ArrayLike, e1: float, e2: float, n: int = 24) -> Manifold:
     """A superquadric: exponents near 0 give a box, 1 an ellipsoid, 2 an octahedron."""
     unit = np.asarray(Manifold.sphere(1.0, n).to_mesh64().vert_properties)[:, :3]
     faces = np.asarray(Manifold.sphere(1.0, n).to_mesh64().tri_verts)
@@ -142,24 +147,24 @@ def superquadric(radii: ArrayLike, e1: float, e2: float, n: int = 24) -> Solid3:
     return solid_from(shape * np.broadcast_to(radii, 3), faces)
 
 
-def solid_from(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Solid3:
+def solid_from(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Manifold:
     """A manifold3d solid from a closed triangle mesh."""
     # copies, since manifold3d refuses read-only arrays
     return Manifold(manifold3d.Mesh64(np.array(vertices, np.float64, order="C"), np.array(faces, np.uint64, order="C")))
 
 
-def union(parts: Iterable[Solid3]) -> Solid3:
+def union(parts: Iterable[Manifold]) -> Manifold:
     """Everything that is inside any part."""
     return Manifold.batch_boolean(list(parts), manifold3d.OpType.Add)
 
 
-def both_sides(parts: Iterable[Solid3]) -> list[Solid3]:
+def both_sides(parts: Iterable[Manifold]) -> list[Manifold]:
     """The parts and their mirror images in the plane y = 0."""
     parts = list(parts)
     return parts + [part.mirror((0, 1, 0)) for part in parts]
 
 
-def around(part: Solid3, n: int) -> list[Solid3]:
+def around(part: Manifold, n: int) -> list[Manifold]:
     """`n` copies turned about the z axis."""
     return [part.rotate((0, 0, 360.0 * k / n)) for k in range(n)]
 
@@ -223,7 +228,7 @@ class Blend:
     def __len__(self) -> int:
         return len(self._parts)
 
-    def solid(self) -> Solid3:
+    def solid(self) -> Manifold:
         """The surface of the smooth union, by marching cubes."""
         from skimage.measure import marching_cubes
 

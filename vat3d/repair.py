@@ -45,7 +45,7 @@ class CanonicalMesh:
     report: dict[str, Any]
 
 
-def canonical_mesh(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> CanonicalMesh:
+def canonical_mesh(vertices: NDArray[Any], faces: NDArray[Any]) -> CanonicalMesh:
     """Normalise, merge, clean, orient and sort a triangle mesh.
 
     Parameters
@@ -133,7 +133,7 @@ def signed_volumes(
     """Signed volume under the faces of each label; a closed, outward part has a positive one."""
     corner = vertices[faces]
     volume = np.einsum("ij,ij->i", corner[:, 0], np.cross(corner[:, 1], corner[:, 2])) / 6
-    return np.bincount(label, volume)
+    return np.bincount(label, volume).astype(np.float64)
 
 
 def edge_table(faces: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

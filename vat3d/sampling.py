@@ -49,9 +49,9 @@ def sample_solid(solid: Solid, seed: int, points: int = POINTS) -> Samples:
     near = position[points:] + sigma[:, None] * rng.standard_normal((points, 3))
     queries = np.concatenate([near, rng.uniform(-CUBE, CUBE, (points, 3))]).astype(np.float16)
     distance = solid.signed_distance(queries.astype(np.float64)).astype(np.float16)
-    near, volume = np.split(np.concatenate([queries, distance[:, None]], 1), 2)
+    labelled = np.concatenate([queries, distance[:, None]], 1)
     surface = np.concatenate([position, normal], 1)[:points].astype(np.float16)
-    samples = {"surface": surface, "near": near, "volume": volume}
+    samples: Samples = {"surface": surface, "near": labelled[:points], "volume": labelled[points:]}
     check_signs(samples)
     return samples
 
