@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -66,9 +66,8 @@ class Expert:
 
     def to(self, dtype: torch.dtype) -> Expert:
         """The same expert in another precision, for the work per voxel."""
-        tensors = (getattr(self, name).to(dtype) for name in ("eigenvalues", "vectors", "mean", "mean_weights"))
-        maps = tuple((basis, transform.to(dtype)) for basis, transform in self.maps)
-        return Expert(self.kind, self.strength, self.mean_scale, *tensors, maps, self.quadratic)
+        tensors = {name: getattr(self, name).to(dtype) for name in ("eigenvalues", "vectors", "mean", "mean_weights")}
+        return replace(self, maps=tuple((basis, transform.to(dtype)) for basis, transform in self.maps), **tensors)
 
 
 class Grid(NamedTuple):

@@ -1,0 +1,252 @@
+"""The estimator: a pretrained network behind fit and predict. `fit` stores the context and emits weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from braincl.base import LinearEncoder
+from braincl.errors import ModelError
+from braincl.network import SharedContextConfig, SharedContextNetwork, batches
+from braincl.prior_ridge import PriorRidge
+from braincl.published import ARCHITECTURE as PER_VOXEL
+from braincl.published import PerVoxelConfig, PerVoxelNetwork
+from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, load_state, load_tensors, save_model
+from setcore.errors import CheckpointError
+from setcore.files import read_json
+
+SHARED_CONTEXT = "shared_context"
+EMBEDDED = Path(__file__).parent / "weights"
+DEFAULT_MODEL = "agnostic"
+PER_VOXEL_TOKENS = 40_000  # context tokens that the published network takes at once; about 2 GB at its CLIP size
+
+
+@dataclass
+class ModelCard:
+    """What a model folder says beside its weights."""
+
+    training_subjects: list[str] = field(default_factory=list)
+    prior_reason: str = ""
+    standardize: bool = True
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+class InContextEncoder(LinearEncoder):
+    """Linear encoders for the voxels of a new subject, from one forward pass of a pretrained network.
+
+    Parameters
+    ----------
+    network : SharedContextNetwork or PerVoxelNetwork, optional
+        None: the embedded default, which takes any embedding. See `from_pretrained`.
+    standardize : bool
+        Standardise each voxel on the context and undo it on output. False hands responses over as they are, as the
+        published networks expect.
+    voxel_batch : int
+        Voxels that are worked on at once; bounds memory and changes nothing else.
+
+    Attributes
+    ----------
+    coef_ : array of shape (n_voxels, n_features)
+    intercept_ : array of shape (n_voxels,)
+    """
+
+    def __init__(self, network: nn.Module | None = None, standardize: bool = True, voxel_batch: int = 4096) -> None:
+        self.network = network
+        self.standardize = standardize
+        self.voxel_batch = voxel_batch
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | Path | None = None, **parameters: Any) -> InContextEncoder:
+        """An encoder from a model folder, an embedded name, or (None) the embedded default.
+
+        Parameters
+        ----------
+        path_or_name : path or str, optional
+            A folder with `model.safetensors` and `config.json`, or the name of an embedded model.
+        **parameters
+            Parameters of the estimator; `standardize` is the model's own unless it is given.
+
+        Raises
+        ------
+        ModelError
+            There is no such folder or name.
+        CheckpointError
+            The folder is damaged or of another architecture.
+        """
+        folder = find_model(path_or_name)
+        network, card = load_model(folder)
+        encoder = cls(network, **{"standardize": card.standardize, **parameters})
+        encoder._card = card
+        return encoder
+
+    @property
+    def training_subjects(self) -> list[str]:
+        """Names of the subjects that the network was trained on."""
+        return self._model_card.training_subjects
+
+    @property
+    def prior_reason(self) -> str:
+        """Why there is no population prior, where there is none."""
+        return self._model_card.prior_reason or "the model was trained without a population prior"
+
+    def population_prior(self) -> PriorRidge | None:
+        """Population-prior ridge with the prior that the model holds, or None."""
+        prior = self.network.gaussian_prior() if isinstance(self.network, SharedContextNetwork) else None
+        return None if prior is None else PriorRidge(prior)
+
+    @property
+    def _model_card(self) -> ModelCard:
+        return getattr(self, "_card", None) or ModelCard()
+
+    def fit(self, X: Any, y: Any) -> InContextEncoder:
+        """Condition on a context and emit the weights of every voxel; there is no gradient step.
+
+        Parameters
+        ----------
+        X : array of shape (n_images, n_features)
+            Embeddings of the context images.
+        y : array of shape (n_images, n_voxels) or (n_images,)
+
+        Raises
+        ------
+        ResponseError
+            The context cannot be used.
+        ModelError
+            The network takes embeddings of another width.
+        """
+        X, Y, _ = self._validate_fit(X, y)
+        if not isinstance(self.voxel_batch, int) or self.voxel_batch < 1:
+            raise ModelError(f"voxel_batch must be a positive integer, got {self.voxel_batch!r}")
+        self._network = self._find_network()
+        self._live = np.flatnonzero(~self.constant_voxels_)
+        if self.standardize:
+            self._shift = Y.mean(axis=0)
+            self._scale = np.where(self.constant_voxels_, 0, Y.std(axis=0)).astype(Y.dtype)
+        else:
+            self._shift, self._scale = np.zeros_like(Y[0]), np.where(self.constant_voxels_, 0, 1).astype(Y.dtype)
+        live = (Y[:, self._live] - self._shift[self._live]) / self._scale[self._live]
+        self._Y = torch.as_tensor(live, dtype=torch.float32)
+        self._X = torch.as_tensor(X)
+        coef, intercept = np.zeros((Y.shape[1], X.shape[1]), np.float32), Y[0].astype(np.float32).copy()
+        with torch.inference_mode():
+            weights, bias = self._emit()
+        coef[self._live] = weights * self._scale[self._live, None]
+        intercept[self._live] = bias * self._scale[self._live] + self._shift[self._live]
+        self.coef_, self.intercept_ = coef, intercept
+        return self
+
+    def _find_network(self) -> SharedContextNetwork | PerVoxelNetwork:
+        network = load_model(find_model(None))[0] if self.network is None else self.network
+        if not isinstance(network, SharedContextNetwork | PerVoxelNetwork):
+            raise ModelError(f"network is a {type(network).__name__}; use InContextEncoder.from_pretrained")
+        return network.eval()
+
+    def _emit(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Weights (V, E) and biases (V,) of the voxels that vary, for responses as the network saw them."""
+        if isinstance(self._network, PerVoxelNetwork):
+            width = self._network.config.features
+            if self._X.shape[1] != width:
+                raise ModelError(
+                    f"the embeddings have {self._X.shape[1]} features, the published network takes {width}"
+                )
+            batch = min(self.voxel_batch, max(1, PER_VOXEL_TOKENS // len(self._X)))
+            X = self._X.float()
+            parts = [self._network(X, self._Y[:, part]) for part in batches(len(self._live), batch)]
+            weights, bias = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else self._nothing()
+            self._residual = (self._Y - X @ weights.T - bias).square().mean(dim=0).sqrt().numpy()
+            return weights.numpy(), bias.numpy()
+        if not len(self._live):
+            return tuple(part.numpy() for part in self._nothing())  # type: ignore[return-value]
+        self._reading = self._network.read(self._X, self._Y, self.voxel_batch)
+        weights = torch.empty(len(self._live), self._X.shape[1])
+        for part in batches(len(self._live), self.voxel_batch):
+            weights[part] = self._network.emit(self._reading, self._Y[:, part], part)
+        return weights.numpy(), -(weights @ self._reading.context.offset.float()).numpy()
+
+    def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(0, self._X.shape[1]), torch.zeros(0)
+
+    def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
+        std = np.zeros((len(X), len(self.intercept_)), np.float32)
+        if isinstance(self._network, PerVoxelNetwork):  # it knows no uncertainty of its own: the context's residuals
+            std[:, self._live] = self._residual * self._scale[self._live]
+            return std
+        queries = torch.as_tensor(X)
+        with torch.inference_mode():
+            for part in batches(len(self._live), self.voxel_batch):
+                _, variance = self._network.moments(self._reading, self._Y[:, part], part, queries)
+                std[:, self._live[part]] = variance.sqrt().numpy().T * self._scale[self._live[part]]
+        return std
+
+
+def find_model(path_or_name: str | Path | None) -> Path:
+    """The folder of a model.
+
+    Raises
+    ------
+    ModelError
+    """
+    if path_or_name is None:
+        return EMBEDDED / DEFAULT_MODEL
+    folder = Path(path_or_name)
+    if folder.is_dir():
+        return folder
+    names = sorted(path.parent.name for path in EMBEDDED.glob(f"*/{WEIGHTS_FILE}"))
+    if str(path_or_name) in names:
+        return EMBEDDED / str(path_or_name)
+    raise ModelError(
+        f"{path_or_name} is neither a model folder nor an embedded model; embedded are: {', '.join(names)}"
+    )
+
+
+def load_model(folder: Path) -> tuple[SharedContextNetwork | PerVoxelNetwork, ModelCard]:
+    """Network and card of a model folder.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    network: SharedContextNetwork | PerVoxelNetwork
+    if architecture_of(folder) == PER_VOXEL:
+        published, extra = load_config(folder, PerVoxelConfig)
+        network = PerVoxelNetwork(published)
+    else:
+        config, extra = load_config(folder, SharedContextConfig)
+        network = SharedContextNetwork(config)
+    path = folder / WEIGHTS_FILE
+    load_state(network, load_tensors(path), str(path))
+    card = {name: value for name, value in extra.items() if name in ModelCard.__dataclass_fields__}
+    return network.eval(), ModelCard(**card)
+
+
+def architecture_of(folder: Path) -> str:
+    """What `config.json` names as the architecture.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    path = folder / CONFIG_FILE
+    values = read_json(path) if path.is_file() else {}
+    architecture = values.get("architecture") if isinstance(values, dict) else None
+    if architecture not in (PER_VOXEL, SHARED_CONTEXT):
+        raise CheckpointError(
+            f"{folder} is not a model folder of braincl: {CONFIG_FILE} names architecture {architecture!r}, expected "
+            f"{SHARED_CONTEXT!r} or {PER_VOXEL!r}"
+        )
+    return architecture
+
+
+def save_encoder(folder: str | Path, network: SharedContextNetwork, card: ModelCard, *, half: bool = False) -> None:
+    """Write a model folder that `InContextEncoder.from_pretrained` reads."""
+    save_model(
+        folder, network.config, network, half=half, architecture=SHARED_CONTEXT,
+        training_subjects=card.training_subjects, prior_reason=card.prior_reason, standardize=card.standardize,
+        training=card.training,
+    )  # fmt: skip

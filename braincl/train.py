@@ -1,0 +1,422 @@
+"""Meta-training: response sets of several subjects in, a model folder out.
+
+First the population prior is fitted, its settings chosen inside the training data (`braincl.population`). Then the gate
+of the network is trained on contexts drawn from the training subjects, each with the prior of the fold that leaves it
+out, so that it learns how far a prior may be trusted on somebody new; a share of the steps shows simulated subjects
+that stray from the prior by known amounts. The best weights on validation pictures are kept, the untrained gate among
+the candidates: training cannot make the closed form worse there.
+
+Every step's random numbers depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from braincl.encoder import ModelCard, save_encoder
+from braincl.errors import ModelError, ResponseError
+from braincl.network import SharedContextConfig, SharedContextNetwork
+from braincl.population import PopulationFit, Subject, fit_population
+from braincl.prior import SIGNAL_SHARES, Prior
+from braincl.prior_ridge import PriorRidge
+from braincl.responses import average_duplicates, open_responses
+from setcore.checkpoint import load_tensors, save_tensors
+from setcore.errors import InputError
+from setcore.files import locked_folder
+from setcore.metrics import pearson_r
+from setcore.seeding import derive_seed, numpy_generator
+from setcore.training import (
+    STATE_FILE,
+    Budget,
+    Stopwatch,
+    load_training_state,
+    save_training_state,
+    warmup_cosine,
+)
+
+POPULATION_FILE = "population.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `meta_train`.
+
+    Attributes
+    ----------
+    network : SharedContextConfig
+        `features` and `components` are set from the data.
+    min_context, max_context : int
+        Pictures in a context, drawn log-uniformly.
+    queries, voxels : int
+        Query pictures and (at most) voxels of a step.
+    simulated : float
+        Share of steps on simulated subjects.
+    learning_rate, weight_decay, clip : float
+    validation_images : int
+        Pictures per data set that are kept for validation (at most a fifth of them).
+    validation_contexts : tuple of int
+    report_every : int
+        Steps between validations, which are also the checkpoints.
+    """
+
+    network: SharedContextConfig = field(default_factory=SharedContextConfig)
+    min_context: int = 8
+    max_context: int = 400
+    queries: int = 100
+    voxels: int = 256
+    simulated: float = 0.5
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    validation_images: int = 200
+    validation_contexts: tuple[int, ...] = (20, 100, 300)
+    report_every: int = 50
+
+
+PRESETS = {
+    "small": TrainConfig(),
+    "paper": TrainConfig(
+        network=SharedContextConfig(width=64, hidden=128, layers=3), max_context=1000, queries=200, voxels=1024
+    ),
+}
+
+
+class _Task(NamedTuple):
+    """One data set with the priors that have not seen it, its validation pictures apart."""
+
+    subject: Subject
+    gaussian: Prior
+    mixture: Prior | None
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+
+
+def meta_train(
+    datasets: Sequence[xr.Dataset | str | Path],
+    config: TrainConfig | None = None,
+    out: str | Path = "model",
+    *,
+    budget: Budget | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+) -> SharedContextNetwork:
+    """Meta-learn a `shared_context` network on the subjects of `datasets`.
+
+    Parameters
+    ----------
+    datasets : sequence of response sets or paths
+        Equal embeddings throughout. Sessions of one subject share the attribute `subject`; more subjects are better.
+    config : TrainConfig, optional
+        Default: the preset "small".
+    out : folder
+        Made if need be; holds the model and the state of training.
+    budget : Budget, optional
+        Steps, or minutes of time used (default 15), resumes included.
+    seed : int
+    resume : bool
+        Go on from the last checkpoint in `out`; with the same seed, threads and number of steps the result equals that
+        of an uninterrupted run.
+    progress : bool
+        Show a progress line.
+
+    Returns
+    -------
+    SharedContextNetwork
+        With the best weights on validation.
+
+    Raises
+    ------
+    ResponseError
+        A response set cannot be used, or embeddings differ in width or backbone.
+    InputError
+        `out` holds a model already and `resume` is not set, is in use, or cannot be written.
+    """
+    config = config or PRESETS["small"]
+    budget = budget or Budget(minutes=15.0)
+    subjects = prepare_subjects(datasets)
+    with locked_folder(out) as folder:
+        if not resume and any((folder / name).exists() for name in (STATE_FILE, POPULATION_FILE, "config.json")):
+            raise InputError(f"{folder} holds a model already; pass --resume to go on, or name another folder")
+        stopwatch = Stopwatch()
+        fit = _load_or_fit(folder, subjects, seed)
+        components = len(fit.mixture.means) if fit.mixture is not None else 0
+        shape = replace(config.network, features=subjects[0].X.shape[1], components=components)
+        trainer = _Trainer(folder, subjects, fit, replace(config, network=shape), budget, seed)
+        return trainer.run(stopwatch, progress)
+
+
+def prepare_subjects(datasets: Sequence[xr.Dataset | str | Path]) -> list[Subject]:
+    """Validated subjects; pictures that were shown again are averaged.
+
+    Raises
+    ------
+    ResponseError
+    """
+    if not datasets:
+        raise ResponseError("training needs at least one response set")
+    subjects, backbones = [], set()
+    for position, source in enumerate(datasets):
+        dataset = average_duplicates(open_responses(source))
+        name = str(dataset.attrs.get("subject", "")) or f"subject {position}"
+        subjects.append(Subject(name, dataset["embedding"].values, dataset["response"].values))
+        backbones.add(str(dataset.attrs.get("backbone", "")))
+        if len(subjects[-1].X) < 20:
+            raise ResponseError(f"{name}: {len(subjects[-1].X)} pictures; training needs at least 20 in each set")
+    widths = sorted({subject.X.shape[1] for subject in subjects})
+    if len(widths) > 1 or len(backbones - {""}) > 1:
+        raise ResponseError(
+            f"the response sets have embeddings of {widths} features from {sorted(backbones)}; embed all of them with "
+            "one backbone"
+        )
+    return subjects
+
+
+class _Trainer:
+    def __init__(
+        self, folder: Path, subjects: list[Subject], fit: PopulationFit, config: TrainConfig, budget: Budget, seed: int
+    ) -> None:
+        self.folder, self.subjects, self.fit = folder, subjects, fit
+        self.config, self.budget, self.seed = config, budget, seed
+        self.tasks = _make_tasks(subjects, fit, config, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "network"))
+            self.network = SharedContextNetwork(config.network)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.best = math.inf
+        self.history: list[dict[str, float]] = []
+
+    def run(self, stopwatch: Stopwatch, progress: bool) -> SharedContextNetwork:
+        step, losses = 0, [0.0]
+        if (self.folder / STATE_FILE).is_file():
+            saved = load_training_state(self.folder, self.network, self.optimizer)
+            if saved["fingerprint"] != self._fingerprint():
+                raise InputError(f"{self.folder} was trained on other data or settings; name another folder")
+            step, self.best, self.history = saved["step"], saved["best"], saved["history"]
+            stopwatch = Stopwatch(saved["seconds"])
+        else:
+            self._report(step, stopwatch, 0.0)
+        voxels, started = 0, stopwatch.seconds
+        with tqdm(disable=not progress, unit="step", desc="braincl train", initial=step) as bar:
+            while (used := self.budget.fraction(step, stopwatch.seconds)) < 1:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * warmup_cosine(used)
+                loss, count = self._step(step)
+                losses.append(loss)
+                step, voxels = step + 1, voxels + count
+                bar.update()
+                last = self.budget.fraction(step, stopwatch.seconds) >= 1
+                if step % self.config.report_every == 0 or last:
+                    row = self._report(step, stopwatch, float(np.mean(losses[-self.config.report_every :])))
+                    bar.set_postfix_str(
+                        f"loss {row['loss']:.3f} validation r {row['validation_r']:.3f} prior_ridge "
+                        f"{row['prior_ridge_r']:.3f} {voxels / (stopwatch.seconds - started):.0f} voxels/s"
+                    )
+        return self._finish()
+
+    def _step(self, step: int) -> tuple[float, int]:
+        """One optimiser step; returns the loss and the number of voxels."""
+        config, rng = self.config, numpy_generator(self.seed, "step", step)
+        task = self.tasks[rng.integers(len(self.tasks))]
+        X, Y = task.subject.X[task.train], task.subject.Y[task.train]
+        largest = min(config.max_context, len(X) - min(config.queries, len(X) // 4))
+        low, high = np.log([min(config.min_context, largest), largest])
+        size = round(math.exp(rng.uniform(low, high)))
+        order = rng.permutation(len(X))[: size + config.queries]
+        if rng.random() < config.simulated:
+            Y = simulate_stray(task.gaussian if task.mixture is None or rng.random() < 0.5 else task.mixture,
+                               X[order], config.voxels, rng)  # fmt: skip
+            X = X[order]
+        else:
+            count = int(np.exp(rng.uniform(np.log(16), np.log(max(config.voxels, 17)))))
+            X, Y = X[order], Y[order][:, rng.permutation(Y.shape[1])[:count]]
+        self._use(task)
+        self.network.train()
+        loss, _ = self._loss(X[:size], Y[:size], X[size:], Y[size:])
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        self.optimizer.step()
+        return float(loss.detach()), Y.shape[1]
+
+    def _use(self, task: _Task) -> None:
+        mixture = task.mixture
+        if mixture is None and self.config.network.components:
+            raise ModelError("every fold needs a mixture")
+        self.network.set_prior(task.gaussian, mixture)
+
+    def _loss(
+        self, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Squared error and negative log likelihood per standardised query response; also the predictions (t, V)."""
+        mean, deviation = Y.mean(axis=0), Y.std(axis=0)
+        live = deviation > 1e-6 * np.abs(mean) + 1e-12
+        standardise = lambda values: torch.as_tensor((values - mean)[:, live] / deviation[live], dtype=torch.float32)  # noqa: E731
+        context, wanted = standardise(Y), standardise(targets)
+        reading = self.network.read(torch.as_tensor(X), context)
+        predicted, variance = self.network.moments(
+            reading, context, slice(0, context.shape[1]), torch.as_tensor(queries)
+        )
+        error = (wanted.T - predicted).square()
+        weight = 1 / wanted.var(dim=0).clamp(min=0.2)  # a voxel counts alike however far its context's variance is off
+        loss = ((error + 0.5 * (error / variance + variance.log())) * weight[:, None]).mean()
+        return loss, predicted.detach().T
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Loss and Pearson r on the validation pictures of every data set, population-prior ridge beside it."""
+        self.network.eval()
+        losses, model_r, prior_r = [], [], []
+        for index, task in enumerate(self.tasks):
+            self._use(task)
+            rng = numpy_generator(self.seed, "validation", index)
+            X, Y = task.subject.X, task.subject.Y[:, rng.permutation(task.subject.Y.shape[1])[: self.config.voxels]]
+            for size in self.config.validation_contexts:
+                context = rng.permutation(task.train)[: min(size, len(task.train))]
+                keep = (Y[context].std(axis=0) > 1e-6) & (Y[task.validation].std(axis=0) > 1e-6)
+                args = X[context], Y[context][:, keep], X[task.validation], Y[task.validation][:, keep]
+                loss, predicted = self._loss(*args)
+                losses.append(float(loss))
+                model_r.append(np.nanmean(pearson_r(args[3], predicted.numpy())))
+                baseline = PriorRidge(task.gaussian).fit(*args[:2]).predict(args[2])
+                prior_r.append(np.nanmean(pearson_r(args[3], baseline)))
+        return {
+            "validation_loss": float(np.mean(losses)),
+            "validation_r": float(np.mean(model_r)),
+            "prior_ridge_r": float(np.mean(prior_r)),
+        }
+
+    def _report(self, step: int, stopwatch: Stopwatch, loss: float) -> dict[str, float]:
+        """Validate, keep the weights if they are the best so far, write a checkpoint."""
+        row = {"step": step, "loss": loss, **self._validate()}
+        self.history.append(row)
+        if row["validation_loss"] < self.best:
+            self.best = row["validation_loss"]
+            self._save_model(row)
+        save_training_state(self.folder, self.network, self.optimizer, {
+            "step": step, "seconds": stopwatch.seconds, "best": self.best, "history": self.history,
+            "fingerprint": self._fingerprint(),
+        })  # fmt: skip
+        return row
+
+    def _save_model(self, row: dict[str, float]) -> None:
+        self.network.set_prior(self.fit.gaussian, self.fit.mixture)
+        training = {"seed": self.seed, "train_config": asdict(self.config), "population": self.fit.report, "best": row}
+        names = sorted({subject.name for subject in self.subjects})
+        save_encoder(self.folder, self.network, ModelCard(training_subjects=names, training=training))
+
+    def _finish(self) -> SharedContextNetwork:
+        from braincl.encoder import load_model
+
+        network, _ = load_model(self.folder)
+        assert isinstance(network, SharedContextNetwork)
+        return network
+
+    def _fingerprint(self) -> str:
+        """What a checkpoint must agree with to be resumed."""
+        digest = hashlib.sha256(json.dumps([asdict(self.config), self.seed], sort_keys=True).encode())
+        for subject in self.subjects:
+            digest.update(f"{subject.name} {subject.X.shape} {subject.Y.shape}".encode())
+            digest.update(np.ascontiguousarray(subject.Y).tobytes())
+        return digest.hexdigest()
+
+
+def _make_tasks(subjects: list[Subject], fit: PopulationFit, config: TrainConfig, seed: int) -> list[_Task]:
+    tasks = []
+    for fold, gaussian, mixture in fit.folds:
+        for index in fold.datasets:
+            subject = subjects[index]
+            if fold.voxels is not None:
+                subject = subject._replace(Y=subject.Y[:, fold.voxels[0]])
+            order = numpy_generator(seed, "validation pictures", index).permutation(len(subject.X))
+            held = min(config.validation_images, len(order) // 5)
+            tasks.append(_Task(subject, gaussian, mixture, np.sort(order[held:]), np.sort(order[:held])))
+    return tasks
+
+
+def simulate_stray(prior: Prior, X: NDArray[Any], voxels: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Responses (i, V) to X of a simulated subject whose tuning strays from a population prior by a random amount.
+
+    The population mean is scaled, part of the tuning is drawn from a generic prior ``C^p`` instead, signal shares are
+    spread around a random centre, and part of the noise is shared by the voxels, as it is in recordings.
+    """
+    X = X - X.mean(axis=0)
+    component = rng.choice(len(prior.log_weights), size=voxels, p=np.exp(prior.log_weights))
+    tuned = np.empty((len(X), voxels))
+    for c in np.unique(component):
+        drawn = rng.standard_normal((X.shape[1], int((component == c).sum())))
+        factor = np.linalg.cholesky(prior.covariances[c] + 1e-9 * np.trace(prior.covariances[c]) * np.eye(X.shape[1]))
+        tuned[:, component == c] = X @ (factor @ drawn)
+    left, singular, _ = np.linalg.svd(X, full_matrices=False)
+    power = rng.choice([0.0, 0.5, 1.0])
+    generic = left @ (singular[:, None] ** (1 + power) * rng.standard_normal((len(singular), voxels)))
+    stray = rng.beta(0.7, 1.3)
+    mean = rng.uniform(0, 1.2) * (X @ prior.means[component].T)
+    signal = mean + np.sqrt(1 - stray) * tuned + np.sqrt(stray) * generic * tuned.std() / max(generic.std(), 1e-12)
+    signal /= max(signal.std(), 1e-12)  # as the prior has it: mean variance one, not every voxel's own
+    odds = rng.uniform(-3, 1.5) + rng.uniform(0.1, 1.2) * rng.standard_normal(voxels)
+    share = np.clip(1 / (1 + np.exp(-odds)), SIGNAL_SHARES[0], SIGNAL_SHARES[-1])
+    rank, together = rng.integers(1, 6), rng.uniform(0, 0.5) * (rng.random() < 0.5)
+    common = rng.standard_normal((len(X), rank)) @ rng.standard_normal((rank, voxels)) / np.sqrt(rank)
+    noise = np.sqrt(1 - together) * rng.standard_normal((len(X), voxels)) + np.sqrt(together) * common
+    return (np.sqrt(share) * signal + np.sqrt(1 - share) * noise).astype(np.float32)
+
+
+def _load_or_fit(folder: Path, subjects: list[Subject], seed: int) -> PopulationFit:
+    """The population prior, from the folder where an earlier run has fitted it to the same data."""
+    path = folder / POPULATION_FILE
+    shapes = json.dumps([[s.name, *s.X.shape, s.Y.shape[1]] for s in subjects] + [seed])
+    if path.is_file():
+        return _unpack(load_tensors(path), subjects, shapes, path)
+    fit = fit_population(subjects, seed=seed)
+    save_tensors(path, _pack(fit, shapes))
+    return fit
+
+
+def _pack(fit: PopulationFit, shapes: str) -> dict[str, Tensor]:
+    priors = {"all.gaussian": fit.gaussian, "all.mixture": fit.mixture}
+    for number, (_, gaussian, mixture) in enumerate(fit.folds):
+        priors |= {f"{number}.gaussian": gaussian, f"{number}.mixture": mixture}
+    tensors = {
+        f"{name}.{part}": torch.as_tensor(value)
+        for name, prior in priors.items() if prior is not None
+        for part, value in vars(prior).items()
+    }  # fmt: skip
+    text = json.dumps({"shapes": shapes, "report": fit.report})
+    return tensors | {"report": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+
+
+def _unpack(tensors: dict[str, Tensor], subjects: list[Subject], shapes: str, path: Path) -> PopulationFit:
+    from braincl.population import make_folds
+
+    text = json.loads(bytes(tensors["report"].tolist()).decode())
+    if text["shapes"] != shapes:
+        raise InputError(f"{path} was fitted on other data or with another seed; name another folder")
+
+    def prior(name: str) -> Prior | None:
+        if f"{name}.means" not in tensors:
+            return None
+        return Prior(*(tensors[f"{name}.{part}"].numpy() for part in ("log_weights", "means", "covariances", "shares")))
+
+    def gaussian(name: str) -> Prior:
+        found = prior(f"{name}.gaussian")
+        assert found is not None
+        return found
+
+    folds = [(fold, gaussian(str(n)), prior(f"{n}.mixture")) for n, fold in enumerate(make_folds(subjects))]
+    return PopulationFit(gaussian("all"), prior("all.mixture"), folds, text["report"])
