@@ -264,8 +264,7 @@ class _Trainer:
         self, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any], targets: NDArray[Any]
     ) -> tuple[Tensor, Tensor]:
         """Squared error and negative log likelihood per standardised query response; also the predictions (t, V)."""
-        mean, deviation = Y.mean(axis=0), Y.std(axis=0)
-        live = deviation > 1e-6 * np.abs(mean) + 1e-12
+        mean, deviation, live = Y.mean(axis=0), Y.std(axis=0), _live(Y)
         standardise = lambda values: torch.as_tensor((values - mean)[:, live] / deviation[live], dtype=torch.float32)  # noqa: E731
         context, wanted = standardise(Y), standardise(targets)
         reading = self.network.read(torch.as_tensor(X), context)
@@ -279,22 +278,27 @@ class _Trainer:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Loss and Pearson r on the validation pictures of every data set, population-prior ridge beside it."""
+        """Loss on validation pictures, real and simulated subjects in the shares of training, and r of the real ones.
+
+        Simulated subjects count because the sessions of one or two animals cannot tell what a new one will be like.
+        """
         self.network.eval()
         losses, model_r, prior_r = [], [], []
         for index, task in enumerate(self.tasks):
             self._use(task)
             rng = numpy_generator(self.seed, "validation", index)
             X, Y = task.subject.X, task.subject.Y[:, rng.permutation(task.subject.Y.shape[1])[: self.config.voxels]]
+            Y = Y[:, Y[task.validation].std(axis=0) > 1e-6]
+            stray = simulate_stray(task.gaussian, X, self.config.voxels, rng)
             for size in self.config.validation_contexts:
                 context = rng.permutation(task.train)[: min(size, len(task.train))]
-                keep = (Y[context].std(axis=0) > 1e-6) & (Y[task.validation].std(axis=0) > 1e-6)
-                args = X[context], Y[context][:, keep], X[task.validation], Y[task.validation][:, keep]
-                loss, predicted = self._loss(*args)
-                losses.append(float(loss))
-                model_r.append(np.nanmean(pearson_r(args[3], predicted.numpy())))
-                baseline = PriorRidge(task.gaussian).fit(*args[:2]).predict(args[2])
-                prior_r.append(np.nanmean(pearson_r(args[3], baseline)))
+                loss, predicted = self._loss(X[context], Y[context], X[task.validation], Y[task.validation])
+                simulated, _ = self._loss(X[context], stray[context], X[task.validation], stray[task.validation])
+                losses.append((1 - self.config.simulated) * float(loss) + self.config.simulated * float(simulated))
+                live = _live(Y[context])
+                baseline = PriorRidge(task.gaussian).fit(X[context], Y[context]).predict(X[task.validation])
+                model_r.append(np.nanmean(pearson_r(Y[task.validation][:, live], predicted.numpy())))
+                prior_r.append(np.nanmean(pearson_r(Y[task.validation], baseline)[live]))
         return {
             "validation_loss": float(np.mean(losses)),
             "validation_r": float(np.mean(model_r)),
@@ -334,6 +338,11 @@ class _Trainer:
             digest.update(f"{subject.name} {subject.X.shape} {subject.Y.shape}".encode())
             digest.update(np.ascontiguousarray(subject.Y).tobytes())
         return digest.hexdigest()
+
+
+def _live(Y: NDArray[Any]) -> NDArray[np.bool_]:
+    """Voxels that vary in a context Y (n, V)."""
+    return Y.std(axis=0) > 1e-6 * np.abs(Y.mean(axis=0)) + 1e-12
 
 
 def _make_tasks(subjects: list[Subject], fit: PopulationFit, config: TrainConfig, seed: int) -> list[_Task]:
