@@ -1,0 +1,173 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from make_tiny_model import DATA, golden_meshes
+
+from setcore.errors import CheckpointError
+from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
+from vat3d.errors import MeshError
+from vat3d.tokenizer import fit_box, tokenizer_for
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> MeshTokenizer:
+    return MeshTokenizer.from_pretrained(DATA / "tiny")
+
+
+@pytest.fixture
+def ellipsoid() -> trimesh.Trimesh:
+    return golden_meshes()["ellipsoid"]
+
+
+def side_error(mesh: trimesh.Trimesh, decoded: trimesh.Trimesh) -> float:
+    """Greatest disagreement of the bounding boxes, in units of the longest half-side."""
+    return float(np.abs(mesh.bounds - decoded.bounds).max() / (mesh.extents.max() / 2))
+
+
+@pytest.mark.parametrize("name", ["box", "ellipsoid", "torus"])
+def test_golden_files_decode_as_ever(tokenizer: MeshTokenizer, name: str) -> None:
+    golden = json.loads((DATA / "golden.json").read_text())[name]
+    data = (DATA / f"{name}.vat").read_bytes()
+    stream = TokenStream.from_bytes(data, tokenizer.model)
+    assert [part.tolist() for part in stream.ids] == golden["ids"]
+    assert stream.to_bytes() == data
+    mesh = tokenizer.decode(stream, resolution=32)
+    unit = stream.frame.half_side
+    np.testing.assert_allclose(mesh.bounds, golden["bounds"], atol=1e-3 * unit)
+    np.testing.assert_allclose(mesh.area, golden["area"], rtol=1e-3)
+    np.testing.assert_allclose(mesh.volume, golden["volume"], rtol=1e-3)
+    assert abs(len(mesh.faces) - golden["faces"]) <= 0.02 * golden["faces"]
+
+
+@pytest.mark.parametrize("effort", ["fast", "normal"])
+@pytest.mark.parametrize("budget", [60, 300])
+def test_files_fit_and_decode_watertight_in_the_input_frame(
+    tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, budget: int, effort: str
+) -> None:
+    stream = tokenizer.encode(ellipsoid, budget, effort)
+    data = stream.to_bytes()
+    assert len(data) <= budget
+    if stream.count < sum(tokenizer.model.scales):
+        assert len(data) >= 0.97 * budget - 1
+    mesh = tokenizer.decode(data, resolution=48)
+    assert mesh.is_watertight
+    assert mesh.is_winding_consistent
+    assert mesh.volume > 0
+    assert side_error(ellipsoid, mesh) < 0.02
+
+
+def test_report_says_what_was_done(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
+    report = tokenizer.encode(ellipsoid, 200, "fast").report
+    assert report["watertight"]
+    assert report["shell"] == 0
+    assert report["reproducible"]
+    assert report["bytes"] == report["header"] + report["payload"] <= 200
+    assert 0 < report["f_score@0.02"] <= 1
+    assert json.dumps(report)
+    limited = tokenizer.encode(ellipsoid, 200, "normal", time_limit=0.0)
+    assert not limited.report["reproducible"]
+
+
+def test_order_of_vertices_and_faces_does_not_matter(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(ellipsoid.vertices))
+    rank = np.argsort(order)
+    faces = rank[ellipsoid.faces][rng.permutation(len(ellipsoid.faces))]
+    shuffled = (np.asarray(ellipsoid.vertices)[order], faces)
+    same = tokenizer.encode(ellipsoid, 150, "fast").to_bytes()
+    assert tokenizer.encode(shuffled, 150, "fast").to_bytes() == same
+    assert tokenizer.encode(ellipsoid, 150, "fast").to_bytes() == same
+
+
+def test_open_sheets_become_shells(tokenizer: MeshTokenizer) -> None:
+    sheet = trimesh.Trimesh([[0, 0, 0], [4, 0, 0], [4, 3, 0], [0, 3, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
+    stream = tokenizer.encode(sheet, 200, "fast")
+    assert stream.report["shell"] == 0.008
+    assert stream.report["open_components"] == 1
+    mesh = tokenizer.decode(stream, resolution=64)
+    assert mesh.is_watertight
+    assert side_error(sheet, mesh) < 0.02
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_tiny_and_huge_meshes(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, scale: float) -> None:
+    moved = trimesh.Trimesh(np.asarray(ellipsoid.vertices) * scale, ellipsoid.faces, process=False)
+    mesh = tokenizer.decode(tokenizer.encode(moved, 150, "fast"), resolution=32)
+    assert side_error(moved, mesh) < 0.02
+
+
+def test_truncation_decodes_coarser(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
+    stream = tokenizer.encode(ellipsoid, 300, "fast")
+    for scales in range(1, len(stream.ids) + 1):
+        shorter = stream.truncate(scales)
+        assert len(shorter.to_bytes()) <= len(stream.to_bytes())
+        one, other = tokenizer.decode(shorter, resolution=24), tokenizer.decode(stream, resolution=24, scales=scales)
+        assert np.array_equal(one.vertices, other.vertices)
+        assert one.is_watertight
+
+
+def test_fewest_scales_for_a_score(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
+    full = tokenizer.encode(ellipsoid, 300, "fast")
+    wanted = full.report["f_score@0.02"] / 2
+    short = tokenizer.encode(ellipsoid, 300, "fast", min_f_score=wanted)
+    assert short.report["f_score@0.02"] >= wanted
+    assert len(short.ids) < len(full.ids)
+
+
+def test_faces_are_decimated(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
+    mesh = tokenizer.decode(tokenizer.encode(ellipsoid, 200, "fast"), resolution=48, faces=300)
+    assert mesh.is_watertight
+    assert len(mesh.faces) <= 330
+
+
+def test_finer_grids_agree(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
+    stream = tokenizer.encode(ellipsoid, 200, "fast")
+    coarse, fine = tokenizer.decode(stream, resolution=48), tokenizer.decode(stream, resolution=96)
+    assert evaluate(fine, coarse)["f_score@0.02"] > 0.9
+
+
+def test_bad_requests(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, tmp_path: Path) -> None:
+    with pytest.raises(CodecError, match="first scale"):
+        tokenizer.encode(ellipsoid, 20, "fast")
+    with pytest.raises(CodecError, match="effort"):
+        tokenizer.encode(ellipsoid, 200, "extreme")
+    with pytest.raises(MeshError):
+        tokenizer.encode((np.zeros((3, 3)), np.array([[0, 1, 2]])), 200, "fast")
+    with pytest.raises(CheckpointError):
+        MeshTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(CodecError, match="neither"):
+        MeshTokenizer.from_pretrained("no-such-model")
+    data = (DATA / "box.vat").read_bytes()
+    with pytest.raises(CodecError, match=tokenizer.model.model_id):
+        tokenizer_for(data)
+    with pytest.raises(CodecError):
+        tokenizer.decode(data[:-1])
+
+
+def test_boxes_are_fitted_near_their_sides() -> None:
+    rng = np.random.default_rng(0)
+    vertices, half = rng.normal(size=(500, 3)) * [0.3, 0.2, 0.02], np.array([1.0, 0.7, 0.1])
+    fitted = fit_box(vertices, half)
+    np.testing.assert_allclose(fitted.min(0), -half)
+    np.testing.assert_allclose(fitted.max(0), half)
+    for axis in range(3):
+        assert (np.diff(fitted[vertices[:, axis].argsort(), axis]) >= 0).all()
+    inner = np.abs(vertices) < 0.1 * np.minimum(vertices.max(0), -vertices.min(0))
+    assert np.abs(fitted - vertices)[inner].max() < 0.01
+    np.testing.assert_allclose(np.abs(fit_box(vertices + [9, 0, 0], half)).max(0), half)
+
+
+def test_info_counts_everything(tokenizer: MeshTokenizer) -> None:
+    info = tokenizer.info()
+    assert info["parameters"] == sum(p.numel() for p in tokenizer.network.parameters())
+    assert info["model"] == tokenizer.model.model_id
+    assert len(info["perplexity"]) == len(info["scales"])
+
+
+def test_decoding_leaves_no_gradients(tokenizer: MeshTokenizer) -> None:
+    assert not any(parameter.requires_grad for parameter in tokenizer.network.parameters())
+    assert torch.is_grad_enabled()
