@@ -12,7 +12,7 @@ from typing import Any
 from setcore.cli import Parser, add_json_flag, print_result, run
 from setcore.errors import InputError
 
-PRESETS = ("small", "paper")
+PRESETS = ("small", "paper", "agnostic")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +56,12 @@ def _add_train(commands: Any) -> None:
     command = commands.add_parser("train", help="meta-learn a model on several subjects")
     command.add_argument("subjects", nargs="+", metavar="SUBJECT.nc")
     command.add_argument("--out", required=True, metavar="MODEL_DIR", help="the model folder to make")
-    command.add_argument("--preset", choices=PRESETS, default="small", help="small trains in minutes on 2 cores")
+    command.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="small",
+        help="small: minutes on 2 cores; agnostic: a model without a population prior, for any embedding",
+    )
     budget = command.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="time to train, resumes included (default 15)")
     budget.add_argument("--steps", type=int, help="optimiser steps: the same weights for the same seed")
@@ -145,7 +150,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     for warning in evaluation.report["warnings"]:
         _warn(warning)
     write_evaluation(evaluation, args.json)
-    print(_table(evaluation.report))
+    print(format_table(evaluation.report))
     print("written: " + " ".join(map(str, output_paths(args.json))))
 
 
@@ -195,7 +200,8 @@ def _warn(message: str) -> None:
     print(f"braincl: warning: {message}", file=sys.stderr)
 
 
-def _table(report: dict[str, Any]) -> str:
+def format_table(report: dict[str, Any]) -> str:
+    """The report of `evaluate` as a table to print."""
     columns = ("pearson_r", "explained_variance", "normalized_explained_variance", "coverage_90", "nll", "seconds")
     heads = ("r", "EV", "EV/ceiling", "cover 90", "nll", "seconds")
     lines = [f"{'method':12}{'n':>6}" + "".join(f"{head:>12}" for head in heads) + "   r, 95 %"]

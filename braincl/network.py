@@ -189,11 +189,9 @@ class SharedContextNetwork(nn.Module):
     def corrections(self, reading: Reading, voxels: slice) -> Float[Tensor, "v c two"]:
         """Learned corrections per voxel and expert: to the log weight, and to the log-odds of the signal share."""
         features = reading.features[voxels]
-        images, width = reading.context.A.shape
+        images, rank = len(reading.context.A), len(reading.experts[-1].eigenvalues)  # rank: E counts empty directions
         count = len(reading.features)
-        overall = torch.tensor(
-            [math.log(images) / 5, math.log(count) / 8, math.log(width) / 6, math.log(images / width)]
-        )
+        overall = torch.tensor([math.log(images) / 5, math.log(count) / 8, math.log(rank) / 6, math.log(images / rank)])
         kinds = torch.zeros(len(reading.experts), len(KINDS) + 3)
         for c, expert in enumerate(reading.experts):
             kinds[c, KINDS.index(expert.kind)] = 1

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from braincl.encoder import ModelCard, save_encoder
-from braincl.errors import ModelError, ResponseError
+from braincl.errors import ResponseError
 from braincl.network import SharedContextConfig, SharedContextNetwork
 from braincl.population import PopulationFit, Subject, fit_population
 from braincl.prior import SIGNAL_SHARES, Prior
@@ -58,6 +58,9 @@ class TrainConfig:
     ----------
     network : SharedContextConfig
         `features` and `components` are set from the data.
+    agnostic : bool
+        Train a network without a population prior, which takes any embedding; the prior of the training subjects then
+        only makes the simulated ones.
     min_context, max_context : int
         Pictures in a context, drawn log-uniformly.
     queries, voxels : int
@@ -73,6 +76,7 @@ class TrainConfig:
     """
 
     network: SharedContextConfig = field(default_factory=SharedContextConfig)
+    agnostic: bool = False
     min_context: int = 8
     max_context: int = 400
     queries: int = 100
@@ -88,6 +92,7 @@ class TrainConfig:
 
 PRESETS = {
     "small": TrainConfig(),
+    "agnostic": TrainConfig(agnostic=True),
     "paper": TrainConfig(
         network=SharedContextConfig(width=64, hidden=128, layers=3), max_context=1000, queries=200, voxels=1024
     ),
@@ -153,9 +158,11 @@ def meta_train(
             raise InputError(f"{folder} holds a model already; pass --resume to go on, or name another folder")
         stopwatch = Stopwatch()
         fit = _load_or_fit(folder, subjects, seed)
-        components = len(fit.mixture.means) if fit.mixture is not None else 0
-        shape = replace(config.network, features=subjects[0].X.shape[1], components=components)
-        trainer = _Trainer(folder, subjects, fit, replace(config, network=shape), budget, seed)
+        if not config.agnostic:
+            components = len(fit.mixture.means) if fit.mixture is not None else 0
+            shape = replace(config.network, features=subjects[0].X.shape[1], components=components)
+            config = replace(config, network=shape)
+        trainer = _Trainer(folder, subjects, fit, config, budget, seed)
         return trainer.run(stopwatch, progress)
 
 
@@ -254,11 +261,9 @@ class _Trainer:
         self.optimizer.step()
         return float(loss.detach()), Y.shape[1]
 
-    def _use(self, task: _Task) -> None:
-        mixture = task.mixture
-        if mixture is None and self.config.network.components:
-            raise ModelError("every fold needs a mixture")
-        self.network.set_prior(task.gaussian, mixture)
+    def _use(self, task: _Task | PopulationFit) -> None:
+        if not self.config.agnostic:
+            self.network.set_prior(task.gaussian, task.mixture)
 
     def _loss(
         self, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any], targets: NDArray[Any]
@@ -319,10 +324,12 @@ class _Trainer:
         return row
 
     def _save_model(self, row: dict[str, float]) -> None:
-        self.network.set_prior(self.fit.gaussian, self.fit.mixture)
+        self._use(self.fit)
         training = {"seed": self.seed, "train_config": asdict(self.config), "population": self.fit.report, "best": row}
         names = sorted({subject.name for subject in self.subjects})
-        save_encoder(self.folder, self.network, ModelCard(training_subjects=names, training=training))
+        reason = "the model is agnostic of embeddings and holds no population prior" if self.config.agnostic else ""
+        card = ModelCard(training_subjects=names, prior_reason=reason, training=training)
+        save_encoder(self.folder, self.network, card)
 
     def _finish(self) -> SharedContextNetwork:
         from braincl.encoder import load_model

@@ -1,0 +1,167 @@
+"""Meta-training: what it writes, that it resumes to the same weights after a kill, and what it refuses."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from synthetic import make_responses
+
+from braincl.encoder import InContextEncoder
+from braincl.errors import ResponseError
+from braincl.network import SharedContextConfig
+from braincl.responses import save_responses
+from braincl.train import TrainConfig, meta_train, simulate_stray
+from setcore.checkpoint import WEIGHTS_FILE, load_tensors
+from setcore.errors import InputError
+from setcore.training import STATE_FILE, Budget
+
+TINY = TrainConfig(
+    network=SharedContextConfig(width=8, heads=2, hidden=8, layers=1), max_context=20, queries=8, voxels=12,
+    validation_contexts=(5, 11), report_every=2,
+)  # fmt: skip
+
+
+def subjects():
+    return [
+        make_responses(seed=seed, voxels=voxels).assign_attrs(subject=f"S{seed}") for seed, voxels in ((1, 9), (2, 8))
+    ]
+
+
+def final_state(folder):
+    return load_tensors(folder / STATE_FILE)
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name].numpy(), right[name].numpy(), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training") / "model"
+    meta_train(subjects(), TINY, folder, budget=Budget(steps=5), seed=3, progress=False)
+    return folder
+
+
+def test_the_model_folder_is_a_model(finished):
+    encoder = InContextEncoder.from_pretrained(finished)
+    assert encoder.training_subjects == ["S1", "S2"]
+    new = make_responses(seed=5)
+    X, Y = new["embedding"].values, new["response"].values
+    mean, std = encoder.fit(X[:10], Y[:10]).predict(X[10:], return_std=True)
+    assert np.isfinite(mean).all()
+    assert (std > 0).all()
+    assert encoder.population_prior().prior.n_features == 12
+    training = json.loads((finished / "config.json").read_text())["training"]
+    assert training["seed"] == 3
+    assert training["population"]["left_out_r"]
+
+
+def test_same_seed_same_weights_another_seed_others(finished, tmp_path):
+    meta_train(subjects(), TINY, tmp_path / "again", budget=Budget(steps=5), seed=3, progress=False)
+    assert_same(final_state(finished), final_state(tmp_path / "again"))
+    meta_train(subjects(), TINY, tmp_path / "other", budget=Budget(steps=5), seed=4, progress=False)
+    name = "model.read_out.weight"
+    assert not np.array_equal(final_state(finished)[name], final_state(tmp_path / "other")[name])
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from braincl.train import meta_train
+from setcore.training import Budget
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {here!r})
+import test_train
+budget = Budget(steps=5)
+meta_train(test_train.subjects(), test_train.TINY, {out!r}, budget=budget, seed=3, resume={resume}, progress=False)
+"""
+
+
+def run_child(out, resume, kill_after=None):
+    here = os.path.dirname(__file__)
+    script = SCRIPT.format(tests=os.path.dirname(here), here=here, out=str(out), resume=resume)
+    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    if kill_after is not None:
+        deadline = time.monotonic() + 120
+        while not (out / STATE_FILE).exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(kill_after)
+        child.send_signal(signal.SIGKILL)
+    _, errors = child.communicate(timeout=300)
+    return child.returncode, errors.decode()
+
+
+def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
+    out = tmp_path / "killed"
+    run_child(out, resume=False, kill_after=random.uniform(0, 0.5))
+    code, errors = run_child(out, resume=True)
+    assert code == 0, errors
+    assert_same(final_state(finished), final_state(out))
+    assert_same(load_tensors(finished / WEIGHTS_FILE), load_tensors(out / WEIGHTS_FILE))
+
+
+def test_more_steps_go_on_from_the_checkpoint_by_minutes_too(finished, tmp_path):
+    out = tmp_path / "timed"
+    meta_train(subjects(), TINY, out, budget=Budget(minutes=0.02), seed=3, progress=False)
+    before = json.loads((out / "config.json").read_text())
+    start = time.monotonic()
+    meta_train(subjects(), TINY, out, budget=Budget(minutes=0.02), seed=3, resume=True, progress=False)
+    assert time.monotonic() - start < 60  # the minutes are used up: nothing is left to do
+    assert json.loads((out / "config.json").read_text()) == before
+
+
+def test_a_model_is_never_trained_over(finished):
+    before = (finished / WEIGHTS_FILE).read_bytes()
+    with pytest.raises(InputError, match="holds a model already; pass --resume"):
+        meta_train(subjects(), TINY, finished, budget=Budget(steps=5), seed=3, progress=False)
+    assert (finished / WEIGHTS_FILE).read_bytes() == before
+
+
+def test_other_data_cannot_resume(finished):
+    with pytest.raises(InputError, match="other data"):
+        meta_train(subjects()[:1], TINY, finished, budget=Budget(steps=9), seed=3, resume=True, progress=False)
+
+
+def test_subjects_that_do_not_go_together(tmp_path):
+    with pytest.raises(ResponseError, match=r"embeddings of \[11, 12\] features"):
+        meta_train([subjects()[0], make_responses(features=11)], TINY, tmp_path / "m", progress=False)
+    with pytest.raises(ResponseError, match="12 pictures; training needs at least 20"):
+        meta_train([make_responses(images=12)], TINY, tmp_path / "m", progress=False)
+    with pytest.raises(ResponseError, match="at least one"):
+        meta_train([], TINY, tmp_path / "m", progress=False)
+    assert not (tmp_path / "m").exists()
+
+
+def test_one_session_of_one_subject_is_enough(tmp_path):
+    path = tmp_path / "one.nc"
+    save_responses(make_responses(voxels=9), path)
+    network = meta_train([path], TINY, tmp_path / "m", budget=Budget(steps=1), progress=False)
+    assert network.config.features == 12
+
+
+def test_an_agnostic_model_takes_any_width(tmp_path):
+    config = TrainConfig(**{**vars(TINY), "agnostic": True})
+    meta_train(subjects(), config, tmp_path / "m", budget=Budget(steps=2), progress=False)
+    encoder = InContextEncoder.from_pretrained(tmp_path / "m")
+    assert encoder.population_prior() is None
+    assert "agnostic" in encoder.prior_reason
+    wide = make_responses(features=31)
+    assert encoder.fit(wide["embedding"].values, wide["response"].values).coef_.shape == (7, 31)
+
+
+def test_stray_subjects_have_responses_of_unit_variance_on_average():
+    from standin import make_prior
+
+    rng = np.random.default_rng(0)
+    Y = simulate_stray(make_prior(), rng.standard_normal((300, 12)), 200, rng)
+    assert Y.shape == (300, 200)
+    assert Y.var(axis=0).mean() == pytest.approx(1, abs=0.15)
