@@ -122,10 +122,13 @@ def main() -> None:
         print(f"  {name:32}{median:8.2f} s   {median / reference:6.2f} x himalaya (numpy)")
     published = published_seconds_per_voxel(X, Y)
     print(f"  published network               {published:8.2f} s a voxel, {published * VOXELS / 3600:.1f} h in all")
-    memory = {str(voxels): measure_memory(args.model, voxels) for voxels in (VOXELS, MANY_VOXELS)}
-    for voxels, found in memory.items():
-        print(f"  in-context encoder, {voxels:>7} voxels: {found['seconds']:.2f} s, peak {found['peak_gb']:.2f} GB "
-              f"({found['peak_gb_before_fit']:.2f} GB before the fit)")  # fmt: skip
+    memory = {}
+    for voxels in (VOXELS, MANY_VOXELS):
+        memory[str(voxels)] = found = measure_memory(args.model, voxels)
+        print(
+            f"  in-context encoder, {voxels:>7} voxels: {found['seconds']:.2f} s, peak {found['peak_gb']:.2f} GB "
+            f"({found['peak_gb_before_fit']:.2f} GB before the fit)"
+        )
     if args.json:
         result = {
             "seconds": seconds,
