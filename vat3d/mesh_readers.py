@@ -47,8 +47,9 @@ def read_obj(data: bytes) -> Mesh:
     """Wavefront OBJ: the `v` and `f` lines."""
     vertices: list[list[bytes]] = []
     polygons: list[list[int]] = []
-    textured = False
-    for number, line in enumerate(data.replace(b"\\\n", b" ").splitlines(), 1):
+    textured, loose = False, 0
+    lines = data.replace(b"\\\n", b" ").splitlines()
+    for number, line in enumerate(lines, 1):
         if line.startswith(b"v "):
             corner = line.split()[1:4]
             if len(corner) != 3:
@@ -59,13 +60,17 @@ def read_obj(data: bytes) -> Mesh:
                 indices = [int(word.split(b"/", 1)[0]) for word in line.split()[1:]]
             except ValueError:
                 raise MeshError(f"line {number} of the OBJ file is no list of corners; it is damaged") from None
-            if len(indices) < 3 or 0 in indices:
-                raise MeshError(f"line {number} of the OBJ file is a face of {len(indices)} corners; it is damaged")
+            if 0 in indices or (len(indices) < 3 and number == len(lines)):
+                raise MeshError(f"line {number} of the OBJ file is no whole face; it is cut off or damaged")
+            loose += len(indices) < 3
             polygons.append([i - 1 if i > 0 else len(vertices) + i for i in indices])
         elif line.startswith((b"usemtl", b"vt ")):
             textured = True
     points = _floats(vertices, "OBJ").reshape(-1, 3)
-    return points, triangulate(polygons), ["materials and texture are dropped"] if textured else []
+    notes = ["materials and texture are dropped"] if textured else []
+    if loose:
+        notes.append(f"{loose} faces of fewer than three corners are dropped")
+    return points, triangulate(polygons), notes
 
 
 def read_off(data: bytes) -> Mesh:

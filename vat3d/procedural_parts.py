@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import manifold3d
 import numpy as np
 from manifold3d import CrossSection, Manifold
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Rng = np.random.Generator
+Numbers: TypeAlias = NDArray[Any] | Sequence[Any] | float
+"""A number, a point or rows of points."""
 GRID_CELLS = 200_000
 """Cells of the grid on which a smooth union is evaluated: bounds the time for one shape."""
 
@@ -29,12 +31,12 @@ def pick(rng: Rng, *choices: Any) -> Any:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _triple(at: ArrayLike) -> tuple[float, float, float]:
+def _triple(at: Numbers) -> tuple[float, float, float]:
     x, y, z = np.asarray(at, float)
     return float(x), float(y), float(z)
 
 
-def box(size: ArrayLike, at: ArrayLike = (0, 0, 0), bevel: float = 0.0) -> Manifold:
+def box(size: Numbers, at: Numbers = (0, 0, 0), bevel: float = 0.0) -> Manifold:
     """A box of full side lengths `size` centred at `at`, its edges cut by `bevel`."""
     size = np.asarray(size, float)
     if bevel <= 0:
@@ -44,12 +46,12 @@ def box(size: ArrayLike, at: ArrayLike = (0, 0, 0), bevel: float = 0.0) -> Manif
     return Manifold.batch_hull([Manifold.cube(tuple(row), True) for row in cut]).translate(_triple(at))
 
 
-def ball(at: ArrayLike, radii: ArrayLike, segments: int = 24) -> Manifold:
+def ball(at: Numbers, radii: Numbers, segments: int = 24) -> Manifold:
     """An ellipsoid with half-axes `radii` (one number for a sphere)."""
     return Manifold.sphere(1.0, segments).scale(tuple(np.broadcast_to(radii, 3).astype(float))).translate(_triple(at))
 
 
-def rod(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None, segments: int = 16) -> Manifold:
+def rod(a: Numbers, b: Numbers, radius: float, end_radius: float | None = None, segments: int = 16) -> Manifold:
     """A cylinder, prism or frustum from `a` to `b`."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     length = float(np.linalg.norm(b - a))
@@ -58,12 +60,12 @@ def rod(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = No
     return solid.transform(np.concatenate([frame, a[:, None]], 1))
 
 
-def limb(a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None, segments: int = 16) -> Manifold:
+def limb(a: Numbers, b: Numbers, radius: float, end_radius: float | None = None, segments: int = 16) -> Manifold:
     """A rod with round ends."""
     return Manifold.batch_hull([ball(a, radius, segments), ball(b, end_radius or radius, segments)])
 
 
-def lathe(profile: ArrayLike, segments: int = 40, degrees: float = 360.0) -> Manifold:
+def lathe(profile: Numbers, segments: int = 40, degrees: float = 360.0) -> Manifold:
     """Revolve a profile of (radius, z) points, listed from bottom to top, about the z axis."""
     profile = np.asarray(profile, float)
     outline = np.concatenate([[[0, profile[0, 1]]], profile, [[0, profile[-1, 1]]]])
@@ -80,12 +82,12 @@ def plate(outline: CrossSection, height: float, top: float = 1.0, twist: float =
     return Manifold.extrude(outline, height, 24 if twist else 0, twist, (top, top))
 
 
-def cross_section(points: ArrayLike) -> CrossSection:
+def cross_section(points: Numbers) -> CrossSection:
     """The area inside a closed polygon of either direction."""
     return CrossSection([np.asarray(points, float)], manifold3d.FillRule.NonZero)
 
 
-def stroke(points: ArrayLike, width: float) -> CrossSection:
+def stroke(points: Numbers, width: float) -> CrossSection:
     """A polyline drawn with a round pen."""
     points = np.asarray(points, float)
     dots = [CrossSection.circle(width / 2, 12).translate(tuple(p)) for p in points]
@@ -98,7 +100,7 @@ def regular_polygon(n: int, radius: float = 1.0, phase: float = 0.0) -> NDArray[
     return radius * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def tube(path: ArrayLike, radius: ArrayLike, closed: bool = False, sides: int = 14, flat: float = 1.0) -> Manifold:
+def tube(path: Numbers, radius: Numbers, closed: bool = False, sides: int = 14, flat: float = 1.0) -> Manifold:
     """Sweep a circle (an ellipse where `flat` < 1) of varying `radius` along a path of points."""
     path = np.asarray(path, float)
     n = len(path)
@@ -126,7 +128,7 @@ def tube(path: ArrayLike, radius: ArrayLike, closed: bool = False, sides: int = 
     return solid_from(vertices, faces)
 
 
-def superquadric(radii: ArrayLike, e1: float, e2: float, n: int = 24) -> Manifold:
+def superquadric(radii: Numbers, e1: float, e2: float, n: int = 24) -> Manifold:
     """A superquadric: exponents near 0 give a box, 1 an ellipsoid, 2 an octahedron."""
     unit = np.asarray(Manifold.sphere(1.0, n).to_mesh64().vert_properties)[:, :3]
     faces = np.asarray(Manifold.sphere(1.0, n).to_mesh64().tri_verts)
@@ -169,7 +171,7 @@ def around(part: Manifold, n: int) -> list[Manifold]:
     return [part.rotate((0, 0, 360.0 * k / n)) for k in range(n)]
 
 
-def curve(points: ArrayLike, n: int = 40) -> NDArray[np.float64]:
+def curve(points: Numbers, n: int = 40) -> NDArray[np.float64]:
     """A smooth curve of `n` points through the given ones."""
     from scipy.interpolate import make_interp_spline
 
@@ -178,7 +180,7 @@ def curve(points: ArrayLike, n: int = 40) -> NDArray[np.float64]:
     return make_interp_spline(knots, points, k=min(3, len(points) - 1))(np.linspace(0, 1, n))
 
 
-def profile_curve(points: ArrayLike, n: int = 40) -> NDArray[np.float64]:
+def profile_curve(points: Numbers, n: int = 40) -> NDArray[np.float64]:
     """A smooth lathe profile through (radius, z) points without overshoot, heights ascending."""
     from scipy.interpolate import PchipInterpolator
 
@@ -200,18 +202,18 @@ class Blend:
         self.softness = softness
         self._parts: list[tuple[Any, ...]] = []
 
-    def bone(self, a: ArrayLike, b: ArrayLike, radius: float, end_radius: float | None = None) -> None:
+    def bone(self, a: Numbers, b: Numbers, radius: float, end_radius: float | None = None) -> None:
         """A round cone from `a` to `b`."""
         a, b = np.asarray(a, float), np.asarray(b, float)
         self._parts.append(("bone", a, b, radius, radius if end_radius is None else end_radius))
 
-    def chain(self, points: ArrayLike, radii: Sequence[float] | NDArray[np.float64]) -> None:
+    def chain(self, points: Numbers, radii: Sequence[float] | NDArray[np.float64]) -> None:
         """Round cones along a path."""
         points = np.asarray(points, float)
         for a, b, ra, rb in zip(points, points[1:], radii, radii[1:], strict=False):
             self.bone(a, b, ra, rb)
 
-    def blob(self, at: ArrayLike, radii: ArrayLike, turn: ArrayLike | None = None) -> None:
+    def blob(self, at: Numbers, radii: Numbers, turn: Numbers | None = None) -> None:
         """An ellipsoid with half-axes `radii`, turned by the rotation matrix `turn`."""
         matrix = np.eye(3) if turn is None else np.asarray(turn, float)
         self._parts.append(("blob", np.asarray(at, float), np.broadcast_to(radii, 3).astype(float), matrix))
@@ -247,7 +249,9 @@ class Blend:
             total[window] += np.exp(np.clip(-_distance(part, grid) / self.softness, -30, 30))
         field = -np.log(np.maximum(total, 1e-12))
         vertices, faces, _, _ = marching_cubes(field, 0.0)
-        return solid_from(vertices * step + [a[0] for a in axes], faces).simplify(0.04 * step)
+        pieces = solid_from(vertices * step + [a[0] for a in axes], faces).simplify(0.04 * step).decompose()
+        most = max(piece.volume() for piece in pieces)
+        return union(piece for piece in pieces if piece.volume() > 0.002 * most)  # specks where thin parts break up
 
 
 def _bounds(part: tuple[Any, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -263,11 +267,12 @@ def _distance(part: tuple[Any, ...], points: NDArray[np.float32]) -> NDArray[np.
     """Distance-like field of one part, negative inside."""
     if part[0] == "bone":
         _, a, b, ra, rb = part
+        ra, rb = np.float32(ra), np.float32(rb)
         axis = (b - a).astype(np.float32)
         offset = points - a.astype(np.float32)
         along = np.clip(offset @ axis / max(float(axis @ axis), 1e-12), 0, 1)
         offset -= along[..., None] * axis
-        return np.sqrt(np.einsum("...i,...i", offset, offset)) - (ra + along * np.float32(rb - ra))
+        return np.sqrt(np.einsum("...i,...i", offset, offset)) - (ra + along * (rb - ra))
     _, at, radii, turn = part
     local = ((points - at.astype(np.float32)) @ turn.astype(np.float32)) / radii.astype(np.float32)
     length = np.sqrt(np.einsum("...i,...i", local, local))

@@ -61,12 +61,12 @@ def test_obj_with_polygons_negative_indices_and_texture(tmp_path):
     path = tmp_path / "a.OBJ"
     path.write_text(
         "# comment\nmtllib a.mtl\nv 0 0 0\nv 1 0 0 0.5 0.5 0.5\nv 1 1 0\nv 0 1 0\nvt 0 0\nvn 0 0 1\n"
-        "usemtl x\nf 1/1/1 2/1/1 \\\n 3//1 4\nf -4 -3 -2\n"
+        "usemtl x\nf 1/1/1 2/1/1 \\\n 3//1 4\nf 1 2\nf -4 -3 -2\n"
     )
     vertices, faces, notes = load_mesh(path)
     assert vertices.tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]
     assert faces.tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 2]]
-    assert notes == ["materials and texture are dropped"]
+    assert notes == ["materials and texture are dropped", "1 faces of fewer than three corners are dropped"]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
