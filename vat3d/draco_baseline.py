@@ -121,16 +121,14 @@ def _decimated(vertices: np.ndarray, faces: np.ndarray, method: str, largest: in
 
     if len(faces) > _LARGEST:
         vertices, faces = fast_simplification.simplify(vertices, faces.astype(np.int32), target_count=_LARGEST)
-    fitting, before = set(BITS), -1
-    for count in (*LADDER, len(faces)):
-        if not fitting or count > len(faces):
-            continue
-        points, triangles = vertices, faces
-        if count < len(faces):
-            points, triangles = fast_simplification.simplify(vertices, faces.astype(np.int32), target_count=count)
-        if len(triangles) == before:  # quadric collapse is stuck: the count below gave the same mesh
-            continue
-        before = len(triangles)
+    rungs = [(vertices, faces)]
+    for count in reversed(LADDER):
+        if count < len(rungs[-1][1]):
+            rungs.append(fast_simplification.simplify(vertices, faces.astype(np.int32), target_count=count))
+            if len(rungs[-1][1]) > 1.05 * count:  # nothing left to collapse: lower rungs would be the same
+                break
+    fitting = set(BITS)
+    for points, triangles in reversed(rungs):
         for candidate in _encoded(points, triangles, method, fitting):
             if len(candidate.data) <= largest:
                 yield candidate
