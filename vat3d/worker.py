@@ -16,7 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vat3d.errors import MeshError
+from vat3d.errors import DatasetError, MeshError
+
+STARTING = 600.0
+"""Seconds that a child process may take to import what it needs, on a busy machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Worker:
         ------
         MeshError
             Also when the mesh took longer than `seconds` or the child died.
+        DatasetError
+            The child did not start.
         """
         if self._process is None:
             self._process = subprocess.Popen(
@@ -106,7 +111,10 @@ class Worker:
                 stdout=subprocess.PIPE,
                 env={**os.environ, "IGL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
-            self._read(60.0)  # the child says when its imports are done, so that they do not count as the mesh's time
+            try:
+                self._read(STARTING)  # the child says when its imports are done: they do not count as the mesh's time
+            except MeshError as error:
+                raise DatasetError(f"the process that reads meshes did not start: {error}") from error
         assert self._process.stdin is not None
         request = {"item": dataclasses.asdict(item), "seed": seed, "out": str(out)}
         try:
