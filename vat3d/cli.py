@@ -190,7 +190,7 @@ def _budgets(text: str) -> tuple[int, ...]:
 def _bench(args: argparse.Namespace) -> None:
     from vat3d.bench import bench, table
 
-    results = bench(args.folder, _tokenizer(args.model), args.budgets, effort=args.effort, out=args.json)
+    results = bench(args.folder, _tokenizer(args.model), args.json, args.budgets, args.effort)
     print(table(results))
 
 

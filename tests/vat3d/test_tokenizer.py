@@ -158,7 +158,7 @@ def test_boxes_are_fitted_near_their_sides() -> None:
         assert (np.diff(fitted[vertices[:, axis].argsort(), axis]) >= 0).all()
     inner = np.abs(vertices) < 0.1 * np.minimum(vertices.max(0), -vertices.min(0))
     assert np.abs(fitted - vertices)[inner].max() < 0.01
-    np.testing.assert_allclose(np.abs(fit_box(vertices + [9, 0, 0], half)).max(0), half)
+    np.testing.assert_allclose(np.abs(fit_box(vertices + np.array([9, 0, 0]), half)).max(0), half)
 
 
 def test_info_counts_everything(tokenizer: MeshTokenizer) -> None:
