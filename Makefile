@@ -30,6 +30,8 @@ $(INSTALLED): pyproject.toml
 
 demo: $(INSTALLED)
 	$(BIN)/python -m braincl.demo
+	$(BIN)/python -m vat3d.demo
+	@echo "demo: all outputs lie in demo_output/"
 
 # One thread for each of the two workers, in child processes as well.
 test: $(INSTALLED)

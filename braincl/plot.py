@@ -27,7 +27,13 @@ def plot_scores(report: dict[str, Any], path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    draw_scores(report, figure.subplots())
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def draw_scores(report: dict[str, Any], axes: Any) -> None:
+    """Draw what `plot_scores` plots into matplotlib `axes`."""
     for method, (label, colour, marker) in STYLES.items():
         rows = [row for row in report["results"] if row["method"] == method and row["pearson_r"] is not None]
         if not rows:
@@ -46,5 +52,3 @@ def plot_scores(report: dict[str, Any], path: str | Path) -> None:
         f"subject {report['subject'] or 'unnamed'}: {report['voxels']} voxels, {report['test_images']} test images"
     )
     axes.legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
