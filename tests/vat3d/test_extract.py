@@ -8,7 +8,10 @@ from scipy.ndimage import map_coordinates
 
 from vat3d.errors import CodecError
 from vat3d.extract import HALF_WIDTH, decimate, extract_surface, is_closed_manifold
+from vat3d.inside import Solid
 from vat3d.marching import CORNERS, EDGES, polygonise, triangle_table
+from vat3d.mesh_io import load_mesh
+from vat3d.repair import canonical_mesh
 
 
 def sphere(points, centre=(0.05, -0.1, 0.02), radius=0.7):
@@ -228,3 +231,17 @@ def test_closed_manifold_faces():
     assert not is_closed_manifold(np.concatenate([faces, faces[:1]]))
     assert not is_closed_manifold(np.concatenate([faces[:1, ::-1], faces[1:]]))
     assert not is_closed_manifold(faces[:0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Bird_m38", "Chess_D01019", "Insect_D00989"])
+def test_real_meshes_equal_the_dense_grid(shared_data, name):
+    """Only parts smaller than a coarse cell may be missing."""
+    solid = Solid(canonical_mesh(*load_mesh(shared_data / "meshes_dev" / f"{name}.ply")[:2]))
+    vertices, _ = extract_surface(solid.signed_distance, 64)
+    dense_vertices, dense_faces = extract_surface(solid.signed_distance, 64, coarse=64)
+    dense = trimesh.Trimesh(dense_vertices, dense_faces, process=False)
+    for part in dense.split():
+        found = (np.abs(vertices - part.vertices[0]).sum(1) < 1e-12).any()
+        assert found or part.extents.max() < 2 * HALF_WIDTH / 32
+    assert len(vertices) <= len(dense_vertices)
