@@ -122,6 +122,7 @@ class Context:
         self.A = X - self.offset
         self.bases = [self.A]
         self._gram = self.A @ self.A.T
+        self._solved: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}
 
     @cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor]:
@@ -166,8 +167,10 @@ class Context:
         """Prior N(mean_scale mean, covariance), the covariance shrunk towards the identity of equal trace."""
         mean = mean_scale * mean
         level = shrinkage * covariance.diagonal().mean()
-        kernel = (1 - shrinkage) * self.bases[basis] @ self.A.T + level * self._gram
-        eigenvalues, vectors = _decompose(kernel)
+        if (basis, shrinkage) not in self._solved:  # priors that differ in their mean only share it
+            kernel = (1 - shrinkage) * self.bases[basis] @ self.A.T + level * self._gram
+            self._solved[basis, shrinkage] = _decompose(kernel)
+        eigenvalues, vectors = self._solved[basis, shrinkage]
 
         def quadratic(queries: Tensor) -> Tensor:
             spread = (queries @ covariance * queries).sum(dim=1)

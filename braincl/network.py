@@ -24,11 +24,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from braincl.errors import ModelError
-from braincl.experts import Context, Evidence, Expert, evidence, leave_one_out, solve
+from braincl.experts import SCALES, Context, Evidence, Expert, evidence, leave_one_out, solve
 from braincl.prior import SIGNAL_SHARES, Prior
 from setcore.blocks import SelfAttentionBlock
 
 KINDS = ("population", "mixture", "generic")
+GRID_POINTS = len(SIGNAL_SHARES) * SCALES
+KEPT_VALUES = 2**26  # 256 MB of evidence is kept between reading a context and emitting weights
 LOCAL, GLOBAL = 5, 4  # features of a (voxel, expert) pair, and of the context
 
 
@@ -75,6 +77,11 @@ class Reading(NamedTuple):
     context: Context
     experts: list[Expert]
     features: Tensor  # (V, c, LOCAL)
+    found: dict[tuple[int, int], list[Evidence]]  # of batches of voxels, as far as memory allows
+
+    def evidence(self, Y: Tensor, voxels: slice) -> list[Evidence]:
+        """What every expert says of a batch of voxels, Y (n, V) being theirs."""
+        return self.found.get((voxels.start, voxels.stop)) or [evidence(expert, Y) for expert in self.experts]
 
 
 class SharedContextNetwork(nn.Module):
@@ -162,27 +169,35 @@ class SharedContextNetwork(nn.Module):
         context = Context(X)
         experts = [expert.to(Y.dtype) for expert in self._experts(context)]
         context.bases = [basis.to(Y.dtype) for basis in context.bases]
-        features = torch.cat([self._features(experts, Y[:, part]) for part in batches(Y.shape[1], voxel_batch)])
-        return Reading(context, experts, features)
+        features, kept = [], {}
+        size = sum(len(expert.eigenvalues) + GRID_POINTS for expert in experts)
+        for part in batches(Y.shape[1], voxel_batch):
+            found = [evidence(expert, Y[:, part]) for expert in experts]
+            features.append(self._features(experts, found, Y[:, part]))
+            if part.stop * size <= KEPT_VALUES:
+                kept[part.start, part.stop] = found
+        return Reading(context, experts, torch.cat(features), kept)
 
-    def _features(self, experts: list[Expert], Y: Tensor) -> Tensor:
-        columns = []
-        for expert in experts:
-            found = evidence(expert, Y)
+    def _features(self, experts: list[Expert], evidences: list[Evidence], Y: Tensor) -> Tensor:
+        """What a voxel's gate sees of each expert (V, c, LOCAL), the first expert being the start.
+
+        Log evidence and leave-one-out gain over the start, the gain itself, signal share, degrees of freedom an image.
+        """
+        log_evidence, gain, share, freedom = [], [], [], []
+        for expert, found in zip(experts, evidences, strict=True):
             weights = flat_posterior(found)
             total = weights.sum(dim=2)
-            gain = (1 - leave_one_out(expert, found, weights, Y)).clamp(min=-1)
-            share = total @ torch.as_tensor(SIGNAL_SHARES, dtype=Y.dtype)
-            freedom = (total @ (expert.eigenvalues * found.inverse).sum(dim=1)) / expert.images
-            columns.append(
-                torch.stack([found.log_likelihood.flatten(1).logsumexp(dim=1), gain, gain, share, freedom], -1)
-            )
-        features = torch.stack(columns, dim=1)
-        relative = features[:, :, :2] - features[:, :1, :2]
-        return torch.stack(
-            [(relative[..., 0] / 10).clamp(-5, 5), features[..., 1], relative[..., 1], *features[..., 3:].unbind(-1)],
-            -1,
-        )
+            log_evidence.append(found.log_likelihood.flatten(1).logsumexp(dim=1))
+            gain.append((1 - leave_one_out(expert, found, weights, Y)).clamp(min=-1))
+            share.append(total @ torch.as_tensor(SIGNAL_SHARES, dtype=Y.dtype))
+            freedom.append((total @ (expert.eigenvalues * found.inverse).sum(dim=1)) / expert.images)
+        evidence_over_start = torch.stack(log_evidence, dim=1) - log_evidence[0][:, None]
+        gains = torch.stack(gain, dim=1)
+        parts = (
+            (evidence_over_start / 10).clamp(-5, 5), gains, gains - gains[:, :1],
+            torch.stack(share, dim=1), torch.stack(freedom, dim=1),
+        )  # fmt: skip
+        return torch.stack(parts, dim=-1)
 
     # The voxel side: any batch of voxels.
 
@@ -229,7 +244,7 @@ class SharedContextNetwork(nn.Module):
     def emit(self, reading: Reading, Y: Float[Tensor, "n v"], voxels: slice) -> Float[Tensor, "v e"]:
         """Encoder weights of a batch of voxels; Y holds these voxels only."""
         context, experts = reading.context, reading.experts
-        found = [evidence(expert, Y) for expert in experts]
+        found = reading.evidence(Y, voxels)
         weights = self.weights(reading, found, voxels)
         duals = [torch.zeros(Y.shape[1], Y.shape[0], dtype=Y.dtype) for _ in context.bases]
         coefficients = []
@@ -251,7 +266,7 @@ class SharedContextNetwork(nn.Module):
         centred = queries.double() - context.offset
         low = centred.to(Y.dtype)
         read = [low @ basis.T for basis in context.bases]
-        found = [evidence(expert, Y) for expert in experts]
+        found = reading.evidence(Y, voxels)
         weights = self.weights(reading, found, voxels)
         mean = torch.zeros(Y.shape[1], len(queries), dtype=Y.dtype)
         second, variance = torch.zeros_like(mean), torch.zeros_like(mean)
