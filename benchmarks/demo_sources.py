@@ -32,6 +32,7 @@ from tqdm import tqdm
 MANIFESTS = Path(__file__).resolve().parents[1] / "data_manifests"
 AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
 SUBJECTS = ("CSI1", "CSI2", "CSI3")
+LICENCES = {"BlendSwap-CC-0": "CC0-1.0", "KatorLegaz": "CC-BY-3.0-US", "Reallusion": "CC-BY-3.0-US"}  # of catalogues
 RESNET_FEATURES = 512
 SMALLEST_STAMP = 96  # pixels of the shorter side; smaller stamps are icons
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,7 +75,7 @@ class Picture(NamedTuple):
 
 
 def renders(package: Path) -> list[Picture]:
-    """The renders of the models of `sweethome3d-furniture`, in the order of its catalogues; CC0 and CC BY 3.0."""
+    """The renders of the models of `sweethome3d-furniture`, in the order of its catalogues; CC0 and CC BY."""
     pictures = []
     for name, content in _files(package, r"/furniture/[^/]*\.sh3f$"):
         with zipfile.ZipFile(io.BytesIO(content)) as catalogue:
@@ -83,7 +84,7 @@ def renders(package: Path) -> list[Picture]:
                 field: dict(re.findall(rf"^{field}#(\d+)=(.*?)\s*$", properties, re.MULTILINE))
                 for field in ("icon", "name", "creator")
             }
-            licence = "CC0-1.0" if "CC-0" in name else "CC-BY-3.0"
+            licence = LICENCES.get(Path(name).stem, "CC-BY-3.0")
             for number, icon in fields["icon"].items():
                 creator, title = fields["creator"][number], fields["name"][number]
                 pictures.append(Picture(catalogue.read(icon.lstrip("/")), title, creator, licence))

@@ -35,7 +35,9 @@ class Simulation(NamedTuple):
     signal : array of shape (i, V)
         Responses without noise, in the units of `dataset.response`.
     weights : array of shape (V, E)
-        ``signal = offset + (X - mean(X)) @ weights.T``.
+        ``signal = offset + (X - centre) @ weights.T``, in the units of `dataset.response`.
+    centre : array of shape (E,)
+        Mean embedding.
     offset : array of shape (V,)
     scale : array of shape (V,)
         Factor between the units of the prior and those of the responses.
@@ -47,6 +49,7 @@ class Simulation(NamedTuple):
     dataset: xr.Dataset
     signal: Array
     weights: Array
+    centre: Array
     offset: Array
     scale: Array
     share: Array
@@ -213,7 +216,8 @@ def simulate_responses(
     share = np.exp(rng.uniform(np.log(low), np.log(high), voxels))
     offset, scale = OFFSET_SPREAD * rng.standard_normal(voxels), np.exp(SCALE_SPREAD * rng.standard_normal(voxels))
     weights = (scale * np.sqrt(share))[:, None] * weights
-    signal = offset + (X - X.mean(axis=0)) @ weights.T
+    centre = X.mean(axis=0)
+    signal = offset + (X - centre) @ weights.T
     noise_std = scale * np.sqrt(1 - share)
     trials = _noise(images * repeats, voxels, noise_rank, seed).reshape(images, repeats, voxels)
     trials *= noise_std * np.sqrt(repeats)
@@ -236,7 +240,7 @@ def simulate_responses(
     if repeats > 1:
         stored = signal[:, None, :] + trials
         dataset["response_trials"] = (("image", "repeat", "voxel"), stored.astype(np.float32))
-    return Simulation(open_responses(dataset), signal, weights, offset, scale, share)
+    return Simulation(open_responses(dataset), signal, weights, centre, offset, scale, share)
 
 
 def _noise(rows: int, voxels: int, rank: int, seed: int) -> Array:
