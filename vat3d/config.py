@@ -87,7 +87,7 @@ class TrainConfig:
     report_every, save_every : int
         Steps between lines of progress with validation, and between checkpoints.
     table_shapes : int
-        Training shapes from whose tokens the entropy tables are made.
+        Training shapes, deformed anew, from whose tokens the entropy tables are made; at most 32 a mesh.
     bfloat16 : bool
         Matrix products in bfloat16; several times faster on CPUs that have it.
     """

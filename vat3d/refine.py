@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from setcore.seeding import torch_generator
@@ -28,8 +29,7 @@ from vat3d.network import CodecNetwork
 class Target:
     """What a mesh's tokens should decode to, in the evaluation frame of its file.
 
-    `box` (1, 3); `points` (n, 3) with signed distances (n,), the first `near` of them close to the surface; `hold` of
-    either kind is kept back to choose by.
+    `box` (1, 3); `points` (n, 3) with signed distances (n,), the first `near` of them close to the surface.
     """
 
     box: Tensor
@@ -48,7 +48,11 @@ class Schedule:
     rate: float = 0.15
 
 
-EFFORTS = {"fast": Schedule(0), "normal": Schedule(150), "best": Schedule(500)}
+PULL = 0.02
+"""Share of the way to its code that a vector is moved each step, so that none drifts off."""
+HELD, LOOK_EVERY = 8192, 25
+"""Samples kept for choosing among states, and steps between looks at them."""
+EFFORTS = {"fast": Schedule(0), "normal": Schedule(150), "best": Schedule(600)}
 
 
 def refine(
@@ -90,7 +94,7 @@ def refine(
     codebook = quantizer.codebook.detach()
     vectors = codebook[torch.from_numpy(flat)].clone().requires_grad_()
     optimizer = torch.optim.Adam([vectors], lr=schedule.learning_rate, betas=(0.9, 0.95))
-    held = _subset(target, torch_generator(seed, "held"), 8192)
+    held = _subset(target, torch_generator(seed, "held"), HELD)
     best: tuple[float, NDArray[np.int64]] = (math.inf, flat[:kept])
 
     def decode_loss(chosen: Tensor, straight: Tensor, points: Tensor, distances: Tensor) -> Tensor:
@@ -99,23 +103,22 @@ def refine(
         for scale, (size, end) in enumerate(zip(config.scales, ends, strict=True)):
             if start >= kept:
                 break
-            part = (codebook[chosen[start:end]] + straight[start:end])[None]
-            if end > kept:
-                part = part * (torch.arange(start, end) < kept)[None, :, None]
-            latent = latent + quantizer.expand(part, scale)
+            stop = min(end, kept)
+            part = codebook[chosen[start:stop]] + straight[start:stop]
+            latent = latent + quantizer.expand(functional.pad(part, (0, 0, 0, end - stop))[None], scale)
             start += size
         with torch.autocast("cpu", torch.bfloat16):
             logits = network.field(network.planes(latent, target.box), points[None], target.box)
         return field_loss(logits, distances[None], config.sharpness)[0]
 
-    def choose() -> Tensor:
-        scores = half_power - vectors.detach() @ codebook.T + price
-        return scores.argmin(1)
+    def choose(count: int) -> Tensor:
+        scores = half_power - vectors[:count].detach() @ codebook.T
+        return (scores + price[:count]).argmin(1)
 
     def consider() -> None:
         nonlocal best, kept, price
         with torch.no_grad():
-            chosen = choose()
+            chosen = choose(len(flat))
             now = chosen.numpy()
             price = schedule.rate * id_costs(tables, now)
             kept = fit(now)
@@ -124,7 +127,7 @@ def refine(
             best = (loss, now[:kept].copy())
 
     half_power = codebook.square().sum(1) / 2
-    price = torch.zeros(())
+    price = torch.zeros(len(flat), 1)
     consider()
     for step in tqdm(range(schedule.steps), desc="refine", unit="step", disable=not progress):
         if deadline is not None and time.perf_counter() > deadline:
@@ -133,14 +136,15 @@ def refine(
             group["lr"] = schedule.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
         generator = torch_generator(seed, "refine", step)
         points, distances = _subset(target, generator, schedule.samples)
-        chosen = choose()
-        loss = _weigh(decode_loss(chosen, vectors - vectors.detach(), points, distances), schedule.samples // 2)
+        chosen = choose(kept)
+        straight = (vectors - vectors.detach())[:kept]
+        loss = _weigh(decode_loss(chosen, straight, points, distances), schedule.samples // 2)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            vectors.lerp_(codebook[chosen], 0.02)
-        if (step + 1) % 25 == 0 or step + 1 == schedule.steps:
+            vectors[: len(chosen)].lerp_(codebook[chosen], PULL)
+        if (step + 1) % LOOK_EVERY == 0 or step + 1 == schedule.steps:
             consider()
     return best[1]
 

@@ -258,7 +258,14 @@ def _train(
     facts = {name: line[name] for name in ("step", "samples") if name in line} | {
         "minutes": round(watch.seconds / 60, 1)
     }
-    export(folder, averaged_network(codec, average), datasets, facts, seed=seed, count=config.table_shapes)
+    export(
+        folder,
+        averaged_network(codec, average),
+        datasets,
+        facts,
+        seed=seed,
+        count=min(config.table_shapes, 32 * sum(map(len, splits))),
+    )
     return {"seconds": round(watch.seconds, 1), **line}
 
 

@@ -44,7 +44,10 @@ def validate(network: CodecNetwork, batches: Sequence[Batch], quantise: bool) ->
 
     The stand-in is the harmonic mean of the share of surface points where the decoded distance is below .02, and the
     share of all query points decoded closer than .02 to the surface that truly are, weighted over volume samples.
+    Without batches (no validation meshes) there are no figures.
     """
+    if not batches:
+        return {}
     ends = [int(end) for end in np.cumsum(network.config.scales)]
     levels = {str(end): end for end in ends[len(ends) // 2 - 1 :: 2]} if quantise else {"full": ends[-1]}
     result = {}
