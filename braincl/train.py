@@ -81,7 +81,7 @@ class TrainConfig:
     max_context: int = 400
     queries: int = 100
     voxels: int = 256
-    simulated: float = 0.5
+    simulated: float = 0.4
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -381,8 +381,8 @@ def simulate_stray(prior: Prior, X: NDArray[Any], voxels: int, rng: np.random.Ge
     left, singular, _ = np.linalg.svd(X, full_matrices=False)
     power = rng.choice([0.0, 0.5, 1.0])
     generic = left @ (singular[:, None] ** (1 + power) * rng.standard_normal((len(singular), voxels)))
-    stray = rng.beta(0.7, 1.3)
-    mean = rng.uniform(0, 1.2) * (X @ prior.means[component].T)
+    stray = rng.beta(0.6, 2.4)
+    mean = rng.uniform(0.4, 1.2) * (X @ prior.means[component].T)
     signal = mean + np.sqrt(1 - stray) * tuned + np.sqrt(stray) * generic * tuned.std() / max(generic.std(), 1e-12)
     signal /= max(signal.std(), 1e-12)  # as the prior has it: mean variance one, not every voxel's own
     odds = rng.uniform(-3, 1.5) + rng.uniform(0.1, 1.2) * rng.standard_normal(voxels)
