@@ -25,7 +25,7 @@ from setcore.seeding import numpy_generator
 ITERATIONS = (1, 2, 3, 5)
 SHRINKAGES = (0.0, 0.1, 0.3, 0.6)
 COMPONENTS = (4, 8, 16)
-MIXTURE_ITERATIONS = 15
+MIXTURE_ITERATIONS = (2, 5, 15)
 VOXELS_PER_COMPONENT = 64
 SELECTION_CONTEXTS = (20, 100, 400)
 
@@ -94,43 +94,43 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
     """
     folds = make_folds(subjects)
     stored = [moments(subject.X, subject.Y) for subject in subjects]
-    paths = [fit_prior(_without(subjects, stored, fold), 1, max(ITERATIONS)) for fold in folds]
-    scores = {
-        (count, shrinkage): np.mean(
-            [
-                _left_out_score(subjects, fold, path[count - 1].shrunk(shrinkage), seed)
-                for fold, path in zip(folds, paths, strict=True)
-            ]
-        )
-        for count in ITERATIONS
-        for shrinkage in SHRINKAGES
-    }
-    count, shrinkage = max(scores, key=lambda key: scores[key])
-    report: dict[str, Any] = {
-        "iterations": count, "shrinkage": shrinkage, "components": 1,
-        "left_out_r": [{"iterations": c, "shrinkage": s, "components": 1, "pearson_r": float(r)}
-                       for (c, s), r in scores.items()],
-    }  # fmt: skip
-    gaussians = [path[count - 1].shrunk(shrinkage) for path in paths]
-    best, chosen = scores[count, shrinkage], None
-    chosen_folds: list[Prior | None] = [None] * len(folds)
-    voxels = min(sum(m.cross.shape[1] for m in _without(subjects, stored, fold)) for fold in folds)
+    others = [_without(subjects, stored, fold) for fold in folds]
+    tried: list[dict[str, Any]] = []
+
+    def score(priors: Sequence[Prior], components: int, iterations: int, shrinkage: float) -> float:
+        values = [_left_out_score(subjects, fold, prior, seed) for fold, prior in zip(folds, priors, strict=True)]
+        tried.append({"components": components, "iterations": iterations, "shrinkage": shrinkage,
+                      "pearson_r": float(np.mean(values))})  # fmt: skip
+        return tried[-1]["pearson_r"]
+
+    best, gaussians, setting = -np.inf, [], (1, 0.0)
+    paths = [fit_prior(other, 1, max(ITERATIONS)) for other in others]
+    for iterations in ITERATIONS:
+        for shrinkage in SHRINKAGES:
+            priors = [path[iterations - 1].shrunk(shrinkage) for path in paths]
+            if (found := score(priors, 1, iterations, shrinkage)) > best:
+                best, gaussians, setting = found, priors, (iterations, shrinkage)
+
+    chosen: tuple[int, int] | None = None
+    parts: Sequence[Prior | None] = [None] * len(folds)
+    voxels = min(sum(m.cross.shape[1] for m in other) for other in others)
     for components in COMPONENTS if mixtures else ():
         if voxels < VOXELS_PER_COMPONENT * components:
             break
-        fitted = [
-            fit_prior(_without(subjects, stored, fold), components, MIXTURE_ITERATIONS, seed=seed)[-1] for fold in folds
-        ]
-        score = np.mean([_left_out_score(subjects, f, p, seed) for f, p in zip(folds, fitted, strict=True)])
-        report["left_out_r"].append({"iterations": MIXTURE_ITERATIONS, "shrinkage": 0.0, "components": components,
-                                     "pearson_r": float(score)})  # fmt: skip
-        if score <= best:
+        paths = [fit_prior(other, components, max(MIXTURE_ITERATIONS), seed=seed) for other in others]
+        before = best
+        for iterations in MIXTURE_ITERATIONS:
+            priors = [path[iterations - 1] for path in paths]
+            if (found := score(priors, components, iterations, 0.0)) > best:
+                best, parts, chosen = found, priors, (components, iterations)
+        if best == before:
             break
-        best, chosen, chosen_folds = score, components, list(fitted)
-    mixture = fit_prior(stored, chosen, MIXTURE_ITERATIONS, seed=seed)[-1] if chosen else None
-    report["components"] = chosen or 1
-    gaussian = fit_prior(stored, 1, count)[-1].shrunk(shrinkage)
-    return PopulationFit(gaussian, mixture, list(zip(folds, gaussians, chosen_folds, strict=True)), report)
+
+    report = {"iterations": setting[0], "shrinkage": setting[1], "components": chosen[0] if chosen else 1,
+              "mixture_iterations": chosen[1] if chosen else None, "left_out_r": tried}  # fmt: skip
+    gaussian = fit_prior(stored, 1, setting[0])[-1].shrunk(setting[1])
+    mixture = fit_prior(stored, *chosen, seed=seed)[-1] if chosen else None
+    return PopulationFit(gaussian, mixture, list(zip(folds, gaussians, parts, strict=True)), report)
 
 
 def _without(subjects: Sequence[Subject], stored: Sequence[Any], fold: Fold) -> list[Any]:
@@ -175,6 +175,7 @@ def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDA
         found.append(evidence(experts[-1], standardised))
     log_weights = torch.stack([f.log_likelihood for f in found], dim=1)
     log_weights = log_weights + torch.as_tensor(prior.log_weights)[:, None, None]
+    log_weights = log_weights + torch.as_tensor(prior.shares).log()[:, None]
     weights = log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
     centred = torch.as_tensor(queries).double() - context.offset
     predicted = torch.zeros(Y.shape[1], len(queries), dtype=torch.float64)
