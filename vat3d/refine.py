@@ -96,6 +96,8 @@ def refine(
     optimizer = torch.optim.Adam([vectors], lr=schedule.learning_rate, betas=(0.9, 0.95))
     held = _subset(target, torch_generator(seed, "held"), HELD)
     best: tuple[float, NDArray[np.int64]] = (math.inf, flat[:kept])
+    half_power = codebook.square().sum(1) / 2
+    price = torch.zeros(len(flat), 1)
 
     def decode_loss(chosen: Tensor, straight: Tensor, points: Tensor, distances: Tensor) -> Tensor:
         latent = torch.zeros(1, 3, config.grid, config.grid, config.channels)
@@ -126,8 +128,6 @@ def refine(
         if loss < best[0]:
             best = (loss, now[:kept].copy())
 
-    half_power = codebook.square().sum(1) / 2
-    price = torch.zeros(len(flat), 1)
     consider()
     for step in tqdm(range(schedule.steps), desc="refine", unit="step", disable=not progress):
         if deadline is not None and time.perf_counter() > deadline:
