@@ -107,7 +107,7 @@ def _posterior(data: Moments, mean: Array, covariance: Array, log_shares: Array)
     return _Posterior(log_evidence, deviation, basis, shrink, weights)
 
 
-def _normalised(prior: Prior, feature_covariance: Array) -> Prior:
+def normalised(prior: Prior, feature_covariance: Array) -> Prior:
     """The same prior with mean response variance one."""
     variance = np.einsum("cij,ij->c", prior.covariances, feature_covariance)
     variance += np.einsum("ci,ij,cj->c", prior.means, feature_covariance, prior.means)
@@ -141,12 +141,12 @@ def fit_prior(
     images = sum(data.images for data in datasets)
     feature_covariance = np.sum([data.gram for data in datasets], axis=0) / images
     if components == 1:
-        prior = _normalised(Prior(np.zeros(1), np.zeros((1, size)), np.eye(size)[None]), feature_covariance)
+        prior = normalised(Prior(np.zeros(1), np.zeros((1, size)), np.eye(size)[None]), feature_covariance)
     else:
         prior = _mixture_start(datasets, components, feature_covariance, seed)
     path: list[Prior] = []
     for _ in range(iterations):
-        prior = _normalised(_em_step(datasets, prior, pooling), feature_covariance)
+        prior = normalised(_em_step(datasets, prior, pooling), feature_covariance)
         path.append(prior)
     return path
 
@@ -199,7 +199,7 @@ def _mixture_start(datasets: Sequence[Moments], components: int, feature_covaria
     values, vectors = np.linalg.eigh(within)
     within = (vectors * np.maximum(values, 0.05 * values.mean())) @ vectors.T
     log_weights = np.log((counts + 1) / (counts + 1).sum())
-    return _normalised(Prior(log_weights, means, np.repeat(within[None], components, axis=0)), feature_covariance)
+    return normalised(Prior(log_weights, means, np.repeat(within[None], components, axis=0)), feature_covariance)
 
 
 def _k_means(points: Array, clusters: int, rng: np.random.Generator, rounds: int = 30) -> NDArray[np.int64]:
