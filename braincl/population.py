@@ -27,6 +27,7 @@ SHRINKAGES = (0.0, 0.1, 0.3, 0.6)
 COMPONENTS = (4, 8, 16)
 MIXTURE_ITERATIONS = (2, 5, 15)
 VOXELS_PER_COMPONENT = 64
+MIXTURE_FEATURES = 640  # wider embeddings: one E^3 step for each component, session and iteration takes too long
 SELECTION_CONTEXTS = (20, 100, 400)
 
 
@@ -88,7 +89,7 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
     subjects : sequence of Subject
         At least one; embeddings of equal width.
     mixtures : bool
-        Also try mixtures of Gaussians.
+        Also try mixtures of Gaussians, where there are voxels enough and the embedding is not too wide.
     seed : int
         Of the mixtures' starts and of the contexts drawn for the choice.
     """
@@ -115,7 +116,7 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
     parts: Sequence[Prior | None] = [None] * len(folds)
     voxels = min(sum(m.cross.shape[1] for m in other) for other in others)
     for components in COMPONENTS if mixtures else ():
-        if voxels < VOXELS_PER_COMPONENT * components:
+        if voxels < VOXELS_PER_COMPONENT * components or subjects[0].X.shape[1] > MIXTURE_FEATURES:
             break
         paths = [fit_prior(other, components, max(MIXTURE_ITERATIONS), seed=seed) for other in others]
         before = best
