@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
+    "ImageError": "braincl.errors",
     "InContextEncoder": "braincl.encoder",
     "ModelError": "braincl.errors",
     "PriorRidge": "braincl.prior_ridge",
@@ -16,6 +17,7 @@ _EXPORTS = {
     "RidgeCV": "braincl.ridge",
     "average_duplicates": "braincl.responses",
     "convert_published": "braincl.published",
+    "embed_images": "braincl.embed",
     "evaluate": "braincl.evaluation",
     "join_embeddings": "braincl.responses",
     "mean_explained_variance": "braincl.base",

@@ -24,9 +24,39 @@ def build_parser() -> Parser:
     """All commands and their options."""
     parser = Parser(prog="braincl", description="Linear encoders for the voxels of a new subject, learned in context.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_join, _add_train, _add_predict, _add_evaluate, _add_convert):
+    for add in (_add_embed, _add_join, _add_train, _add_predict, _add_evaluate, _add_convert):
         add(commands)
     return parser
+
+
+def _add_embed(commands: Any) -> None:
+    command = commands.add_parser("embed", help="embed pictures with an image encoder")
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="picture files, or folders of them")
+    command.add_argument("--backbone", required=True, metavar="NAME", help="such as clip-vit-b-32 or dinov2-vit-b-14")
+    command.add_argument(
+        "--weights", metavar="FILE", help="tensors (.safetensors, .pt, .bin) or hf-hub:ORG/NAME (default: from the hub)"
+    )
+    command.add_argument(
+        "--out", required=True, metavar="FEATURES.nc", help="a run that was killed goes on from FEATURES.nc.partial"
+    )
+    command.add_argument("--batch-size", type=int, default=32, help="lower it when memory runs out")
+    command.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
+    command.add_argument("--no-normalize", action="store_true", help="keep embeddings as they are, not of unit norm")
+    add_json_flag(command)
+    command.set_defaults(handler=_embed)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from braincl.embed import embed_images
+
+    _check_output(args.out, *args.images, *filter(None, [args.weights]))
+    made = embed_images(
+        args.images, args.backbone, args.weights, batch_size=args.batch_size, device=args.device,
+        normalize=not args.no_normalize, out=args.out, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    images, features = made["embedding"].shape
+    result = {"out": args.out, "images": images, "features": features, **made.attrs}
+    print_result(result, args.json, f"{args.out}: {images} images, {features} features of {args.backbone}")
 
 
 def _add_join(commands: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from setcore.errors import CheckpointError, InputError
 
-__all__ = ["CheckpointError", "ModelError", "ResponseError"]
+__all__ = ["CheckpointError", "ImageError", "ModelError", "ResponseError"]
 
 
 class ResponseError(InputError):
@@ -13,3 +13,7 @@ class ResponseError(InputError):
 
 class ModelError(InputError):
     """A model that does not fit the data it was given."""
+
+
+class ImageError(InputError):
+    """Picture files that cannot be read."""

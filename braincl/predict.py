@@ -6,8 +6,7 @@ import numpy as np
 import xarray as xr
 
 from braincl.base import LinearEncoder
-from braincl.errors import ResponseError
-from braincl.responses import average_duplicates
+from braincl.responses import EMBEDDING_ATTRIBUTES, average_duplicates, check_same_embedding
 
 
 def predict_responses(encoder: LinearEncoder, context: xr.Dataset, query: xr.Dataset) -> xr.Dataset:
@@ -29,21 +28,17 @@ def predict_responses(encoder: LinearEncoder, context: xr.Dataset, query: xr.Dat
     Raises
     ------
     ResponseError
-        The embeddings differ in width.
+        The embeddings differ in width or in the backbone that they state.
     ModelError
         The model takes embeddings of another width.
     """
-    widths = context.sizes["feature"], query.sizes["feature"]
-    if widths[0] != widths[1]:
-        raise ResponseError(
-            f"the context's embedding has {widths[0]} features, the query's {widths[1]}; embed both with one backbone"
-        )
+    check_same_embedding(context, query)
     context = average_duplicates(context)
     encoder.fit(context["embedding"].values, context["response"].values)
     mean, std = encoder.predict(query["embedding"].values, return_std=True)
     coordinates = {name: c for name, c in context.coords.items() if c.dims == ("voxel",)}
     coordinates |= {name: c for name, c in query.coords.items() if c.dims == ("image",)}
-    kept = ("subject", "backbone", "affine", "grid_shape", "space")
+    kept = ("subject", *EMBEDDING_ATTRIBUTES, "affine", "grid_shape", "space")
     return xr.Dataset(
         {
             "prediction": (("image", "voxel"), mean.astype(np.float32)),

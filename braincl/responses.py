@@ -28,6 +28,8 @@ COORDINATES = {
     "j": "voxel",
     "k": "voxel",
 }
+# What `braincl embed` states of an embedding; where two files both state one, it must be the same.
+EMBEDDING_ATTRIBUTES = ("backbone", "weights_sha256", "preprocessing", "normalization")
 SAME_EMBEDDING = 1e-3  # two embeddings of one picture may differ by rounding (batching, precision), not by more
 
 
@@ -176,11 +178,32 @@ def join_embeddings(responses: xr.Dataset, features: xr.Dataset) -> tuple[xr.Dat
     # drop first: an embedding of another width may be there
     joined = responses.drop_vars("embedding", errors="ignore").isel(image=known)
     joined["embedding"] = (DIMENSIONS["embedding"], features["embedding"].values[rows])
-    if "backbone" in features.attrs:
-        joined.attrs["backbone"] = features.attrs["backbone"]
-    else:
-        joined.attrs.pop("backbone", None)  # that of the embedding which was replaced
+    for name in EMBEDDING_ATTRIBUTES:
+        joined.attrs.pop(name, None)  # that of the embedding which was replaced
+        if name in features.attrs:
+            joined.attrs[name] = features.attrs[name]
     return joined, missing
+
+
+def check_same_embedding(context: xr.Dataset, query: xr.Dataset) -> None:
+    """Refuse embeddings that say themselves that they were made in two ways.
+
+    Raises
+    ------
+    ResponseError
+        They differ in width, or in an attribute of `EMBEDDING_ATTRIBUTES` that both state.
+    """
+    widths = context.sizes["feature"], query.sizes["feature"]
+    if widths[0] != widths[1]:
+        raise ResponseError(
+            f"the context's embedding has {widths[0]} features, the query's {widths[1]}; embed both with one backbone"
+        )
+    for name in EMBEDDING_ATTRIBUTES:
+        ours, theirs = (str(dataset.attrs.get(name, "")) for dataset in (context, query))
+        if ours and theirs and ours != theirs:
+            raise ResponseError(
+                f"the context's embedding has {name} {ours!r}, the query's {theirs!r}; embed both in one way"
+            )
 
 
 def _read(source: str | Path | xr.Dataset) -> tuple[xr.Dataset, str]:

@@ -1,0 +1,281 @@
+"""Image encoders by name: real architectures of open_clip, timm and torchvision, filled from a file of weights.
+
+The libraries are imported when an encoder is built, never before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from braincl.errors import ModelError
+from setcore.checkpoint import load_state, load_tensors
+from setcore.errors import CheckpointError
+
+HUB = "hf-hub:"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An image encoder: whose architecture it is and where its published weights lie.
+
+    `tag` names open_clip's pretrained configuration, from which the preprocessing comes; `hub` the repository of the
+    published weights and `file` their name in it.
+    """
+
+    name: str
+    library: str
+    model: str
+    tag: str = ""
+    hub: str = ""
+    file: str = ""
+
+
+_OPEN_CLIP_FILE, _TIMM_FILE = "open_clip_model.safetensors", "model.safetensors"
+BACKBONES = {
+    backbone.name: backbone
+    for backbone in (
+        # OpenAI's weights were trained with QuickGELU; tensors do not tell it, so those of LAION have their own names.
+        Backbone("clip-vit-b-32", "open_clip", "ViT-B-32-quickgelu", "openai",
+                 "timm/vit_base_patch32_clip_224.openai", _OPEN_CLIP_FILE),
+        Backbone("clip-vit-b-16", "open_clip", "ViT-B-16-quickgelu", "openai",
+                 "timm/vit_base_patch16_clip_224.openai", _OPEN_CLIP_FILE),
+        Backbone("clip-vit-b-32-laion2b", "open_clip", "ViT-B-32", "laion2b_s34b_b79k",
+                 "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", _OPEN_CLIP_FILE),
+        Backbone("clip-vit-b-16-laion2b", "open_clip", "ViT-B-16", "laion2b_s34b_b88k",
+                 "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", _OPEN_CLIP_FILE),
+        Backbone("siglip-so400m-14", "open_clip", "ViT-SO400M-14-SigLIP", "webli",
+                 "timm/ViT-SO400M-14-SigLIP", _OPEN_CLIP_FILE),
+        Backbone("siglip-so400m-14-384", "open_clip", "ViT-SO400M-14-SigLIP-384", "webli",
+                 "timm/ViT-SO400M-14-SigLIP-384", _OPEN_CLIP_FILE),
+        Backbone("dinov2-vit-b-14", "timm", "vit_base_patch14_dinov2.lvd142m", "",
+                 "timm/vit_base_patch14_dinov2.lvd142m", _TIMM_FILE),
+        Backbone("mobilenet_v2", "torchvision", "mobilenet_v2"),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A loaded backbone.
+
+    `network` turns pictures (b, 3, height, width) into features (b, feature); `prepare` turns an RGB picture of PIL
+    into one of its inputs (3, height, width); `preprocessing` says in JSON what `prepare` does.
+    """
+
+    backbone: Backbone
+    network: nn.Module
+    prepare: Callable[[Any], Tensor]
+    preprocessing: str
+    weights_sha256: str
+
+
+def find_backbone(name: str) -> Backbone:
+    """The backbone of that name.
+
+    Raises
+    ------
+    ModelError
+        There is none; near matches are listed.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    near = difflib.get_close_matches(name.lower(), BACKBONES, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(BACKBONES)}"
+    raise ModelError(f"unknown backbone {name!r}; {hint}")
+
+
+def load_encoder(backbone: Backbone, weights: str | Path | None = None) -> ImageEncoder:
+    """Build a backbone and fill it with weights.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    weights : path or str, optional
+        A file of tensors (safetensors, or .pt, .pth, .bin read with ``weights_only=True``), the whole model or its
+        image side. ``hf-hub:ORG/NAME``: a repository, fetched once. None: the published weights, from the hub.
+
+    Raises
+    ------
+    CheckpointError
+        The weights cannot be had or read, or are of another architecture; the first tensor that differs is named.
+    """
+    path = _find_weights(backbone, weights)
+    state = read_weights(path)
+    network, prepare, preprocessing = build(backbone)
+    _BUILDERS[backbone.library].fill(network, state, f"{path} for {backbone.name}")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ImageEncoder(backbone, network.eval(), prepare, preprocessing, digest)
+
+
+def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], str]:
+    """The architecture at random weights, its preprocessing, and that preprocessing in JSON."""
+    network, prepare, settings = _BUILDERS[backbone.library].build(backbone)
+    return network, prepare, json.dumps(settings, sort_keys=True, default=str)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file by name; what training scripts wrap around them is taken off. Nothing in it is run.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"weights {path} do not exist; name a .safetensors, .pt, .pth or .bin file")
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises on a damaged or foreign file is not documented
+        raise CheckpointError(
+            f"{path} is not a readable file of plain tensors ({type(error).__name__}); it may be truncated, or hold "
+            "code (TorchScript, pickled objects), which is never run: take the .safetensors file of the model"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)} if _named(state) else {}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name; it must be a state dict")
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def load_by_order(network: nn.Module, stored: Mapping[str, Tensor], where: str) -> None:
+    """Fill a network with tensors that come in its own order under other names.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first tensor of another shape.
+    """
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    given = {name: tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")}
+    for (name, mine), (other, theirs) in zip(own.items(), given.items(), strict=False):
+        if mine.shape != theirs.shape:
+            raise CheckpointError(
+                f"{where}: tensor {other!r} has shape {tuple(theirs.shape)}, expected {tuple(mine.shape)} ({name!r}); "
+                "the weights are of another architecture"
+            )
+    if len(own) != len(given):
+        first = list(own if len(own) > len(given) else given)[min(len(own), len(given))]
+        raise CheckpointError(
+            f"{where}: {len(given)} tensors, expected {len(own)}; the first that has no counterpart is {first!r}"
+        )
+    network.load_state_dict(dict(zip(own, given.values(), strict=True)), strict=False)
+
+
+def _named(state: Any) -> bool:
+    return isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+
+
+def _find_weights(backbone: Backbone, weights: str | Path | None) -> Path:
+    if weights is not None and not str(weights).startswith(HUB):
+        return Path(weights)
+    hub = backbone.hub if weights is None else str(weights).removeprefix(HUB)
+    if not hub:
+        raise CheckpointError(f"{backbone.name} has no weights on the hub; give a file of weights (--weights FILE)")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(hub, backbone.file or _OPEN_CLIP_FILE))
+    except Exception as error:  # no network, no such repository, no such file, no permission
+        raise CheckpointError(
+            f"the weights of {backbone.name} cannot be fetched from {HUB}{hub} ({type(error).__name__}); without a "
+            "network give a file of weights (--weights FILE)"
+        ) from error
+
+
+class _ImageSide(nn.Module):
+    """The image side of a CLIP model under the name that it has in the whole."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.visual(images)
+
+
+class _OpenClip:
+    @staticmethod
+    def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], Any]:
+        import open_clip
+        from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+
+        published = open_clip.get_pretrained_cfg(backbone.model, backbone.tag) if backbone.tag else {}
+        root, quiet = logging.getLogger(), lambda record: "initialized randomly" not in record.msg
+        root.addFilter(quiet)  # true, but the weights come right after
+        try:
+            model = open_clip.create_model(backbone.model, pretrained=None, device=torch.get_default_device())
+        finally:
+            root.removeFilter(quiet)
+        size = {"size": model.visual.image_size}
+        settings = merge_preprocess_dict(merge_preprocess_dict(PreprocessCfg(), published), size)
+        return _ImageSide(model.visual), image_transform_v2(PreprocessCfg(**settings), is_train=False), settings
+
+    @staticmethod
+    def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+        image_side = {name: tensor for name, tensor in state.items() if name.startswith("visual.")}
+        load_state(network, image_side or state, where)
+
+
+class _Timm:
+    @staticmethod
+    def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], Any]:
+        import timm
+
+        network = timm.create_model(backbone.model, pretrained=False, num_classes=0)
+        settings = timm.data.resolve_model_data_config(network)
+        return network, timm.data.create_transform(**settings, is_training=False), settings
+
+    @staticmethod
+    def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+        # Classifiers and what only training needs are no part of the features.
+        kept = {name: value for name, value in state.items() if not name.startswith(("head.", "mask_token"))}
+        load_state(network, kept, where)
+
+
+class _PooledFeatures(nn.Module):
+    """The last feature map of a convolutional network, averaged over positions."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images).mean(dim=(2, 3))
+
+
+class _Torchvision:
+    @staticmethod
+    def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], Any]:
+        from torchvision.models import get_model, get_model_weights
+
+        published = next(iter(get_model_weights(backbone.model)))  # the first version, that of the paper
+        prepare = published.transforms()
+        settings = {name: value for name, value in vars(prepare).items() if not name.startswith("_")}
+        settings.pop("training", None)
+        return _PooledFeatures(get_model(backbone.model, weights=None).features), prepare, settings
+
+    @staticmethod
+    def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+        named = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+        if named:
+            load_state(network, named, where)
+        else:  # copies of these weights are about whose tensors have other names in the same order
+            load_by_order(network, state, where)
+
+
+_BUILDERS: dict[str, Any] = {"open_clip": _OpenClip, "timm": _Timm, "torchvision": _Torchvision}
