@@ -70,12 +70,12 @@ class PriorRidge(LinearEncoder):
 
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
         expert, found = self._expert, self._evidence
-        variance = gaussian_variance(self._context, expert, found, self._weights, torch.as_tensor(X)).numpy()
+        variance = _predictive_variance(self._context, expert, found, self._weights, torch.as_tensor(X)).numpy()
         deviation = np.where(self.constant_voxels_, 0, self._y_std)
         return (np.sqrt(variance) * deviation).astype(X.dtype)
 
 
-def gaussian_variance(
+def _predictive_variance(
     context: Context, expert: Expert, found: Evidence, weights: torch.Tensor, queries: torch.Tensor
 ) -> torch.Tensor:
     """Predictive variance of standardised responses (t, V) under one expert, noise and offset included."""

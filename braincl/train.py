@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from braincl.encoder import ModelCard, save_encoder
+from braincl.encoder import ModelCard, load_model, save_encoder
 from braincl.errors import ResponseError
 from braincl.network import SharedContextConfig, SharedContextNetwork
-from braincl.population import PopulationFit, Subject, fit_population
+from braincl.population import PopulationFit, Subject, fit_population, make_folds
 from braincl.prior import SIGNAL_SHARES, Prior
 from braincl.prior_ridge import PriorRidge
 from braincl.responses import average_duplicates, open_responses
@@ -332,8 +332,6 @@ class _Trainer:
         save_encoder(self.folder, self.network, card)
 
     def _finish(self) -> SharedContextNetwork:
-        from braincl.encoder import load_model
-
         network, _ = load_model(self.folder)
         assert isinstance(network, SharedContextNetwork)
         return network
@@ -418,8 +416,6 @@ def _pack(fit: PopulationFit, shapes: str) -> dict[str, Tensor]:
 
 
 def _unpack(tensors: dict[str, Tensor], subjects: list[Subject], shapes: str, path: Path) -> PopulationFit:
-    from braincl.population import make_folds
-
     text = json.loads(bytes(tensors["report"].tolist()).decode())
     if text["shapes"] != shapes:
         raise InputError(f"{path} was fitted on other data or with another seed; name another folder")
