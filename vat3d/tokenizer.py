@@ -37,6 +37,8 @@ DEFAULT_MODEL = "default-1"
 SURFACE_POINTS = 8192
 NEAR_SAMPLES, VOLUME_SAMPLES = 40_000, 20_000
 NEAR_SIGMAS = (0.01, 0.04)
+TIP = 0.01
+"""What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
 
 
 class MeshTokenizer:
@@ -259,20 +261,21 @@ def network_box(frame: Frame) -> Tensor:
 def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
     """Move vertices so that their bounding box is the one of half-extents `half`, centred.
 
-    What a side lacks is made up mostly near that side (the shift grows with the cube of the distance from the middle),
-    so that a lost tip does not push everything else about. A mesh on one side of the middle is stretched as a whole.
+    What a side lacks by `TIP` or less is made up smoothly (the shift grows with the cube of the distance from the
+    middle). More is a lost tip, whose place is unknown: then the side's outermost vertex alone is drawn out to the box,
+    which leaves the rest of the surface where it was decoded.
     """
-    low, high = vertices.min(0), vertices.max(0)
-    fitted = np.empty_like(vertices)
+    fitted = np.clip(vertices, -half, half)
     for axis in range(3):
-        x = vertices[:, axis]
-        reach = np.where(x > 0, high[axis], -low[axis])
-        missing = half[axis] - reach
-        if low[axis] < 0 < high[axis] and (3 * -missing < reach).all():  # the shift keeps the order of points
-            fitted[:, axis] = x + np.sign(x) * missing * np.abs(x / reach) ** 3
-        else:
-            span = max((high[axis] - low[axis]) / 2, 1e-9)
-            fitted[:, axis] = (x - (low[axis] + high[axis]) / 2) * (half[axis] / span)
+        for side in (-1.0, 1.0):
+            x = side * fitted[:, axis]
+            tip = int(x.argmax())
+            missing = half[axis] - x[tip]
+            if missing <= TIP and x[tip] > 3 * missing:  # the shift keeps the order of points
+                outer = x > 0
+                fitted[outer, axis] += side * missing * (x[outer] / x[tip]) ** 3
+            else:
+                fitted[tip, axis] = side * half[axis]
     return fitted
 
 

@@ -148,17 +148,26 @@ def test_bad_requests(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, tmp_
         tokenizer.decode(data[:-1])
 
 
-def test_boxes_are_fitted_near_their_sides() -> None:
-    rng = np.random.default_rng(0)
-    vertices, half = rng.normal(size=(500, 3)) * [0.3, 0.2, 0.02], np.array([1.0, 0.7, 0.1])
+def test_small_gaps_to_the_box_are_closed_smoothly() -> None:
+    half = np.array([1.0, 0.7, 0.1])
+    vertices = np.random.default_rng(0).uniform(-1, 1, (500, 3)) * (half - 0.004)
     fitted = fit_box(vertices, half)
     np.testing.assert_allclose(fitted.min(0), -half)
     np.testing.assert_allclose(fitted.max(0), half)
     for axis in range(3):
         assert (np.diff(fitted[vertices[:, axis].argsort(), axis]) >= 0).all()
-    inner = np.abs(vertices) < 0.1 * np.minimum(vertices.max(0), -vertices.min(0))
-    assert np.abs(fitted - vertices)[inner].max() < 0.01
-    np.testing.assert_allclose(np.abs(fit_box(vertices + np.array([9, 0, 0]), half)).max(0), half)
+    inner = np.abs(vertices) < half / 2
+    assert np.abs(fitted - vertices)[inner].max() < 0.002
+
+
+@pytest.mark.parametrize("shift", [0.0, 9.0])
+def test_a_lost_tip_moves_one_vertex_a_side(shift: float) -> None:
+    vertices, half = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 3)) * [1.0, 0.7, 0.1], np.array([1.0, 0.7, 0.1])
+    fitted = fit_box(vertices + [shift, 0, 0], half)
+    np.testing.assert_allclose(fitted.min(0), -half)
+    np.testing.assert_allclose(fitted.max(0), half)
+    still = (fitted == np.clip(vertices + [shift, 0, 0], -half, half)).all(1)
+    assert still.sum() >= len(vertices) - 6
 
 
 def test_info_counts_everything(tokenizer: MeshTokenizer) -> None:
