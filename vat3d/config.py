@@ -26,6 +26,10 @@ class CodecConfig:
         Cells along a plane's side for each quantiser scale; a scale has 3 side^2 tokens.
     codes : int
         Size of the codebook that all scales share.
+    points : int
+        Channels of the learned features of surface points that the encoder averages in each cell; 0 for none.
+    detail : int
+        Channels of a second set of feature planes, of twice the side, for parts thinner than a cell; 0 for none.
     sharpness : float
         The logit of a point is minus its signed distance, in the evaluation frame, over this length.
     """
@@ -43,6 +47,8 @@ class CodecConfig:
     head: int = 96
     sides: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 16, 16)
     codes: int = 512
+    points: int = 0
+    detail: int = 0
     sharpness: float = 0.02
 
     def __post_init__(self) -> None:
@@ -80,6 +86,10 @@ class TrainConfig:
     kl_weight, codebook, commitment : float
         Weights of the divergence from the standard normal and of the quantiser's two errors, these relative to the
         latent's power.
+    price_low, price_high : float
+        Three quarters of the samples choose codes by distance plus a price for each bit, so that a model learns to
+        spend bits where they count; the price is log-uniform between these, in units of half the squared distance
+        between a vector and its code at the last scale kept. 0 for `price_high`: bits are free.
     revive_every : int
         Steps between searches for dead codes.
     average : float
@@ -105,6 +115,8 @@ class TrainConfig:
     kl_weight: float = 5e-3
     codebook: float = 1.0
     commitment: float = 0.25
+    price_low: float = 0.05
+    price_high: float = 0.6
     revive_every: int = 50
     average: float = 0.998
     report_every: int = 500
@@ -118,7 +130,7 @@ PRESETS: dict[str, tuple[CodecConfig, TrainConfig]] = {
         CodecConfig(width=96, hidden=128, encoder_layers=1, decoder_layers=2, stem=48, features=24, head=64),
         TrainConfig(surface=2048, volume=768, near=768),
     ),
-    "default": (CodecConfig(), TrainConfig()),
+    "default": (CodecConfig(points=24, detail=16), TrainConfig()),
     "paper": (
         CodecConfig(width=768, heads=12, hidden=2048, encoder_layers=12, decoder_layers=12, plane=128, grid=32,
                     channels=16, stem=256, features=64, head=256, codes=4096,

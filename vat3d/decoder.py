@@ -5,6 +5,8 @@ Axes: b batch, n query point, p plane (3), r cells along a plane's side, k token
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,16 +42,26 @@ class PlaneDecoder(nn.Module):
         self.medium = ConvBlock(middle)
         self.raise_2 = nn.Linear(middle, 4 * features)
         self.fine = ConvBlock(features)
+        if config.detail:
+            self.raise_3 = nn.Linear(features, 4 * config.detail)
+            self.finest = ConvBlock(config.detail)
+        self.detail = bool(config.detail)
 
-    def forward(self, latent: Float[Tensor, "b p r r c"], box: Float[Tensor, "b 3"]) -> Float[Tensor, "b p R R f"]:
-        """Feature planes of a latent grid, for a mesh of half-extents `box`."""
+    def forward(
+        self, latent: Float[Tensor, "b p r r c"], box: Float[Tensor, "b 3"]
+    ) -> list[Float[Tensor, "b p _ _ _"]]:
+        """Feature planes of a latent grid, for a mesh of half-extents `box`: of `plane` cells, and of twice as many."""
         batch = len(latent)
         tokens = self.latent(patchify(latent)) + self.latent_anchor(self.anchors)
         planes = self.plane_tokens + self.plane_anchor(self.anchors) + self.box(fourier(box, 2))[:, None]
         planes = unpatchify(self.spread(self.norm(self.joint(planes, tokens))), self.token_side).flatten(0, 1)
         planes = self.coarse(planes + convolve(self.skip, latent.flatten(0, 1)))
         planes = self.medium(raise_planes(self.raise_1(planes)))
-        return self.fine(raise_planes(self.raise_2(planes))).unflatten(0, (batch, 3))
+        planes = self.fine(raise_planes(self.raise_2(planes)))
+        levels = [planes]
+        if self.detail:
+            levels.append(self.finest(raise_planes(self.raise_3(planes))))
+        return [level.unflatten(0, (batch, 3)) for level in levels]
 
 
 def raise_planes(planes: Float[Tensor, "m r r c"]) -> Float[Tensor, "m s s d"]:
@@ -66,22 +78,29 @@ class FieldHead(nn.Module):
         place = fourier(torch.zeros(3), 4).shape[-1] + 6
         self.place = nn.Linear(place, config.head)
         self.planes = nn.Linear(3 * config.features, config.head)
+        self.detail = nn.Linear(3 * config.detail, config.head, bias=False) if config.detail else None
         self.middle = nn.Linear(config.head, config.head)
         self.out = nn.Linear(config.head, 1)
 
     def forward(
         self,
-        planes: Float[Tensor, "b p R R f"],
+        planes: Sequence[Float[Tensor, "b p _ _ _"]],
         points: Float[Tensor, "b n 3"],
         box: Float[Tensor, "b 3"],
     ) -> Float[Tensor, "b n"]:
         """Logits at `points`, given in the evaluation frame."""
         stretched = points / stretch_box(box)[:, None]
         grid = to_planes(stretched)[..., :2].flip(-1).flatten(0, 1)[:, :, None] / EXTENT
-        images = planes.flatten(0, 1).permute(0, 3, 1, 2).float()
-        sampled = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        features = sampled[..., 0].view(len(points), -1, points.shape[1]).transpose(1, 2)
         place = torch.cat([fourier(stretched, 4), points, box[:, None].expand_as(points)], dim=-1)
-        hidden = functional.silu(self.planes(features) + self.place(place))
-        hidden = functional.silu(self.middle(hidden))
+        hidden = self.planes(_sample(planes[0], grid)) + self.place(place)
+        if self.detail is not None:
+            hidden = hidden + self.detail(_sample(planes[1], grid))
+        hidden = functional.silu(self.middle(functional.silu(hidden)))
         return self.out(hidden).float().squeeze(-1)
+
+
+def _sample(planes: Float[Tensor, "b p R R f"], grid: Float[Tensor, "m n 1 2"]) -> Float[Tensor, "b n d"]:
+    """Bilinear samples of every plane, side by side."""
+    images = planes.flatten(0, 1).permute(0, 3, 1, 2).float()
+    sampled = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return sampled[..., 0].view(len(planes), -1, grid.shape[1]).transpose(1, 2)

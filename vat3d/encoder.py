@@ -52,6 +52,33 @@ def splat(points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"], side:
     return torch.cat(features, dim=-1).view(batch, 3, side, side, -1)
 
 
+class PointFeatures(nn.Module):
+    """Learned features of oriented points as each plane sees them, averaged over the points of a cell.
+
+    What `splat` cannot say: which depth goes with which normal, where several layers lie behind one another.
+    """
+
+    OCTAVES = 4
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(2 + fourier(torch.zeros(1), self.OCTAVES).shape[-1] + 3, 2 * channels)
+        self.out = nn.Linear(2 * channels, channels)
+
+    def forward(
+        self, points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"], side: int
+    ) -> Float[Tensor, "b p r r f"]:
+        """Means over the cells of planes of `side` cells a side; zero in empty cells."""
+        seen = to_planes(points)
+        index, offset = plane_cells(seen[..., :2], side)
+        rows = torch.cat([offset, fourier(seen[..., 2:], self.OCTAVES), to_planes(normals)], dim=-1)
+        features = self.out(functional.silu(self.enter(rows))).float()
+        flat, cells = index.flatten(), len(points) * 3 * side * side
+        sums = features.new_zeros(cells, features.shape[-1]).index_add(0, flat, features.flatten(0, 2))
+        hits = torch.bincount(flat, minlength=cells).clamp_min(1)
+        return (sums / hits[:, None]).view(len(points), 3, side, side, -1)
+
+
 class SurfaceEncoder(nn.Module):
     """Splat, convolutional stem, joint in-context transformer over learned latents and plane-cell tokens.
 
@@ -63,7 +90,8 @@ class SurfaceEncoder(nn.Module):
         self.side = config.plane
         self.token_side = config.grid // 2
         stem, width = config.stem, config.width
-        self.enter = nn.Conv2d(SPLAT_CHANNELS + 3, stem // 2, 2, stride=2)
+        self.points = PointFeatures(config.points) if config.points else None
+        self.enter = nn.Conv2d(SPLAT_CHANNELS + 3 + config.points, stem // 2, 2, stride=2)
         self.local = ConvBlock(stem // 2)
         self.down = nn.Conv2d(stem // 2, stem, 2, stride=2)
         self.stem = nn.Sequential(ConvBlock(stem), ConvBlock(stem))
@@ -93,9 +121,13 @@ class SurfaceEncoder(nn.Module):
             Half-extents in the evaluation frame, the longest 1.
         """
         batch = len(points)
-        planes = splat(points, normals, self.side).flatten(0, 1)
-        kind = torch.eye(3).repeat(batch, 1)[:, None, None].expand(-1, self.side, self.side, -1)
-        local = self.local(convolve(self.enter, torch.cat([planes, kind], dim=-1)))
+        planes = [
+            splat(points, normals, self.side).flatten(0, 1),
+            torch.eye(3).repeat(batch, 1)[:, None, None].expand(-1, self.side, self.side, -1),
+        ]
+        if self.points is not None:
+            planes.append(self.points(points, normals, self.side).flatten(0, 1))
+        local = self.local(convolve(self.enter, torch.cat(planes, dim=-1)))
         local = self.stem(convolve(self.down, local)).unflatten(0, (batch, 3))
         cells = self.cell(patchify(local)) + self.cell_anchor(self.anchors)
         latents = self.latents + self.latent_anchor(self.anchors) + self.box(fourier(box, 2))[:, None]

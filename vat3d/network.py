@@ -39,18 +39,18 @@ class CodecNetwork(nn.Module):
         """Mean and log-variance of the latent grid."""
         return self.encoder(points / stretch_box(box)[:, None], normals, box)
 
-    def planes(self, latent: Float[Tensor, "b p r r c"], box: Float[Tensor, "b 3"]) -> Float[Tensor, "b p R R f"]:
+    def planes(self, latent: Float[Tensor, "b p r r c"], box: Float[Tensor, "b 3"]) -> list[Tensor]:
         """Feature planes of a latent grid."""
         return self.decoder(latent, box)
 
     def signed_distance(
-        self, planes: Float[Tensor, "b p R R f"], points: Float[Tensor, "b n 3"], box: Float[Tensor, "b 3"]
+        self, planes: Sequence[Tensor], points: Float[Tensor, "b n 3"], box: Float[Tensor, "b 3"]
     ) -> Float[Tensor, "b n"]:
         """Approximate signed distance, negative inside; outside the box at least the distance to the box."""
         distance = -self.config.sharpness * self.field(planes, points, box)
         return torch.maximum(distance, box_distance(points, box))
 
-    def decode(self, ids: Sequence[Int[Tensor, "b _"]], box: Float[Tensor, "b 3"]) -> Float[Tensor, "b p R R f"]:
+    def decode(self, ids: Sequence[Int[Tensor, "b _"]], box: Float[Tensor, "b 3"]) -> list[Tensor]:
         """Feature planes of a prefix of tokens."""
         return self.planes(self.quantizer.dequantize(ids), box)
 

@@ -96,14 +96,42 @@ class ScaleQuantizer(nn.Module):
         mixed = self.smooth[scale](grid.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return grid + mixed.unflatten(0, (-1, 3))
 
-    def nearest(self, vectors: Float[Tensor, "*b c"]) -> Int[Tensor, "*b"]:
-        """Index of the nearest code in float32; ties go to the lowest index."""
-        codes = self.codebook.float()
-        scores = codes.square().sum(1) / 2 - vectors.float() @ codes.T
-        return scores.argmin(-1)
+    def nearest(self, vectors: Float[Tensor, "m c"], cost: Float[Tensor, "#m v"] | None = None) -> Int[Tensor, " m"]:
+        """Index of the nearest code in float32; ties go to the lowest index.
 
-    def forward(self, latent: Float[Tensor, "b p r r c"], kept: Int[Tensor, " b"] | None = None) -> Quantized:
-        """Quantise `latent`, each sample with its first `kept` tokens only (all, if not given)."""
+        With `cost`, of the code that is least in half the squared distance plus cost (entropy-constrained vector
+        quantisation, Chou, Lookabaugh & Gray 1989).
+        """
+        codes = self.codebook.float()
+        scores = torch.addmm(codes.square().sum(1) / 2, vectors.float(), codes.T, alpha=-1)
+        return (scores if cost is None else scores + cost).argmin(-1)
+
+    @torch.no_grad()
+    def weights(self) -> Float[Tensor, " s"]:
+        """Squared error in the latent, per unit of squared error in a token's vector, at each scale."""
+        area = (self.grid / torch.tensor(self.sides)).square()
+        return area * (2 * self.log_gain).exp()
+
+    def forward(
+        self,
+        latent: Float[Tensor, "b p r r c"],
+        kept: Int[Tensor, " b"] | None = None,
+        price: Float[Tensor, " b"] | None = None,
+        bits: Sequence[Float[Tensor, "_ v"]] | None = None,
+    ) -> Quantized:
+        """Quantise `latent`.
+
+        Parameters
+        ----------
+        latent : tensor of shape (b, 3, r, r, c)
+        kept : tensor of shape (b,), optional
+            Each sample has its first so many tokens only; all, if not given.
+        price : tensor of shape (b,), optional
+            Half the squared error in the latent that a bit is worth; with `bits`.
+        bits : list of tensors of shape (k or 1, v), optional
+            For each scale what a code costs, for each token or for all.
+        """
+        weights = self.weights()
         if kept is None:
             kept = torch.full((len(latent),), sum(self.scales))
         total, losses, ids, inputs, start = torch.zeros_like(latent), [], [], [], 0
@@ -112,7 +140,11 @@ class ScaleQuantizer(nn.Module):
             if not bool(present.any()):
                 break
             wanted = self.reduce(latent.detach() - total.detach(), scale).detach()[present]
-            nearest = self.nearest(wanted)
+            cost = None
+            if price is not None and bits is not None:
+                rows = bits[scale].expand(count, -1) * (price / weights[scale])[:, None, None]
+                cost = rows[present]
+            nearest = self.nearest(wanted, cost)
             chosen = torch.full_like(present, -1, dtype=torch.long).masked_scatter(present, nearest)
             vectors = latent.new_zeros(*present.shape, self.channels)
             vectors = vectors.masked_scatter(present[..., None], self.codebook[nearest])

@@ -56,8 +56,21 @@ def kept_tokens(scales: Sequence[int], batch: int, generator: torch.Generator) -
     return torch.where(torch.rand(batch, generator=generator) < 0.25, whole, partial)
 
 
+def bit_prices(
+    kept: Tensor, weights: Tensor, scales: Sequence[int], config: TrainConfig, generator: torch.Generator
+) -> Tensor:
+    """What a bit is worth to each sample of a batch, in half squared error of the latent, shape (b,).
+
+    Log-uniform between the bounds of `config` times the weight of the sample's last scale; a quarter pay nothing.
+    """
+    last = torch.bucketize(kept, torch.tensor(scales).cumsum(0))
+    low, high = math.log(config.price_low), math.log(config.price_high)
+    price = torch.exp(low + (high - low) * torch.rand(len(kept), generator=generator)) * weights[last]
+    return price * (torch.rand(len(kept), generator=generator) < 0.75)
+
+
 class CodeUse(nn.Module):
-    """How often each scale chose each code lately; decides which codes are dead. A module, to be in checkpoints."""
+    """How often each scale chose each code lately: what it costs, and whether it is dead. A module, for checkpoints."""
 
     counts: Tensor
 
@@ -78,6 +91,15 @@ class CodeUse(nn.Module):
         """Codes that every scale chooses at less than `below` times the uniform rate."""
         return (self.counts < below).all(0)
 
+    def bits(self) -> list[Tensor]:
+        """What each code costs at each scale, a tensor of shape (1, codes) for each."""
+        share = (self.counts / self.counts.sum(1, keepdim=True)).clamp_min(2.0**-16)
+        return list(-share.log2()[:, None])
+
+    def revived(self, dead: Tensor) -> None:
+        """Codes that were put somewhere else start at the uniform rate, or their price would keep them dead."""
+        self.counts[:, dead] = 1.0
+
     def in_use(self) -> list[int]:
         """How many codes each scale chooses at more than a fiftieth of the uniform rate."""
         return (self.counts >= 0.02).sum(1).tolist()
@@ -89,10 +111,13 @@ class CodeUse(nn.Module):
 
 
 def losses(
-    network: CodecNetwork, batch: Batch, config: TrainConfig, fraction: float, quantise: bool,
+    network: CodecNetwork, batch: Batch, config: TrainConfig, fraction: float, use: CodeUse | None,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, float], list[Tensor], list[Tensor]]:  # fmt: skip
-    """Loss of one batch, its parts for the progress line, and the quantiser's ids and inputs (empty without it)."""
+    """Loss of one batch, its parts for the progress line, and the quantiser's ids and inputs.
+
+    Without `use` there is no quantiser, and no ids and inputs.
+    """
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
         mean, log_variance = network.encode(batch.points, batch.normals, batch.box)
         noise = torch.randn(mean.shape, generator=generator)
@@ -101,10 +126,14 @@ def losses(
         ids: list[Tensor] = []
         inputs: list[Tensor] = []
         parts = {}
-        if quantise:
+        if use is not None:
             with torch.autocast("cpu", enabled=False):
-                kept = kept_tokens(network.config.scales, len(mean), generator)
-                quantized = network.quantizer(latent, kept)
+                scales = network.config.scales
+                kept = kept_tokens(scales, len(mean), generator)
+                price = None
+                if config.price_high:
+                    price = bit_prices(kept, network.quantizer.weights(), scales, config, generator)
+                quantized = network.quantizer(latent, kept, price, use.bits())
             ids, inputs, latent = quantized.ids, quantized.inputs, quantized.latent
             codebook, commitment = quantized.loss / mean.detach().square().mean().clamp_min(1e-6)
             loss = loss + config.codebook * codebook + config.commitment * commitment
@@ -213,10 +242,11 @@ def _train(
     use = CodeUse(len(codec.sides), codec.codes)
     whole = nn.ModuleDict({"network": network, "use": use})  # what a checkpoint holds
     average = MovingAverage(whole, config.average)
-    step, seconds, quantise, line = 0, 0.0, False, {}
+    step, samples, seconds, quantise, line = 0, 0, 0.0, False, {}
     if resume:
         state = load_training_state(folder, whole, optimizer, average)
-        step, seconds, quantise, line = state["step"], state["seconds"], state["quantise"], state["line"]
+        step, samples, seconds = state["step"], state["samples"], state["seconds"]
+        quantise, line = state["quantise"], state["line"]
     watch = Stopwatch(seconds)
     fixed = list(fixed_batches(datasets, config))
     bar = tqdm(
@@ -233,28 +263,31 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, fraction, config)
         optimizer.zero_grad(set_to_none=True)
-        loss, parts, ids, inputs = losses(network, batch, config, fraction, quantise, generator)
+        loss, parts, ids, inputs = losses(network, batch, config, fraction, use if quantise else None, generator)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         step += 1
+        samples += config.batch
         if ids:
             use.update(ids)
             if step % config.revive_every == 0:
-                network.quantizer.revive(inputs, use.dead(), generator)
+                dead = use.dead()
+                network.quantizer.revive(inputs, dead, generator)
+                use.revived(dead)
         average.update(whole, step)
-        line = {"step": step, "samples": step * config.batch, "loss": float(loss.detach()), **parts}
+        line = {"step": step, "samples": samples, "loss": float(loss.detach()), **parts}
         if step % config.report_every == 0:
             line = {"minutes": round(watch.seconds / 60, 2), **line}
             line |= _report(codec, average, fixed, quantise, use)
             with open(folder / LOG_FILE, "a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
         if step % config.save_every == 0:
-            _save(folder, whole, optimizer, average, step, watch.seconds, quantise, line)
+            _save(folder, whole, optimizer, average, step, samples, watch.seconds, quantise, line)
         bar.update(round(100 * fraction) - bar.n)
         bar.set_postfix(step=step, loss=f"{line['loss']:.3f}", refresh=False)
     bar.close()
-    _save(folder, whole, optimizer, average, step, watch.seconds, quantise, line)
+    _save(folder, whole, optimizer, average, step, samples, watch.seconds, quantise, line)
     facts = {name: line[name] for name in ("step", "samples") if name in line} | {
         "minutes": round(watch.seconds / 60, 1)
     }
@@ -295,9 +328,10 @@ def _save(
     optimizer: torch.optim.Optimizer,
     average: MovingAverage,
     step: int,
+    samples: int,
     seconds: float,
     quantise: bool,
     line: dict[str, Any],
 ) -> None:
-    progress = {"step": step, "seconds": seconds, "quantise": quantise, "line": line}
+    progress = {"step": step, "samples": samples, "seconds": seconds, "quantise": quantise, "line": line}
     save_training_state(folder, whole, optimizer, progress, average)

@@ -76,7 +76,7 @@ def test_field_reads_the_right_place_of_each_plane() -> None:
     network.field.planes.register_forward_hook(lambda module, inputs, output: sampled.append(inputs[0]))
     box = torch.tensor([[1.0, 0.5, 0.25]])
     where = points(1, 40, 3) * box[:, None] * 0.95
-    network.field(planes, where, box)
+    network.field([planes], where, box)
     features = sampled[0].view(1, 40, 3, -1)
     stretched = where / stretch_box(box)[:, None]
     for plane, (first, second) in enumerate(((0, 1), (1, 2), (2, 0))):

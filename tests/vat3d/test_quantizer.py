@@ -4,9 +4,10 @@ import torch
 from torch.nn import functional
 from toy_shapes import CODEC
 
+from vat3d.config import TrainConfig
 from vat3d.quantizer import area_weights, centre_first, linear_weights
 from vat3d.release import code_buckets, parent_tokens
-from vat3d.train import CodeUse, kept_tokens, new_network
+from vat3d.train import CodeUse, bit_prices, kept_tokens, new_network
 
 
 def latent(batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -130,3 +131,43 @@ def test_buckets_group_neighbours() -> None:
     groups = code_buckets(far, 3)
     assert len(set(groups[:20])) == len(set(groups[20:40])) == len(set(groups[40:])) == 1
     assert len(set(groups)) == 3
+
+
+def test_a_priced_code_is_least_in_half_squared_distance_plus_cost() -> None:
+    quantizer = new_network(CODEC, 0).quantizer
+    vectors = latent(seed=1).reshape(-1, 4)[:50]
+    cost = torch.rand(50, CODEC.codes, generator=torch.Generator().manual_seed(2))
+    distances = (vectors[:, None].double() - quantizer.codebook.double()).square().sum(-1) / 2
+    assert torch.equal(quantizer.nearest(vectors, cost), (distances + cost).argmin(1))
+
+
+def test_a_higher_price_saves_bits_and_costs_error() -> None:
+    quantizer = new_network(CODEC, 0).quantizer
+    grid = latent(4)
+    quantizer.initialise(grid, torch.Generator().manual_seed(0))
+    share = torch.rand(len(CODEC.scales), CODEC.codes, generator=torch.Generator().manual_seed(1)) ** 4
+    bits = list(-(share / share.sum(1, keepdim=True)).log2()[:, None])
+    spent, errors = [], []
+    with torch.no_grad():
+        free = quantizer(grid)
+        for price in (0.0, 0.01, 0.1, 1.0, 1e6):
+            result = quantizer(grid, None, torch.full((4,), price), bits)
+            spent.append(sum(float(cost[0][ids].sum()) for cost, ids in zip(bits, result.ids, strict=True)))
+            errors.append(float((result.latent - grid).square().mean()))
+            if price == 0:
+                assert all(torch.equal(a, b) for a, b in zip(result.ids, free.ids, strict=True))
+        cheapest = [int(cost.argmin()) for cost in bits]
+        assert all((ids == code).all() for ids, code in zip(result.ids, cheapest, strict=True))
+    assert all(later < earlier for earlier, later in itertools.pairwise(spent))
+    assert errors[0] < errors[-1]
+
+
+def test_prices_scale_with_the_last_scale_kept() -> None:
+    weights, scales = torch.tensor([9.0, 3.0, 1.0]), (3, 12, 27)
+    kept = torch.tensor([3, 4, 15, 16, 42] * 200)
+    config = TrainConfig(price_low=0.1, price_high=0.4)
+    price = bit_prices(kept, weights, scales, config, torch.Generator().manual_seed(0))
+    relative = price / weights[[0, 1, 1, 2, 2] * 200]
+    assert 0.2 < (price == 0).float().mean() < 0.3
+    assert relative.max() <= 0.4
+    assert relative[price > 0].min() >= 0.1

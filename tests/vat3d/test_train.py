@@ -103,7 +103,7 @@ def test_training_learns(tmp_path: Path) -> None:
     batch = make_batch(Toy().batch(range(4)), CONFIG, torch_generator(0), augment=False)
     values = []
     for step in range(80):
-        loss, parts, _, _ = losses(network, batch, CONFIG, 1.0, False, torch_generator(0, step))
+        loss, parts, _, _ = losses(network, batch, CONFIG, 1.0, None, torch_generator(0, step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
