@@ -227,6 +227,7 @@ def fit_tables(
     Parameters
     ----------
     ids : array of shape (n_shapes, n_tokens)
+        -1 where a shape has no token; a parent is there wherever its children are.
     scales : tokens in each scale; they sum to n_tokens
     codes : size of the codebook
     parent : array of shape (n_tokens,), optional
@@ -243,7 +244,7 @@ def fit_tables(
     tokens = int(sum(scales))
     if ids.ndim != 2 or ids.shape[1] != tokens or not len(ids):
         raise CodecError(f"ids have shape {ids.shape}, expected (shapes, {tokens})")
-    if ids.min() < 0 or ids.max() >= codes:
+    if ids.min() < -1 or ids.max() >= codes:
         raise CodecError(f"a token id lies outside 0..{codes - 1}")
     parent = np.full(tokens, -1) if parent is None else np.asarray(parent, dtype=np.int64)
     bucket = np.zeros(codes, dtype=np.int64) if bucket is None else np.asarray(bucket, dtype=np.int64)
@@ -286,7 +287,8 @@ def _best_counts(ids: np.ndarray, labels: dict[str, np.ndarray], codes: int, buc
 
 
 def _counts(ids: np.ndarray, label: np.ndarray, tables: int, codes: int) -> np.ndarray:
-    return np.bincount((label * codes + ids).ravel(), minlength=tables * codes).reshape(tables, codes)
+    cells = (label * codes + ids)[ids >= 0]
+    return np.bincount(cells, minlength=tables * codes).reshape(tables, codes)
 
 
 def _backed_off(counts: np.ndarray, back_off: float) -> np.ndarray:

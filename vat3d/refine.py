@@ -1,19 +1,22 @@
-"""Refinement: the tokens of one mesh, improved against its own surface through the frozen decoder.
+"""Encoding as a search: the tokens of one mesh that decode best within a file of so many bytes.
 
-Each kept token has a vector of its own that starts at the code the encoder chose. Gradient steps on fresh samples move
-the vectors; the decoder always sees their nearest codes (straight-through, Bengio et al. 2013), so what is minimised
-is what the file will hold. Axes: b batch (1), n point, k token, c latent channel.
+`choose_price` quantises a latent at several prices of a bit and takes what decodes best. `refine` goes on from there:
+first the latent itself moves against the mesh's own surface through the frozen decoder, then each kept token has a
+vector of its own that starts at its code, while the decoder always sees the nearest codes (straight-through, Bengio et
+al. 2013), so that what is minimised is what the file will hold. Axes: b batch (1), n point, k token, v code,
+c latent channel.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -40,113 +43,171 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps, samples a step, and the price of a bit in code distance."""
+    """How much work an effort means: gradient steps on the latent and on the tokens, and samples a step."""
 
+    latent_steps: int
     steps: int
     samples: int = 2048
     learning_rate: float = 0.1
-    rate: float = 0.15
 
 
+PRICES = (0.03, 0.1, 0.2, 0.4, 0.8)
+"""Prices of a bit that are tried beside none, in half squared error of a token's vector at the last scale that fits."""
 PULL = 0.02
 """Share of the way to its code that a vector is moved each step, so that none drifts off."""
-HELD, LOOK_EVERY = 8192, 25
+HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
-EFFORTS = {"fast": Schedule(0), "normal": Schedule(150), "best": Schedule(600)}
+EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 110), "best": Schedule(100, 400)}
+
+Fit = Callable[[NDArray[np.int64]], int]
+"""How many of some ids (all scales, flat) fit into the file."""
 
 
-def refine(
-    network: CodecNetwork,
-    target: Target,
-    ids: Sequence[NDArray[np.int64]],
-    fit: Callable[[NDArray[np.int64]], int],
-    tables: Tables,
-    schedule: Schedule,
-    *,
-    seed: int = 0,
-    deadline: float | None = None,
-    progress: bool = False,
-) -> NDArray[np.int64]:
-    """Improve token ids by gradient steps; returns the ids (count,) of the best state met.
+@dataclass(frozen=True)
+class Choice:
+    """Ids of all scales, flat; how many of them fit; the price of a bit they were chosen at, in half squared error of
+    the latent; and the loss of what decodes from those that fit."""
+
+    ids: NDArray[np.int64]
+    kept: int
+    price: float
+    loss: float
+
+
+class Search:
+    """What the two stages share: how a choice of tokens decodes, and what it costs.
 
     Parameters
     ----------
     network : CodecNetwork
         Frozen.
     target : Target
-    ids : list of int arrays
-        All scales, as the encoder chose them.
     fit : callable
-        How many of some ids (all scales, flat) fit into the file.
     tables : Tables
         What each id costs in bits.
-    schedule : Schedule
     seed : int
+    """
+
+    def __init__(self, network: CodecNetwork, target: Target, fit: Fit, tables: Tables, seed: int = 0) -> None:
+        self.network, self.target, self.fit, self.tables, self.seed = network, target, fit, tables, seed
+        config, quantizer = network.config, network.quantizer
+        self.ends = np.cumsum(config.scales)
+        self.weights = quantizer.weights().repeat_interleave(torch.tensor(config.scales))
+        self.codebook = quantizer.codebook.detach()
+        self.held = _subset(target, torch_generator(seed, "held"), HELD)
+
+    def field_error(self, latent: Tensor, points: Tensor, distances: Tensor) -> Tensor:
+        """Mean loss of what `latent` decodes to; half of the points near the surface."""
+        with torch.autocast("cpu", torch.bfloat16):
+            planes = self.network.planes(latent, self.target.box)
+            logits = self.network.field(planes, points[None], self.target.box)
+        errors = field_loss(logits, distances[None], self.network.config.sharpness)[0]
+        near = len(points) // 2
+        return errors[:near].mean() + errors[near:].mean()
+
+    def latent(self, vectors: Float[Tensor, "k c"]) -> Float[Tensor, "1 p r r c"]:
+        """The latent of the first tokens' vectors."""
+        config, start = self.network.config, 0
+        latent = torch.zeros(1, 3, config.grid, config.grid, config.channels)
+        for scale, end in enumerate(self.ends):
+            part = vectors[start:end]
+            if not len(part):
+                break
+            missing = int(end) - start - len(part)
+            latent = latent + self.network.quantizer.expand(functional.pad(part, (0, 0, 0, missing))[None], scale)
+            start = int(end)
+        return latent
+
+    @torch.no_grad()
+    def judge(self, ids: NDArray[np.int64], price: float) -> Choice:
+        """What the prefix of `ids` that fits decodes to, on the held samples."""
+        kept = self.fit(ids)
+        loss = self.field_error(self.latent(self.codebook[torch.from_numpy(ids[:kept])]), *self.held)
+        return Choice(ids, kept, price, float(loss))
+
+    def costs(self, ids: NDArray[np.int64], price: float) -> Float[Tensor, "k v"]:
+        """What each code costs at each token, in half squared error of the token's vector, the others as in `ids`."""
+        return id_costs(self.tables, ids) * (price / self.weights)[:, None]
+
+    @torch.no_grad()
+    def choose_price(self, latent: Float[Tensor, "1 p r r c"]) -> Choice:
+        """Quantise `latent` at several prices of a bit; the choice that decodes best from what fits."""
+        quantizer, sizes = self.network.quantizer, list(self.network.config.scales)
+        best = self.judge(torch.cat(quantizer(latent).ids, dim=1)[0].numpy(), 0.0)
+        ids, unit = best.ids, float(self.weights[best.kept - 1])
+        for price in PRICES:
+            bits = list(id_costs(self.tables, ids).split(sizes))
+            quantized = quantizer(latent, None, torch.tensor([price * unit]), bits)
+            ids = torch.cat(quantized.ids, dim=1)[0].numpy()
+            best = min(best, self.judge(ids, price * unit), key=lambda choice: choice.loss)
+        return best
+
+
+def refine(
+    search: Search,
+    latent: Float[Tensor, "1 p r r c"],
+    schedule: Schedule,
+    *,
+    deadline: float | None = None,
+    progress: bool = False,
+) -> NDArray[np.int64]:
+    """Improve an encoder's latent by gradient steps; returns the ids (count,) of the best state met.
+
+    Parameters
+    ----------
+    search : Search
+    latent : tensor of shape (1, 3, r, r, c)
+    schedule : Schedule
     deadline : float, optional
         A reading of `time.perf_counter` after which no further step is begun.
     progress : bool
         A progress bar on standard error.
     """
-    quantizer, config = network.quantizer, network.config
-    flat = np.concatenate(list(ids))
-    ends = np.cumsum(config.scales)
-    kept = fit(flat)
-    codebook = quantizer.codebook.detach()
-    vectors = codebook[torch.from_numpy(flat)].clone().requires_grad_()
-    optimizer = torch.optim.Adam([vectors], lr=schedule.learning_rate, betas=(0.9, 0.95))
-    held = _subset(target, torch_generator(seed, "held"), HELD)
-    best: tuple[float, NDArray[np.int64]] = (math.inf, flat[:kept])
-    half_power = codebook.square().sum(1) / 2
-    price = torch.zeros(len(flat), 1)
+    bar = tqdm(total=schedule.latent_steps + schedule.steps, desc="refine", unit="step", disable=not progress)
+    best = search.choose_price(latent)
 
-    def decode_loss(chosen: Tensor, straight: Tensor, points: Tensor, distances: Tensor) -> Tensor:
-        latent = torch.zeros(1, 3, config.grid, config.grid, config.channels)
-        start = 0
-        for scale, (size, end) in enumerate(zip(config.scales, ends, strict=True)):
-            if start >= kept:
-                break
-            stop = min(end, kept)
-            part = codebook[chosen[start:stop]] + straight[start:stop]
-            latent = latent + quantizer.expand(functional.pad(part, (0, 0, 0, end - stop))[None], scale)
-            start += size
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = network.field(network.planes(latent, target.box), points[None], target.box)
-        return field_loss(logits, distances[None], config.sharpness)[0]
+    def steps(count: int, parameter: Tensor, stage: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Iterator[int]:
+        """Adam on `parameter` under a cosine; yields after each step."""
+        optimizer = torch.optim.Adam([parameter], lr=schedule.learning_rate, betas=(0.9, 0.95))
+        for step in range(count):
+            if deadline is not None and time.perf_counter() > deadline:
+                return
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / count)))
+            samples = _subset(search.target, torch_generator(search.seed, stage, step), schedule.samples)
+            optimizer.zero_grad(set_to_none=True)
+            loss(*samples).backward()
+            optimizer.step()
+            bar.update()
+            yield step
 
-    def choose(count: int) -> Tensor:
-        scores = half_power - vectors[:count].detach() @ codebook.T
-        return (scores + price[:count]).argmin(1)
+    moved = latent.clone().requires_grad_()
+    for _ in steps(schedule.latent_steps, moved, "latent", lambda *samples: search.field_error(moved, *samples)):
+        pass
+    if schedule.latent_steps:
+        best = min(best, search.choose_price(moved.detach()), key=lambda choice: choice.loss)
 
-    def consider() -> None:
-        nonlocal best, kept, price
-        with torch.no_grad():
-            chosen = choose(len(flat))
-            now = chosen.numpy()
-            price = schedule.rate * id_costs(tables, now)
-            kept = fit(now)
-            loss = float(_weigh(decode_loss(chosen, torch.zeros_like(vectors), *held), len(held[0]) // 2))
-        if loss < best[0]:
-            best = (loss, now[:kept].copy())
+    vectors = search.codebook[torch.from_numpy(best.ids)].clone().requires_grad_()
+    half_power = search.codebook.square().sum(1) / 2
+    costs, kept, price = search.costs(best.ids, best.price), best.kept, best.price
 
-    consider()
-    for step in tqdm(range(schedule.steps), desc="refine", unit="step", disable=not progress):
-        if deadline is not None and time.perf_counter() > deadline:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
-        generator = torch_generator(seed, "refine", step)
-        points, distances = _subset(target, generator, schedule.samples)
-        chosen = choose(kept)
+    def codes(count: int) -> Tensor:
+        return (half_power - vectors[:count].detach() @ search.codebook.T + costs[:count]).argmin(1)
+
+    def token_loss(points: Tensor, distances: Tensor) -> Tensor:
         straight = (vectors - vectors.detach())[:kept]
-        loss = _weigh(decode_loss(chosen, straight, points, distances), schedule.samples // 2)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        return search.field_error(search.latent(search.codebook[codes(kept)] + straight), points, distances)
+
+    for step in steps(schedule.steps, vectors, "refine", token_loss):
         with torch.no_grad():
-            vectors[: len(chosen)].lerp_(codebook[chosen], PULL)
+            vectors[:kept].lerp_(search.codebook[codes(kept)], PULL)
         if (step + 1) % LOOK_EVERY == 0 or step + 1 == schedule.steps:
-            consider()
-    return best[1]
+            now = search.judge(codes(len(vectors)).numpy(), price)
+            costs, kept = search.costs(now.ids, price), now.kept
+            if now.loss < best.loss:
+                best = now
+    bar.close()
+    return best.ids[: best.kept]
 
 
 def id_costs(tables: Tables, ids: NDArray[np.int64]) -> Tensor:
@@ -154,11 +215,6 @@ def id_costs(tables: Tables, ids: NDArray[np.int64]) -> Tensor:
     known = tables.bucket[ids[np.maximum(tables.parent, 0)]]
     rows = tables.row + np.where(tables.parent >= 0, known, 0)
     return torch.from_numpy((PRECISION - np.log2(tables.frequencies))[rows].astype(np.float32))
-
-
-def _weigh(errors: Tensor, near: int) -> Tensor:
-    """Mean over near-surface and over volume samples, with equal weight."""
-    return errors[:near].mean() + errors[near:].mean()
 
 
 def _subset(target: Target, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors, save_model
 from setcore.errors import CheckpointError
@@ -19,12 +20,14 @@ from vat3d.config import CodecConfig, TrainConfig
 from vat3d.entropy import fit_tables
 from vat3d.network import CodecNetwork
 from vat3d.quantizer import centre_first
+from vat3d.rate import bit_prices, kept_tokens, scale_bits
 from vat3d.stream import TokenModel, load_token_model, model_hash, save_token_model
 from vat3d.validation import Samples
 
 DECODING = ("decoder.", "field.", "quantizer.")
 """Prefixes of the tensors that decoding depends on; the model id covers these."""
 BUCKETS = 16
+PRICED_ROUNDS = 2
 
 
 def parent_tokens(sides: Sequence[int]) -> NDArray[np.int64]:
@@ -64,18 +67,31 @@ def code_buckets(codebook: Tensor, count: int = BUCKETS, rounds: int = 20) -> ND
 def training_ids(
     network: CodecNetwork, datasets: Sequence[Samples], *, seed: int = 0, count: int = 1024
 ) -> NDArray[np.int64]:
-    """Ids of about `count` training shapes, deformed as in training, shape (count, tokens)."""
-    rows = []
-    config = TrainConfig(batch=16)
+    """Ids of about `count` training shapes, shape (count, tokens), -1 where a token was dropped.
+
+    Shapes are deformed and cut to prefixes as in training, and codes chosen at prices as in training, the bits being
+    those of the ids of the round before.
+    """
+    config, scales = TrainConfig(batch=16), network.config.scales
+    means = []
     for number, dataset in enumerate(datasets):
         rng = numpy_generator(seed, "tables", number)
         split = np.asarray(dataset.split("train"))
         for step in range(max(1, count // (config.batch * len(datasets)))):
             generator = torch_generator(seed, "tables", number, step)
             batch = make_batch(dataset.batch(rng.choice(split, config.batch)), config, generator)
-            mean, _ = network.encode(batch.points, batch.normals, batch.box)
-            rows.append(torch.cat(network.quantizer(mean).ids, dim=1).numpy())
-    return np.concatenate(rows)
+            means.append(network.encode(batch.points, batch.normals, batch.box)[0])
+    bits: list[Tensor] | None = None
+    for _ in range(PRICED_ROUNDS + 1):
+        generator, rows = torch_generator(seed, "tables"), []
+        for mean in means:
+            kept = kept_tokens(scales, len(mean), generator)
+            price = bit_prices(kept, network.quantizer.weights(), scales, config, generator)
+            ids = torch.cat(network.quantizer(mean, kept, price, bits).ids, dim=1)
+            rows.append(functional.pad(ids, (0, sum(scales) - ids.shape[1]), value=-1))
+        found = torch.cat(rows)
+        bits = [scale_bits(part, network.config.codes) for part in found.split(list(scales), dim=1)]
+    return found.numpy()
 
 
 def write_release(
@@ -89,7 +105,7 @@ def write_release(
         Exists.
     network : CodecNetwork
     ids : array of shape (n_shapes, n_tokens)
-        Token ids of training shapes, from which the tables are made.
+        Token ids of training shapes, from which the tables are made; -1 where a shape has no token.
     facts : dict, optional
         Kept in `config.json` beside the config, such as steps and minutes of training; codes in use and perplexity of
         each scale are added.
@@ -102,7 +118,7 @@ def write_release(
     token_model = TokenModel(model_hash(tensors, config.scales, tables), config.scales, tables)
     facts = {**(facts or {}), "codes_in_use": [], "perplexity": []}
     for part in np.split(ids, np.cumsum(config.scales)[:-1], axis=1):
-        share = np.bincount(part.ravel(), minlength=config.codes) / part.size
+        share = np.bincount(part[part >= 0], minlength=config.codes) / max(1, (part >= 0).sum())
         facts["codes_in_use"].append(int((share > 0).sum()))
         facts["perplexity"].append(round(float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum())), 1))
     save_model(folder, config, network, half=True, model_id=token_model.model_id, facts=facts)

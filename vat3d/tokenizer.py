@@ -25,7 +25,7 @@ from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import SHELL, Solid
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
-from vat3d.refine import EFFORTS, Target, refine
+from vat3d.refine import EFFORTS, Search, Target, refine
 from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
 from vat3d.stream import WEIGHTS_FOLDER, TokenModel, TokenStream, read_model_id, tokens_within
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "default-1"
 SURFACE_POINTS = 8192
-NEAR_SAMPLES, VOLUME_SAMPLES = 40_000, 20_000
+FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
+"""Near-surface and volume samples of a mesh that the search for its tokens sees."""
 NEAR_SIGMAS = (0.01, 0.04)
 TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
@@ -71,10 +72,9 @@ class MeshTokenizer:
         return cls(*load_release(_model_folder(path_or_name)))
 
     @torch.inference_mode()
-    def _first_ids(self, solid: Solid, place: _Place, box: Tensor, seed: int) -> list[NDArray[np.int64]]:
+    def _latent(self, solid: Solid, place: _Place, box: Tensor, seed: int) -> Tensor:
         points, normals = solid.surface_samples(SURFACE_POINTS, derive_seed(seed, "encode"))
-        mean, _ = self.network.encode(_tensor(place(points))[None], _tensor(normals)[None], box)
-        return [part[0].numpy() for part in self.network.quantizer(mean).ids]
+        return self.network.encode(_tensor(place(points))[None], _tensor(normals)[None], box)[0]
 
     def encode(
         self,
@@ -127,22 +127,21 @@ class MeshTokenizer:
         frame = _frame(canonical)
         place = _Place(canonical, frame)
         box = network_box(frame)
-        ids = self._first_ids(solid, place, box, seed)
-
-        def fit(flat: NDArray[np.int64]) -> int:
-            return tokens_within(flat, frame, self.model, max_bytes)
-
         schedule = EFFORTS[effort]
-        if schedule.steps:
-            deadline = None if time_limit is None else started + time_limit
-            flat = refine(
-                self.network, _target(solid, place, box, seed), ids, fit, self.model.tables,
-                schedule, seed=seed, deadline=deadline,
-                progress=effort == "best" if progress is None else progress,
-            )  # fmt: skip
-        else:
-            flat = np.concatenate(ids)
-            flat = flat[: fit(flat)]
+        search = Search(
+            self.network,
+            _target(solid, place, box, seed, *(FAST_SAMPLES if effort == "fast" else SLOW_SAMPLES)),
+            lambda ids: tokens_within(ids, frame, self.model, max_bytes),
+            self.model.tables,
+            seed,
+        )
+        flat = refine(
+            search,
+            self._latent(solid, place, box, seed),
+            schedule,
+            deadline=None if time_limit is None else started + time_limit,
+            progress=effort == "best" if progress is None else progress,
+        )
         report: dict[str, Any] = {"notes": notes, **canonical.report, **solid.report, "effort": effort}
         report["reproducible"] = time_limit is None
         stream = TokenStream(self.model.split(flat), frame, self.model, report)
@@ -279,17 +278,17 @@ def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray
     return fitted
 
 
-def _target(solid: Solid, place: _Place, box: Tensor, seed: int) -> Target:
+def _target(solid: Solid, place: _Place, box: Tensor, seed: int, near_count: int, volume_count: int) -> Target:
     """Near-surface and volume samples of a mesh, volume samples inside the part of space that the planes cover."""
     rng = numpy_generator(seed, "target")
-    surface = solid.surface_samples(NEAR_SAMPLES, derive_seed(seed, "target"))[0]
-    sigma = np.where(np.arange(NEAR_SAMPLES) % 2, *NEAR_SIGMAS)[:, None]
+    surface = solid.surface_samples(near_count, derive_seed(seed, "target"))[0]
+    sigma = np.where(np.arange(near_count) % 2, *NEAR_SIGMAS)[:, None]
     near = surface + sigma * rng.standard_normal(surface.shape)
     reach = EXTENT * stretch_box(box)[0].numpy()
-    volume = rng.uniform(-reach, reach, (VOLUME_SAMPLES, 3))
+    volume = rng.uniform(-reach, reach, (volume_count, 3))
     points = np.concatenate([near, volume])
     distances = solid.signed_distance(points) * place.scale
-    return Target(box, _tensor(place(points)), _tensor(distances), NEAR_SAMPLES)
+    return Target(box, _tensor(place(points)), _tensor(distances), near_count)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

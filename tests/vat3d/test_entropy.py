@@ -143,6 +143,19 @@ def test_fitted_tables_find_each_scales_structure():
         np.testing.assert_array_equal(tables.decode(tables.encode(ids), 42), ids)
 
 
+def test_absent_tokens_do_not_count():
+    ids = np.random.default_rng(0).integers(0, CODES, (60, sum(SCALES)))
+    cut = ids.copy()
+    cut[40:, SCALES[0] :] = -1
+    tables = fit_tables(cut, SCALES, CODES)
+    first = slice(0, SCALES[0])
+    np.testing.assert_array_equal(
+        tables.frequencies[tables.row[first]], (few := fit_tables(ids, SCALES, CODES)).frequencies[few.row[first]]
+    )
+    rest = fit_tables(ids[:40], SCALES, CODES)
+    np.testing.assert_array_equal(tables.frequencies[tables.row[-1]], rest.frequencies[rest.row[-1]])
+
+
 def test_fit_tables_names_wrong_shapes():
     with pytest.raises(CodecError, match="expected"):
         fit_tables(np.zeros((5, 41), int), SCALES, CODES)

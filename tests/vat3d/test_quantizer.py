@@ -6,8 +6,9 @@ from toy_shapes import CODEC
 
 from vat3d.config import TrainConfig
 from vat3d.quantizer import area_weights, centre_first, linear_weights
+from vat3d.rate import CodeUse, bit_prices, kept_tokens, scale_bits
 from vat3d.release import code_buckets, parent_tokens
-from vat3d.train import CodeUse, bit_prices, kept_tokens, new_network
+from vat3d.train import new_network
 
 
 def latent(batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -171,3 +172,8 @@ def test_prices_scale_with_the_last_scale_kept() -> None:
     assert 0.2 < (price == 0).float().mean() < 0.3
     assert relative.max() <= 0.4
     assert relative[price > 0].min() >= 0.1
+
+
+def test_bits_of_a_scale_are_those_of_its_shares() -> None:
+    ids = torch.tensor([[0, 0, 0, 1], [-1, 0, 2, -1]])
+    torch.testing.assert_close(scale_bits(ids, 4), (10 / torch.tensor([[5.0, 2.0, 2.0, 1.0]])).log2())
