@@ -5,6 +5,8 @@ The voxel axis lists the voxels of a mask in C order of (i, j, k): k runs fastes
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,17 @@ from setcore.files import atomic_path
 
 # NIfTI-1 codes of coordinate systems, by the names that the attribute `space` holds
 SPACES = {"scanner": 1, "aligned": 2, "talairach": 3, "mni": 4}
+VOLUMES = 16  # of a 4-D image that are in memory at once, besides the voxels that are kept
 
 
-def voxel_table(mask_path: str | Path) -> xr.Dataset:
+def voxel_table(mask_path: str | Path, above: float | None = None) -> xr.Dataset:
     """The voxel axis of a mask: coordinates `voxel_id`, `i`, `j`, `k`, attributes `affine`, `grid_shape`, `space`.
 
     Parameters
     ----------
-    mask_path : path of a three-dimensional NIfTI image; voxels other than 0 are in the mask
+    mask_path : path of a three-dimensional NIfTI image
+    above : float, optional
+        Voxels of a larger value are in the mask. None: all but those of value 0.
 
     Returns
     -------
@@ -40,7 +45,7 @@ def voxel_table(mask_path: str | Path) -> xr.Dataset:
         raise ResponseError(f"{mask_path}: a mask has 3 axes, this image has shape {data.shape}")
     if not np.isfinite(data).all():
         raise ResponseError(f"{mask_path}: the mask holds NaN or inf; use 0 outside and 1 inside")
-    indices = np.argwhere(data != 0)
+    indices = np.argwhere(data != 0 if above is None else data > above)
     if len(indices) == 0:
         raise ResponseError(f"{mask_path}: the mask is empty: 0 voxels")
     names = {code: name for name, code in SPACES.items()}
@@ -60,18 +65,42 @@ def voxel_table(mask_path: str | Path) -> xr.Dataset:
 def read_voxels(path: str | Path, table: xr.Dataset) -> NDArray[np.float32]:
     """Values of a NIfTI image at the voxels of `table`: (voxel,) of a 3-D image, (volume, voxel) of a 4-D one.
 
+    A 4-D image is read a few volumes at a time: memory is that of the voxels that are kept.
+
     Raises
     ------
     ResponseError
         The image is damaged, or its grid or affine is not that of `table`.
     """
     indices, affine, shape = grid_of(table)
-    data, image = _load(path)
-    if data.shape[:3] != shape or data.ndim not in (3, 4):
-        raise ResponseError(f"{path}: shape {data.shape} does not fit the grid {shape}; resample it to the mask")
+    image = open_nifti(path)
+    if image.shape[:3] != shape or len(image.shape) not in (3, 4):
+        raise ResponseError(f"{path}: shape {image.shape} does not fit the grid {shape}; resample it to the mask")
     if not np.allclose(image.affine, affine, atol=1e-3):
         raise ResponseError(f"{path}: the affine differs from that of the mask; resample it to the mask")
-    return np.ascontiguousarray(data[tuple(indices.T)].T, dtype=np.float32)
+    at = tuple(indices.T)
+    with _damage_named(path):
+        if len(image.shape) == 3:
+            return np.asarray(image.dataobj)[at].astype(np.float32)
+        volumes = image.shape[3]
+        values = np.empty((volumes, len(indices)), dtype=np.float32)
+        for start in range(0, volumes, VOLUMES):
+            part = slice(start, start + VOLUMES)
+            values[part] = np.asarray(image.dataobj[..., part])[at].T
+        return values
+
+
+def open_nifti(path: str | Path) -> Any:
+    """Open a NIfTI image; its values are not read yet, so that damage behind the header is not found.
+
+    Raises
+    ------
+    ResponseError
+    """
+    import nibabel
+
+    with _damage_named(path):
+        return nibabel.load(path, keep_file_open=True)  # else gzip begins anew for each part that is read
 
 
 def to_nifti(values: Any, dataset: xr.Dataset, path: str | Path) -> None:
@@ -134,11 +163,15 @@ def grid_of(dataset: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]
 
 
 def _load(path: str | Path) -> tuple[NDArray[Any], Any]:
-    import nibabel
-
-    try:
-        image: Any = nibabel.load(path)
+    image = open_nifti(path)
+    with _damage_named(path):
         return np.asanyarray(image.dataobj), image
+
+
+@contextlib.contextmanager
+def _damage_named(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # a damaged file raises whatever gzip, zlib, numpy or nibabel stumble over
         raise ResponseError(
             f"{path} is not a readable NIfTI image ({type(error).__name__}: {error}); it may be truncated, fetch it "

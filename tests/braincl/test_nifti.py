@@ -1,3 +1,5 @@
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from synthetic import VOXELS, make_responses, with_grid
 
 import braincl
 from braincl.errors import ResponseError
-from braincl.nifti import read_voxels
+from braincl.nifti import VOLUMES, read_voxels
 
 AFFINE = np.array([[0, 2, 0, -10], [-1.5, 0, 0, 4], [0, 0, 3, 7], [0, 0, 0, 1.0]])
 
@@ -106,6 +108,32 @@ def test_damaged_and_unfit_images_are_refused(mask, tmp_path):
         read_voxels(tmp_path / "other_shape.nii", table)
     with pytest.raises(ResponseError, match="affine differs"):
         read_voxels(tmp_path / "other_affine.nii", table)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_series_is_read_in_parts_and_damage_behind_the_header_is_found(mask, tmp_path, suffix):
+    values, path = mask
+    table = braincl.voxel_table(path)
+    series = np.random.default_rng(2).integers(-900, 900, (3, 4, 5, 2 * VOLUMES + 3)).astype("i2")
+    nibabel.save(nibabel.Nifti1Image(series, AFFINE), tmp_path / f"series{suffix}")
+    np.testing.assert_array_equal(read_voxels(tmp_path / f"series{suffix}", table), series[values > 0].T)
+
+    whole = (tmp_path / f"series{suffix}").read_bytes()
+    (tmp_path / f"cut{suffix}").write_bytes(whole[: len(whole) * 3 // 4])
+    claims = nibabel.Nifti1Image(series, AFFINE)
+    header = bytearray(claims.to_bytes())
+    header[48:50] = np.int16(30000).tobytes()  # dim[4]: more volumes than there are
+    (tmp_path / f"claims{suffix}").write_bytes(gzip.compress(header) if suffix == ".nii.gz" else header)
+    for name in ("cut", "claims"):
+        with pytest.raises(ResponseError, match="truncated"):
+            read_voxels(tmp_path / f"{name}{suffix}", table)
+
+
+def test_a_threshold_leaves_out_negative_labels(tmp_path):
+    labels = np.random.default_rng(3).integers(-1, 3, (3, 4, 5)).astype("f4")
+    nibabel.save(nibabel.Nifti1Image(labels, AFFINE), tmp_path / "roi.nii.gz")
+    table = braincl.voxel_table(tmp_path / "roi.nii.gz", above=0)
+    np.testing.assert_array_equal(np.stack([table[axis].values for axis in "ijk"], 1), np.argwhere(labels > 0))
 
 
 def test_haxby_slice_goes_in_and_out(shared_data, tmp_path):
