@@ -6,7 +6,7 @@ Axes: n context image, m query image, E feature, V voxel.
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +144,29 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
 def constant_voxels(Y: NDArray[Any]) -> NDArray[np.bool_]:
     """Which columns of Y (n, V) are constant up to rounding, a bool array (V,)."""
     return np.ptp(Y, axis=0) <= 8 * np.finfo(Y.dtype).eps * np.abs(Y).max(axis=0)
+
+
+class Standardiser(NamedTuple):
+    """Mean and standard deviation of each voxel on a context, (V,), and the indices of the voxels that vary there."""
+
+    shift: NDArray[Any]
+    scale: NDArray[Any]
+    live: NDArray[np.int64]
+
+    def __call__(self, Y: NDArray[Any]) -> NDArray[Any]:
+        """The live voxels of Y (m, V), standardised as on the context."""
+        return (Y[:, self.live] - self.shift[self.live]) / self.scale[self.live]
+
+    def undo(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Standardised values of the live voxels as responses (m, V); the other voxels stay what they were."""
+        out = np.tile(self.shift, (len(values), 1))
+        out[:, self.live] += values * self.scale[self.live]
+        return out
+
+
+def standardiser(Y: NDArray[Any]) -> Standardiser:
+    """How the responses Y (n, V) of a context are standardised."""
+    return Standardiser(Y.mean(axis=0), Y.std(axis=0), np.flatnonzero(~constant_voxels(Y)))
 
 
 def mean_explained_variance(estimator: LinearEncoder, X: Any, y: Any) -> float:

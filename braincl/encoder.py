@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from braincl.base import LinearEncoder
+from braincl.base import LinearEncoder, standardiser
 from braincl.errors import ModelError
 from braincl.network import SharedContextConfig, SharedContextNetwork, batches
 from braincl.prior_ridge import PriorRidge
@@ -29,10 +29,14 @@ PER_VOXEL_TOKENS = 40_000  # context tokens that the published network takes at 
 
 @dataclass
 class ModelCard:
-    """What a model folder says beside its weights."""
+    """What a model folder says beside its weights.
+
+    `backbone` is the image encoder that the model is bound to; empty where it takes any, or where nobody recorded it.
+    """
 
     training_subjects: list[str] = field(default_factory=list)
     prior_reason: str = ""
+    backbone: str = ""
     standardize: bool = True
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -95,6 +99,11 @@ class InContextEncoder(LinearEncoder):
         """Why there is no population prior, where there is none."""
         return self._model_card.prior_reason or "the model was trained without a population prior"
 
+    @property
+    def backbone(self) -> str:
+        """The image encoder whose embeddings the network was trained on; empty where it takes any or none is known."""
+        return self._model_card.backbone
+
     def population_prior(self) -> PriorRidge | None:
         """Population-prior ridge with the prior that the model holds, or None."""
         prior = self.network.gaussian_prior() if isinstance(self.network, SharedContextNetwork) else None
@@ -124,20 +133,18 @@ class InContextEncoder(LinearEncoder):
         if not isinstance(self.voxel_batch, int) or self.voxel_batch < 1:
             raise ModelError(f"voxel_batch must be a positive integer, got {self.voxel_batch!r}")
         self._network = self._find_network()
-        self._live = np.flatnonzero(~self.constant_voxels_)
-        if self.standardize:
-            self._shift = Y.mean(axis=0)
-            self._scale = np.where(self.constant_voxels_, 0, Y.std(axis=0)).astype(Y.dtype)
-        else:
-            self._shift, self._scale = np.zeros_like(Y[0]), np.where(self.constant_voxels_, 0, 1).astype(Y.dtype)
-        live = (Y[:, self._live] - self._shift[self._live]) / self._scale[self._live]
-        self._Y = torch.as_tensor(live, dtype=torch.float32)
+        standardise = standardiser(Y)
+        if not self.standardize:
+            standardise = standardise._replace(shift=np.zeros_like(Y[0]), scale=np.ones_like(Y[0]))
+        self._live, shift, scale = standardise.live, standardise.shift, standardise.scale
+        self._scale = scale[self._live]
+        self._Y = torch.as_tensor(standardise(Y), dtype=torch.float32)
         self._X = torch.as_tensor(X)
         coef, intercept = np.zeros((Y.shape[1], X.shape[1]), np.float32), Y[0].astype(np.float32).copy()
         with torch.inference_mode():
             weights, bias = self._emit()
-        coef[self._live] = weights * self._scale[self._live, None]
-        intercept[self._live] = bias * self._scale[self._live] + self._shift[self._live]
+        coef[self._live] = weights * self._scale[:, None]
+        intercept[self._live] = bias * self._scale + shift[self._live]
         self.coef_, self.intercept_ = coef, intercept
         return self
 
@@ -175,13 +182,13 @@ class InContextEncoder(LinearEncoder):
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
         std = np.zeros((len(X), len(self.intercept_)), np.float32)
         if isinstance(self._network, PerVoxelNetwork):  # it knows no uncertainty of its own: the context's residuals
-            std[:, self._live] = self._residual * self._scale[self._live]
+            std[:, self._live] = self._residual * self._scale
             return std
         queries = torch.as_tensor(X)
         with torch.inference_mode():
             for part in batches(len(self._live), self.voxel_batch):
                 _, variance = self._network.moments(self._reading, self._Y[:, part], part, queries)
-                std[:, self._live[part]] = variance.sqrt().numpy().T * self._scale[self._live[part]]
+                std[:, self._live[part]] = variance.sqrt().numpy().T * self._scale[part]
         return std
 
 
@@ -247,6 +254,6 @@ def save_encoder(folder: str | Path, network: SharedContextNetwork, card: ModelC
     """Write a model folder that `InContextEncoder.from_pretrained` reads."""
     save_model(
         folder, network.config, network, half=half, architecture=SHARED_CONTEXT,
-        training_subjects=card.training_subjects, prior_reason=card.prior_reason, standardize=card.standardize,
-        training=card.training,
+        training_subjects=card.training_subjects, prior_reason=card.prior_reason, backbone=card.backbone,
+        standardize=card.standardize, training=card.training,
     )  # fmt: skip

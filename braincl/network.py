@@ -226,11 +226,13 @@ class SharedContextNetwork(nn.Module):
         odds = torch.logit(torch.as_tensor(SIGNAL_SHARES, dtype=correction.dtype)) / 4
         log_weights = torch.stack([evidence.log_likelihood for evidence in found], dim=1) * self.temper.exp()
         prior = self._log_prior(reading.experts).to(correction.dtype)
-        by_share = self.share_logits + correction[..., 1:] * odds
-        if self.config.features:
-            by_share = by_share + self.prior_shares.log()
+        by_share = self.log_share_prior() + correction[..., 1:] * odds
         log_weights = log_weights + (correction[..., 0] + prior)[..., None, None] + by_share[..., None]
         return log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+
+    def log_share_prior(self) -> Float[Tensor, "h"]:
+        """Log weight of each share of signal before any evidence, up to a constant."""
+        return self.share_logits + (self.prior_shares.log() if self.config.features else 0)
 
     def _log_prior(self, experts: list[Expert]) -> Tensor:
         """Log weight of each expert before any evidence: the start first, the others held back until trained."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from braincl.base import standardiser
 from braincl.errors import ResponseError
 from braincl.experts import Context, evidence, solve
 from braincl.prior import Prior, fit_prior, moments
@@ -164,9 +165,8 @@ def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDA
     """Predictions (t, V) under a mixture prior, exact but for the grid; a single Gaussian goes through `PriorRidge`."""
     if len(prior.means) == 1:
         return PriorRidge(prior).fit(X, Y).predict(queries)
-    mean, deviation = Y.mean(axis=0), Y.std(axis=0)
-    safe = np.where(deviation > 0, deviation, 1)
-    standardised = torch.as_tensor((Y - mean) / safe).double()
+    standardise = standardiser(Y)
+    standardised = torch.as_tensor(standardise(Y)).double()
     context = Context(torch.as_tensor(X))
     experts, found = [], []
     for component_mean, component_covariance in zip(prior.means, prior.covariances, strict=True):
@@ -179,9 +179,9 @@ def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDA
     log_weights = log_weights + torch.as_tensor(prior.shares).log()[:, None]
     weights = log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
     centred = torch.as_tensor(queries).double() - context.offset
-    predicted = torch.zeros(Y.shape[1], len(queries), dtype=torch.float64)
+    predicted = torch.zeros(len(standardise.live), len(queries), dtype=torch.float64)
     for c, expert in enumerate(experts):
         solution = solve(expert, found[c], weights[:, c])
         predicted += torch.outer(solution.mean_coefficient, centred @ expert.mean_weights)
         predicted += solution.dual @ (centred @ context.cross(expert)).T
-    return predicted.numpy().T * safe + mean
+    return standardise.undo(predicted.numpy().T)

@@ -51,6 +51,11 @@ class Prior:
         return replace(self, covariances=(1 - shrinkage) * self.covariances + shrinkage * identity)
 
 
+def isotropic_prior(features: int, variance: float = 1.0) -> Prior:
+    """Mean zero and covariance ``variance I``: tuning of which nothing is known."""
+    return Prior(np.zeros(1), np.zeros((1, features)), variance * np.eye(features)[None])
+
+
 class Moments(NamedTuple):
     """One data set as fitting needs it: gram (E, E), cross (E, V) of centred X and standardised Y, count of images."""
 
@@ -141,7 +146,7 @@ def fit_prior(
     images = sum(data.images for data in datasets)
     feature_covariance = np.sum([data.gram for data in datasets], axis=0) / images
     if components == 1:
-        prior = normalised(Prior(np.zeros(1), np.zeros((1, size)), np.eye(size)[None]), feature_covariance)
+        prior = normalised(isotropic_prior(size), feature_covariance)
     else:
         prior = _mixture_start(datasets, components, feature_covariance, seed)
     path: list[Prior] = []

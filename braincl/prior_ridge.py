@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from braincl.base import LinearEncoder
+from braincl.base import LinearEncoder, standardiser
 from braincl.errors import ModelError
 from braincl.experts import Context, Evidence, Expert, Grid, evidence, solve
-from braincl.prior import SIGNAL_SHARES, Prior
+from braincl.prior import SIGNAL_SHARES, Prior, isotropic_prior
 
 NOISE_LEVELS = 30
 
@@ -47,15 +47,15 @@ class PriorRidge(LinearEncoder):
         prior = self.prior
         if prior is None:
             variance = max(float(X.var(axis=0, dtype=np.float64).sum()), np.finfo(np.float64).tiny)
-            prior = Prior(np.zeros(1), np.zeros((1, X.shape[1])), np.eye(X.shape[1])[None] / variance)
+            prior = isotropic_prior(X.shape[1], 1 / variance)
         if prior.n_features != X.shape[1]:
             raise ModelError(f"the prior has {prior.n_features} features, the embeddings {X.shape[1]}")
         self._context = Context(torch.as_tensor(X))
         covariance = torch.as_tensor(prior.covariances[0])
         basis = self._context.add_basis(covariance)
         self._expert = self._context.gaussian("population", torch.as_tensor(prior.means[0]), covariance, basis)
-        self._y_mean, self._y_std = Y.mean(axis=0), np.where(self.constant_voxels_, 1, Y.std(axis=0))
-        standardised = torch.as_tensor(np.where(self.constant_voxels_, 0, (Y - self._y_mean) / self._y_std)).double()
+        self._standardiser = standardise = standardiser(Y)
+        standardised = torch.as_tensor(standardise(Y)).double()
         self._evidence = evidence(self._expert, standardised, _noise_grid(float(prior.shares @ SIGNAL_SHARES)))
         weights = _most_likely(self._evidence)
         solution = solve(self._expert, self._evidence, weights)
@@ -63,16 +63,17 @@ class PriorRidge(LinearEncoder):
         for index, transform in self._expert.maps:
             coef += (solution.dual @ transform) @ self._context.bases[index]
         self._weights = weights
-        deviation = np.where(self.constant_voxels_, 0, self._y_std)[:, None]
-        self.coef_ = (coef.numpy() * deviation).astype(X.dtype)
-        self.intercept_ = (self._y_mean - self.coef_ @ self._context.offset.numpy()).astype(X.dtype)
+        self.coef_ = np.zeros((Y.shape[1], X.shape[1]), X.dtype)
+        self.coef_[standardise.live] = coef.numpy() * standardise.scale[standardise.live, None]
+        self.intercept_ = (standardise.shift - self.coef_ @ self._context.offset.numpy()).astype(X.dtype)
         return self
 
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
         expert, found = self._expert, self._evidence
         variance = _predictive_variance(self._context, expert, found, self._weights, torch.as_tensor(X)).numpy()
-        deviation = np.where(self.constant_voxels_, 0, self._y_std)
-        return (np.sqrt(variance) * deviation).astype(X.dtype)
+        std = np.zeros((len(X), len(self.intercept_)), X.dtype)
+        std[:, self._standardiser.live] = np.sqrt(variance) * self._standardiser.scale[self._standardiser.live]
+        return std
 
 
 def _predictive_variance(

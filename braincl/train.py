@@ -26,13 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from braincl.base import standardiser
 from braincl.encoder import ModelCard, load_model, save_encoder
 from braincl.errors import ResponseError
 from braincl.network import SharedContextConfig, SharedContextNetwork
 from braincl.population import PopulationFit, Subject, fit_population, make_folds
-from braincl.prior import SIGNAL_SHARES, Prior
+from braincl.prior import Prior
 from braincl.prior_ridge import PriorRidge
 from braincl.responses import average_duplicates, open_responses
+from braincl.stray import simulate_stray
 from setcore.checkpoint import load_tensors, save_tensors
 from setcore.errors import InputError
 from setcore.files import locked_folder
@@ -152,7 +154,10 @@ def meta_train(
     """
     config = config or PRESETS["small"]
     budget = budget or Budget(minutes=15.0)
+    datasets = [open_responses(source) for source in datasets]
     subjects = prepare_subjects(datasets)
+    stated = {str(dataset.attrs.get("backbone", "")) for dataset in datasets} - {""}
+    backbone = "" if config.agnostic or not stated else stated.pop()  # `prepare_subjects` refuses more than one
     with locked_folder(out) as folder:
         if not resume and any((folder / name).exists() for name in (STATE_FILE, POPULATION_FILE, "config.json")):
             raise InputError(f"{folder} holds a model already; pass --resume to go on, or name another folder")
@@ -162,7 +167,7 @@ def meta_train(
             components = len(fit.mixture.means) if fit.mixture is not None else 0
             shape = replace(config.network, features=subjects[0].X.shape[1], components=components)
             config = replace(config, network=shape)
-        trainer = _Trainer(folder, subjects, fit, config, budget, seed)
+        trainer = _Trainer(folder, subjects, fit, config, budget, seed, backbone)
         return trainer.run(stopwatch, progress)
 
 
@@ -194,10 +199,11 @@ def prepare_subjects(datasets: Sequence[xr.Dataset | str | Path]) -> list[Subjec
 
 class _Trainer:
     def __init__(
-        self, folder: Path, subjects: list[Subject], fit: PopulationFit, config: TrainConfig, budget: Budget, seed: int
-    ) -> None:
+        self, folder: Path, subjects: list[Subject], fit: PopulationFit, config: TrainConfig, budget: Budget, seed: int,
+        backbone: str,
+    ) -> None:  # fmt: skip
         self.folder, self.subjects, self.fit = folder, subjects, fit
-        self.config, self.budget, self.seed = config, budget, seed
+        self.config, self.budget, self.seed, self.backbone = config, budget, seed, backbone
         self.tasks = _make_tasks(subjects, fit, config, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "network"))
@@ -269,9 +275,8 @@ class _Trainer:
         self, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any], targets: NDArray[Any]
     ) -> tuple[Tensor, Tensor]:
         """Squared error and negative log likelihood per standardised query response; also the predictions (t, V)."""
-        mean, deviation, live = Y.mean(axis=0), Y.std(axis=0), _live(Y)
-        standardise = lambda values: torch.as_tensor((values - mean)[:, live] / deviation[live], dtype=torch.float32)  # noqa: E731
-        context, wanted = standardise(Y), standardise(targets)
+        standardise = standardiser(Y)
+        context, wanted = (torch.as_tensor(standardise(values), dtype=torch.float32) for values in (Y, targets))
         reading = self.network.read(torch.as_tensor(X), context)
         predicted, variance = self.network.moments(
             reading, context, slice(0, context.shape[1]), torch.as_tensor(queries)
@@ -300,7 +305,7 @@ class _Trainer:
                 loss, predicted = self._loss(X[context], Y[context], X[task.validation], Y[task.validation])
                 simulated, _ = self._loss(X[context], stray[context], X[task.validation], stray[task.validation])
                 losses.append((1 - self.config.simulated) * float(loss) + self.config.simulated * float(simulated))
-                live = _live(Y[context])
+                live = standardiser(Y[context]).live
                 baseline = PriorRidge(task.gaussian).fit(X[context], Y[context]).predict(X[task.validation])
                 model_r.append(np.nanmean(pearson_r(Y[task.validation][:, live], predicted.numpy())))
                 prior_r.append(np.nanmean(pearson_r(Y[task.validation], baseline)[live]))
@@ -328,7 +333,7 @@ class _Trainer:
         training = {"seed": self.seed, "train_config": asdict(self.config), "population": self.fit.report, "best": row}
         names = sorted({subject.name for subject in self.subjects})
         reason = "the model is agnostic of embeddings and holds no population prior" if self.config.agnostic else ""
-        card = ModelCard(training_subjects=names, prior_reason=reason, training=training)
+        card = ModelCard(training_subjects=names, prior_reason=reason, backbone=self.backbone, training=training)
         save_encoder(self.folder, self.network, card)
 
     def _finish(self) -> SharedContextNetwork:
@@ -345,11 +350,6 @@ class _Trainer:
         return digest.hexdigest()
 
 
-def _live(Y: NDArray[Any]) -> NDArray[np.bool_]:
-    """Voxels that vary in a context Y (n, V)."""
-    return Y.std(axis=0) > 1e-6 * np.abs(Y.mean(axis=0)) + 1e-12
-
-
 def _make_tasks(subjects: list[Subject], fit: PopulationFit, config: TrainConfig, seed: int) -> list[_Task]:
     tasks = []
     for fold, gaussian, mixture in fit.folds:
@@ -361,34 +361,6 @@ def _make_tasks(subjects: list[Subject], fit: PopulationFit, config: TrainConfig
             held = min(config.validation_images, len(order) // 5)
             tasks.append(_Task(subject, gaussian, mixture, np.sort(order[held:]), np.sort(order[:held])))
     return tasks
-
-
-def simulate_stray(prior: Prior, X: NDArray[Any], voxels: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Responses (i, V) to X of a simulated subject whose tuning strays from a population prior by a random amount.
-
-    The population mean is scaled, part of the tuning is drawn from a generic prior ``C^p`` instead, signal shares are
-    spread around a random centre, and part of the noise is shared by the voxels, as it is in recordings.
-    """
-    X = X - X.mean(axis=0)
-    component = rng.choice(len(prior.log_weights), size=voxels, p=np.exp(prior.log_weights))
-    tuned = np.empty((len(X), voxels))
-    for c in np.unique(component):
-        drawn = rng.standard_normal((X.shape[1], int((component == c).sum())))
-        factor = np.linalg.cholesky(prior.covariances[c] + 1e-9 * np.trace(prior.covariances[c]) * np.eye(X.shape[1]))
-        tuned[:, component == c] = X @ (factor @ drawn)
-    left, singular, _ = np.linalg.svd(X, full_matrices=False)
-    power = rng.choice([0.0, 0.5, 1.0])
-    generic = left @ (singular[:, None] ** (1 + power) * rng.standard_normal((len(singular), voxels)))
-    stray = rng.beta(0.6, 2.4)
-    mean = rng.uniform(0.4, 1.2) * (X @ prior.means[component].T)
-    signal = mean + np.sqrt(1 - stray) * tuned + np.sqrt(stray) * generic * tuned.std() / max(generic.std(), 1e-12)
-    signal /= max(signal.std(), 1e-12)  # as the prior has it: mean variance one, not every voxel's own
-    odds = rng.uniform(-3, 1.5) + rng.uniform(0.1, 1.2) * rng.standard_normal(voxels)
-    share = np.clip(1 / (1 + np.exp(-odds)), SIGNAL_SHARES[0], SIGNAL_SHARES[-1])
-    rank, together = rng.integers(1, 6), rng.uniform(0, 0.5) * (rng.random() < 0.5)
-    common = rng.standard_normal((len(X), rank)) @ rng.standard_normal((rank, voxels)) / np.sqrt(rank)
-    noise = np.sqrt(1 - together) * rng.standard_normal((len(X), voxels)) + np.sqrt(together) * common
-    return (np.sqrt(share) * signal + np.sqrt(1 - share) * noise).astype(np.float32)
 
 
 def _load_or_fit(folder: Path, subjects: list[Subject], seed: int) -> PopulationFit:

@@ -16,7 +16,8 @@ from braincl.encoder import InContextEncoder
 from braincl.errors import ResponseError
 from braincl.network import SharedContextConfig
 from braincl.responses import save_responses
-from braincl.train import TrainConfig, meta_train, simulate_stray
+from braincl.stray import simulate_stray
+from braincl.train import TrainConfig, meta_train
 from setcore.checkpoint import WEIGHTS_FILE, load_tensors
 from setcore.errors import InputError
 from setcore.training import STATE_FILE, Budget
