@@ -19,7 +19,7 @@ from braincl.base import LinearEncoder, constant_voxels
 from braincl.errors import ResponseError
 from braincl.mean import PopulationMean
 from braincl.prior import SIGNAL_SHARES
-from braincl.responses import average_duplicates, open_responses, save_netcdf
+from braincl.responses import average_duplicates, check_model_backbone, open_responses, save_netcdf
 from braincl.ridge import RidgeCV
 from braincl.splits import Splits, context_draws, default_test_images
 from setcore.bootstrap import bootstrap_pearson, paired_bootstrap_difference
@@ -95,13 +95,14 @@ def evaluate(
     ResponseError
         The response set cannot be used, or a context size is beyond the pool; before any work.
     ModelError
-        The model does not take embeddings of this width.
+        The model does not take embeddings of this width, or was trained on those of another backbone.
     """
     from tqdm import tqdm
 
     given = open_responses(subject)
     data = _prepare(given, contexts, draws, test_images, seed)
     encoder = _load_encoder(model)
+    check_model_backbone(encoder, subject=given)
     estimators, reasons = _estimators(encoder, data.X.shape[1])
     test_X, test_Y = data.X[data.splits.test], data.Y[data.splits.test][:, data.kept]
     ceiling = _ceiling(data.dataset)

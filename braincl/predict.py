@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from braincl.base import LinearEncoder
-from braincl.responses import EMBEDDING_ATTRIBUTES, average_duplicates, check_same_embedding
+from braincl.responses import EMBEDDING_ATTRIBUTES, average_duplicates, check_model_backbone, check_same_embedding
 
 
 def predict_responses(encoder: LinearEncoder, context: xr.Dataset, query: xr.Dataset) -> xr.Dataset:
@@ -30,9 +30,10 @@ def predict_responses(encoder: LinearEncoder, context: xr.Dataset, query: xr.Dat
     ResponseError
         The embeddings differ in width or in the backbone that they state.
     ModelError
-        The model takes embeddings of another width.
+        The model takes embeddings of another width, or was trained on those of another backbone.
     """
     check_same_embedding(context, query)
+    check_model_backbone(encoder, context=context, query=query)
     context = average_duplicates(context)
     encoder.fit(context["embedding"].values, context["response"].values)
     mean, std = encoder.predict(query["embedding"].values, return_std=True)

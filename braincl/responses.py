@@ -7,11 +7,12 @@ on disk it is NetCDF-4.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from braincl.errors import ResponseError
+from braincl.errors import ModelError, ResponseError
 from setcore.files import atomic_path
 
 DIMENSIONS = {
@@ -203,6 +204,30 @@ def check_same_embedding(context: xr.Dataset, query: xr.Dataset) -> None:
         if ours and theirs and ours != theirs:
             raise ResponseError(
                 f"the context's embedding has {name} {ours!r}, the query's {theirs!r}; embed both in one way"
+            )
+
+
+def check_model_backbone(model: Any, **datasets: xr.Dataset) -> None:
+    """Refuse data whose embeddings come from another image encoder than those that a model was trained on.
+
+    Parameters
+    ----------
+    model : encoder
+        One without an attribute `backbone`, or with an empty one, takes any embedding.
+    **datasets : Dataset
+        By what they are to the user, such as ``context=...``; one that states no backbone passes.
+
+    Raises
+    ------
+    ModelError
+    """
+    trained_on = str(getattr(model, "backbone", ""))
+    for name, dataset in datasets.items():
+        stated = str(dataset.attrs.get("backbone", ""))
+        if trained_on and stated and stated != trained_on:
+            raise ModelError(
+                f"the {name}'s embedding has backbone {stated!r}, the model was trained on {trained_on!r}; embed the "
+                "pictures with that one, or use a model that takes any embedding (the default)"
             )
 
 
