@@ -24,7 +24,17 @@ def build_parser() -> Parser:
     """All commands and their options."""
     parser = Parser(prog="braincl", description="Linear encoders for the voxels of a new subject, learned in context.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_embed, _add_join, _add_train, _add_predict, _add_evaluate, _add_convert):
+    for add in (
+        _add_embed,
+        _add_join,
+        _add_train,
+        _add_predict,
+        _add_evaluate,
+        _add_convert,
+        _add_query,
+        _add_select,
+        _add_simulate,
+    ):
         add(commands)
     return parser
 
@@ -202,6 +212,134 @@ def _convert(args: argparse.Namespace) -> None:
     print_result({"out": args.out, "config": config}, args.json, f"{args.out}: per_voxel network, {sizes}")
 
 
+def _add_select(commands: Any) -> None:
+    command = commands.add_parser("select", help="pick the pictures to show next, those that would teach most")
+    command.add_argument("candidates", metavar="CANDIDATES.nc", help="embeddings, written by `braincl embed`")
+    _add_model(command)
+    command.add_argument("--context", metavar="CONTEXT.nc", help="responses so far (default: nothing shown yet)")
+    command.add_argument(
+        "--targets", metavar="TARGETS.nc", help="embeddings of the pictures to be predicted (default: the candidates)"
+    )
+    command.add_argument("--count", type=int, required=True, help="pictures to pick")
+    command.add_argument("--out", required=True, metavar="LIST.csv")
+    add_json_flag(command)
+    command.set_defaults(handler=_select)
+
+
+def _select(args: argparse.Namespace) -> None:
+    from braincl.encoder import InContextEncoder
+    from braincl.responses import open_embeddings, open_responses
+    from braincl.select import select_images, write_selection
+
+    _check_output(args.out, args.candidates, *filter(None, [args.context, args.targets]))
+    candidates = open_embeddings(args.candidates)
+    chosen = select_images(
+        InContextEncoder.from_pretrained(args.model), candidates, args.count,
+        context=open_responses(args.context) if args.context else None,
+        targets=open_embeddings(args.targets) if args.targets else None,
+    )  # fmt: skip
+    write_selection(chosen, candidates, args.out)
+    result = {"out": args.out, "row": chosen.rows.tolist(), "unexplained": chosen.unexplained.tolist()}
+    if "image_id" in candidates.coords:
+        result["image_id"] = candidates["image_id"].values[chosen.rows].tolist()
+    text = (
+        f"{args.out}: {len(chosen.rows)} pictures; of the signal's variance {chosen.unexplained[-1]:.1%} is left open"
+    )
+    print_result(result, args.json, text)
+
+
+def _add_simulate(commands: Any) -> None:
+    command = commands.add_parser("simulate", help="make simulated subjects of one population, with known weights")
+    command.add_argument("embeddings", metavar="EMBEDDINGS.nc", help="of real pictures, written by `braincl embed`")
+    command.add_argument("--out", required=True, metavar="FOLDER", help="for subject_0.nc, subject_1.nc, ...")
+    command.add_argument(
+        "--prior", choices=("gaussian", "mixture"), default="gaussian", help="what voxel weights are drawn from"
+    )
+    command.add_argument("--components", type=int, default=8, help="groups of a mixture, beside the bulk")
+    command.add_argument("--decay", type=float, default=1.0, help="weights' eigenvalues fall as rank^-DECAY")
+    command.add_argument("--subjects", type=int, default=1)
+    command.add_argument("--voxels", type=int, default=1000, help="of each subject")
+    command.add_argument(
+        "--signal-shares", type=_range, default=(0.02, 0.7), metavar="LOW,HIGH", help="range of the share of signal"
+    )
+    command.add_argument("--repeats", type=int, default=1, help="trials of each picture; more than 1 are stored, too")
+    command.add_argument("--noise-rank", type=int, default=0, help="patterns of noise that voxels share")
+    command.add_argument("--seed", type=int, default=0, help="of the population, and of the subjects after it")
+    add_json_flag(command)
+    command.set_defaults(handler=_simulate)
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    from braincl.responses import open_embeddings, save_responses
+    from braincl.simulate import simulate_population, with_truth
+    from setcore.files import locked_folder
+
+    embeddings = open_embeddings(args.embeddings)
+    made = simulate_population(
+        embeddings, args.subjects, args.voxels, components=args.components if args.prior == "mixture" else 0,
+        decay=args.decay, seed=args.seed, signal_shares=args.signal_shares, repeats=args.repeats,
+        noise_rank=args.noise_rank,
+    )  # fmt: skip
+    written = []
+    with locked_folder(args.out) as folder:
+        for number, subject in enumerate(made):
+            path = folder / f"subject_{number}.nc"
+            _check_output(path, args.embeddings)
+            save_responses(with_truth(subject), path)
+            written.append(str(path))
+    result = {"out": written, "images": embeddings.sizes["image"], "voxels": args.voxels, "prior": args.prior}
+    print_result(result, args.json, f"{' '.join(written)}: {args.voxels} voxels each, {args.prior} population")
+
+
+def _add_query(commands: Any) -> None:
+    command = commands.add_parser("query", help="map how selective voxels are for what a text says")
+    command.add_argument("prompts", nargs="+", metavar="PROMPT", help='such as "a photo of a face"')
+    _add_model(command)
+    command.add_argument("--context", required=True, metavar="CONTEXT.nc", help="response set with CLIP embeddings")
+    command.add_argument(
+        "--weights", metavar="CLIP", help="weights of the whole CLIP model that the pictures were embedded with: a "
+        "file or hf-hub:ORG/NAME (default: from the hub)"
+    )  # fmt: skip
+    command.add_argument("--backbone", metavar="NAME", help="the CLIP model, where CONTEXT.nc does not state it")
+    command.add_argument("--out", required=True, metavar="MAP.nii.gz", help="4-D where there are several prompts")
+    command.add_argument("--similarity", choices=("cosine", "dot"), default="cosine")
+    command.add_argument("--contrast", action="store_true", help="one map: the first of two prompts minus the second")
+    command.add_argument(
+        "--template", action="append", metavar="TEXT", help="such as 'a photo of {}'; give several to average over"
+    )
+    add_json_flag(command)
+    command.set_defaults(handler=_query)
+
+
+def _query(args: argparse.Namespace) -> None:
+    from braincl.encoder import InContextEncoder
+    from braincl.nifti import check_nifti_name, grid_of, to_nifti
+    from braincl.query import TEMPLATES, query_text, roi_summary
+    from braincl.responses import open_responses
+
+    _check_output(args.out, args.context, *filter(None, [args.weights]))
+    check_nifti_name(args.out)
+    context = open_responses(args.context)
+    grid_of(context)
+    found = query_text(
+        InContextEncoder.from_pretrained(args.model), context, args.prompts, args.weights, backbone=args.backbone,
+        templates=args.template or TEMPLATES, similarity=args.similarity, contrast=args.contrast,
+    )  # fmt: skip
+    values = found["selectivity"].values
+    to_nifti(values[0] if len(values) == 1 else values, found, args.out)
+    rows = roi_summary(found)
+    prompts = found["prompt"].values.tolist()
+    result = {"out": args.out, "prompts": prompts, "similarity": args.similarity,
+              "templates": list(args.template or TEMPLATES), "voxels": values.shape[1], "rois": rows}  # fmt: skip
+    lines = [f"{args.out}: {values.shape[1]} voxels, {args.similarity}, maps: {'; '.join(prompts)}"]
+    lines += [
+        f"{row['roi']:16}{row['voxels']:>7} voxels  {row['mean']:+.4f} ({row['interval_low']:+.4f} .. "
+        f"{row['interval_high']:+.4f})  {row['prompt']}"
+        for row in rows
+    ]
+    print_result(result, args.json, "\n".join(lines))
+
+
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", metavar="MODEL_DIR", help="model folder or name of embedded weights (default: the embedded ones)"
@@ -213,6 +351,14 @@ def _sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 20,50,100") from None
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers such as 0.02,0.7") from None
+    return low, high
 
 
 def _check_output(path: str | Path, *inputs: str) -> None:

@@ -9,6 +9,7 @@ Axes: i image, E feature, D feature of another embedding, V voxel, c component.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from braincl.errors import ResponseError
 from braincl.prior import Prior
-from braincl.responses import open_responses
+from braincl.responses import EMBEDDING_ATTRIBUTES, open_responses
 from setcore.seeding import numpy_generator
 
 Array = NDArray[np.float64]
@@ -158,6 +159,73 @@ def simulate_subject(X: NDArray[Any], prior: Prior, n_voxels: int, *, seed: int,
     weights, component = draw_weights(prior, n_voxels, seed=seed)
     options.setdefault("roi", np.array([f"component {c}" for c in component]))
     return simulate_responses(X, weights, seed=seed, **options)
+
+
+def simulate_population(
+    embeddings: xr.Dataset,
+    subjects: int,
+    voxels: int,
+    *,
+    components: int = 0,
+    decay: float = 1.0,
+    seed: int = 0,
+    **options: Any,
+) -> Iterator[Simulation]:
+    """Subjects of one population, one after another: all see the same pictures, and their voxels share a prior.
+
+    Parameters
+    ----------
+    embeddings : Dataset with ``embedding (image, feature)``
+    subjects, voxels : int
+        Number of subjects, and of voxels in each.
+    components : int
+        Groups of a mixture beside the bulk (`category_prior`); 0: one Gaussian (`gaussian_prior`).
+    decay : float
+    seed : int
+        Of the prior; subject k is drawn with seed + 1 + k.
+    **options
+        Those of `simulate_responses`.
+
+    Raises
+    ------
+    ResponseError
+        A number is below its least value.
+    """
+    if min(subjects, voxels) < 1 or components < 0 or decay < 0:
+        raise ResponseError(
+            f"subjects and voxels must be 1 or more, components and decay 0 or more; got {subjects}, {voxels}, "
+            f"{components}, {decay}"
+        )
+    X = embeddings["embedding"].values
+    prior = (
+        category_prior(X, components, decay=decay, seed=seed)
+        if components
+        else gaussian_prior(X, decay=decay, seed=seed)
+    )
+    ids = embeddings["image_id"].values if "image_id" in embeddings.coords else None
+    settings = {"components": components, "decay": decay, "population_seed": seed}
+    for number in range(subjects):
+        made = simulate_subject(X, prior, voxels, seed=seed + 1 + number, name=str(number), image_id=ids, **options)
+        named = {name: embeddings.attrs[name] for name in EMBEDDING_ATTRIBUTES if name in embeddings.attrs}
+        dataset = made.dataset.assign_attrs(named | settings | {"seed": seed + 1 + number})
+        yield made._replace(dataset=dataset)
+
+
+def with_truth(simulation: Simulation) -> xr.Dataset:
+    """The response set with what it was made from: a valid response set that holds more than one.
+
+    ``true_signal (image, voxel)``, ``true_weights (voxel, feature)``, ``true_offset``, ``true_scale`` and
+    ``true_signal_share (voxel)`` and ``embedding_centre (feature)``: `Simulation` says how they go together.
+    """
+    of_voxels = {"offset": simulation.offset, "scale": simulation.scale, "signal_share": simulation.share}
+    return simulation.dataset.assign(
+        {f"true_{name}": ("voxel", values) for name, values in of_voxels.items()}
+        | {
+            "true_signal": (("image", "voxel"), simulation.signal.astype(np.float32)),
+            "true_weights": (("voxel", "feature"), simulation.weights.astype(np.float32)),
+            "embedding_centre": ("feature", simulation.centre),
+        }
+    )
 
 
 def simulate_responses(

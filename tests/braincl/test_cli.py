@@ -28,7 +28,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"]])
+@pytest.mark.parametrize(
+    "command", [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"], ["select"], ["simulate"]]
+)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*command, "--help"])

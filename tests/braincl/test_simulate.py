@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import braincl
+from braincl.cli import main
 from braincl.errors import ResponseError
 from braincl.simulate import (
     banded_rotation,
@@ -16,10 +19,12 @@ from braincl.simulate import (
     gaussian_prior,
     power_law_covariance,
     principal_axes,
+    simulate_population,
     simulate_responses,
     simulate_subject,
     transplant_map,
     transplant_weights,
+    with_truth,
 )
 
 IMAGES, FEATURES, VOXELS = 90, 11, 400
@@ -148,3 +153,41 @@ def test_the_demo_subject_is_what_its_readme_says():
     assert {line[3] for line in credits} == {"CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US"}
     assert all(line[2] for line in credits)
     assert sum(path.stat().st_size for path in DEMO.iterdir()) < 5e6
+
+
+@pytest.mark.parametrize("components", [0, 3])
+def test_a_population_is_one_prior_seen_by_several_subjects(X, components):
+    embeddings = xr.Dataset({"embedding": (("image", "feature"), X.astype("f4"))}, attrs={"backbone": "random"})
+    made = list(simulate_population(embeddings, 2, 6, components=components, seed=4, noise_rank=1))
+    X = embeddings["embedding"].values
+    prior = category_prior(X, components, seed=4) if components else gaussian_prior(X, seed=4)
+    for number, subject in enumerate(made):
+        alone = simulate_subject(X, prior, 6, seed=5 + number, noise_rank=1)
+        np.testing.assert_array_equal(subject.dataset["response"], alone.dataset["response"])
+        assert subject.dataset.attrs["subject"] == f"simulated {number}"
+        assert subject.dataset.attrs["backbone"] == "random"
+    with pytest.raises(ResponseError, match="1 or more"):
+        next(simulate_population(embeddings, 1, 0))
+
+
+def test_the_command_writes_subjects_with_their_truth(X, tmp_path, capsys):
+    embeddings = xr.Dataset(
+        {"embedding": (("image", "feature"), X.astype("f4"))},
+        coords={"image_id": ("image", [f"{i:016x}" for i in range(IMAGES)])},
+    )
+    embeddings.to_netcdf(tmp_path / "e.nc", engine="h5netcdf")
+    argv = ["simulate", str(tmp_path / "e.nc"), "--out", str(tmp_path / "made"), "--prior", "mixture", "--voxels", "7"]
+    argv += ["--components", "3", "--subjects", "2", "--seed", "5", "--signal-shares", "0.1,0.4"]
+    assert main([*argv, "--json"]) == 0
+    paths = json.loads(capsys.readouterr().out)["out"]
+    assert paths == [str(tmp_path / "made" / f"subject_{k}.nc") for k in (0, 1)]
+    stored = braincl.open_responses(paths[1])
+    direct = list(simulate_population(embeddings, 2, 7, components=3, seed=5, signal_shares=(0.1, 0.4)))[1]
+    assert stored.identical(with_truth(direct))
+    signal = stored["true_offset"] + (stored["embedding"] - stored["embedding_centre"]) @ stored["true_weights"].T
+    np.testing.assert_allclose(signal.transpose("image", "voxel"), stored["true_signal"], rtol=1e-3, atol=1e-4)
+    assert ((stored["true_signal_share"] > 0.1) & (stored["true_signal_share"] < 0.4)).all()
+    before = (tmp_path / "made" / "subject_0.nc").read_bytes()
+    assert main([*argv[:-1], "0.4,0.1"]) == 2
+    assert "signal_shares must be" in capsys.readouterr().err
+    assert (tmp_path / "made" / "subject_0.nc").read_bytes() == before
