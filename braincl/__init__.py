@@ -23,9 +23,14 @@ _EXPORTS = {
     "mean_explained_variance": "braincl.base",
     "meta_train": "braincl.train",
     "open_responses": "braincl.responses",
+    "picture_selectivity": "braincl.maps",
+    "query_text": "braincl.query",
     "save_responses": "braincl.responses",
     "to_nifti": "braincl.nifti",
+    "voxel_maps": "braincl.maps",
     "voxel_table": "braincl.nifti",
+    "write_maps": "braincl.maps",
+    "write_surface": "braincl.maps",
 }
 __all__ = list(_EXPORTS)
 

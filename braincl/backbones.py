@@ -65,6 +65,16 @@ BACKBONES = {
 
 
 @dataclass(frozen=True)
+class TextEncoder:
+    """The text side of a loaded CLIP model: `network` turns tokens (t, length) into features (t, feature)."""
+
+    backbone: Backbone
+    network: nn.Module
+    tokenize: Callable[[list[str]], Tensor]
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
 class ImageEncoder:
     """A loaded backbone.
 
@@ -113,9 +123,53 @@ def load_encoder(backbone: Backbone, weights: str | Path | None = None) -> Image
     state = read_weights(path)
     network, prepare, preprocessing = build(backbone)
     _BUILDERS[backbone.library].fill(network, state, f"{path} for {backbone.name}")
+    return ImageEncoder(backbone, network.eval(), prepare, preprocessing, _digest(path))
+
+
+def load_text_encoder(backbone: Backbone, weights: str | Path | None = None) -> TextEncoder:
+    """The text side of a CLIP model, from the same file of weights as its image side.
+
+    Parameters
+    ----------
+    backbone, weights : as in `load_encoder`; the file must hold the whole model
+
+    Raises
+    ------
+    ModelError
+        The backbone has no text side.
+    CheckpointError
+        The weights or the vocabulary cannot be had or read, are of another architecture, or hold no text side.
+    """
+    if backbone.library != "open_clip":
+        named = ", ".join(name for name, other in BACKBONES.items() if other.library == "open_clip")
+        raise ModelError(
+            f"{backbone.name} has no text tower, so that no text can be compared with its embeddings; embed the "
+            f"pictures with one that has: {named}"
+        )
+    path = _find_weights(backbone, weights)
+    state = read_weights(path)
+    if not any("token_embedding" in name for name in state):
+        raise CheckpointError(
+            f"{path} holds no text tower of {backbone.name}, only tensors such as {next(iter(state))!r}; give the file "
+            "of the whole model"
+        )
+    network = _open_clip_model(backbone)
+    load_state(network, state, f"{path} for {backbone.name}")
+    import open_clip
+
+    try:
+        tokenize = open_clip.get_tokenizer(backbone.model)
+    except Exception as error:  # some vocabularies come from the hub: no network, no such file, no permission
+        raise CheckpointError(
+            f"the vocabulary of {backbone.name} cannot be fetched ({type(error).__name__}); run once with a network, "
+            "the file is kept"
+        ) from error
+    return TextEncoder(backbone, network.eval(), tokenize, _digest(path))
+
+
+def _digest(path: Path) -> str:
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ImageEncoder(backbone, network.eval(), prepare, preprocessing, digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], str]:
@@ -208,6 +262,18 @@ class _ImageSide(nn.Module):
         return self.visual(images)
 
 
+def _open_clip_model(backbone: Backbone) -> Any:
+    """Both sides of the architecture, at random weights."""
+    import open_clip
+
+    root, quiet = logging.getLogger(), lambda record: "initialized randomly" not in record.msg
+    root.addFilter(quiet)  # true, but the weights come right after
+    try:
+        return open_clip.create_model(backbone.model, pretrained=None, device=torch.get_default_device())
+    finally:
+        root.removeFilter(quiet)
+
+
 class _OpenClip:
     @staticmethod
     def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], Any]:
@@ -215,12 +281,7 @@ class _OpenClip:
         from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
         published = open_clip.get_pretrained_cfg(backbone.model, backbone.tag) if backbone.tag else {}
-        root, quiet = logging.getLogger(), lambda record: "initialized randomly" not in record.msg
-        root.addFilter(quiet)  # true, but the weights come right after
-        try:
-            model = open_clip.create_model(backbone.model, pretrained=None, device=torch.get_default_device())
-        finally:
-            root.removeFilter(quiet)
+        model = _open_clip_model(backbone)
         size = {"size": model.visual.image_size}
         settings = merge_preprocess_dict(merge_preprocess_dict(PreprocessCfg(), published), size)
         return _ImageSide(model.visual), image_transform_v2(PreprocessCfg(**settings), is_train=False), settings
