@@ -62,10 +62,18 @@ def voxel_table(mask_path: str | Path, above: float | None = None) -> xr.Dataset
     )
 
 
-def read_voxels(path: str | Path, table: xr.Dataset) -> NDArray[np.float32]:
+def read_voxels(path: str | Path, table: xr.Dataset, volumes: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """Values of a NIfTI image at the voxels of `table`: (voxel,) of a 3-D image, (volume, voxel) of a 4-D one.
 
     A 4-D image is read a few volumes at a time: memory is that of the voxels that are kept.
+
+    Parameters
+    ----------
+    path : path
+    table : Dataset
+        With coordinates `i`, `j`, `k` and attributes `affine` and `grid_shape`.
+    volumes : array of bool, shape (n_volumes,), optional
+        Which volumes of a 4-D image are kept; None: all.
 
     Raises
     ------
@@ -82,11 +90,13 @@ def read_voxels(path: str | Path, table: xr.Dataset) -> NDArray[np.float32]:
     with _damage_named(path):
         if len(image.shape) == 3:
             return np.asarray(image.dataobj)[at].astype(np.float32)
-        volumes = image.shape[3]
-        values = np.empty((volumes, len(indices)), dtype=np.float32)
-        for start in range(0, volumes, VOLUMES):
-            part = slice(start, start + VOLUMES)
-            values[part] = np.asarray(image.dataobj[..., part])[at].T
+        wanted = np.arange(image.shape[3]) if volumes is None else np.flatnonzero(volumes)
+        values = np.empty((len(wanted), len(indices)), dtype=np.float32)
+        for start in range(0, image.shape[3], VOLUMES):
+            inside = (wanted >= start) & (wanted < start + VOLUMES)
+            if inside.any():
+                part = np.asarray(image.dataobj[..., start : start + VOLUMES])
+                values[inside] = part[at].T[wanted[inside] - start]
         return values
 
 

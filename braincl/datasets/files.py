@@ -1,0 +1,180 @@
+"""Files that data sets come in, read whole or refused: tables, MATLAB files, label tables, pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from braincl.errors import ResponseError
+from braincl.nifti import read_voxels
+
+
+def need_file(path: Path, what: str) -> Path:
+    """`path`, which must be a file.
+
+    Raises
+    ------
+    ResponseError
+        Saying what the file is for.
+    """
+    if not path.is_file():
+        raise ResponseError(f"{path} is missing: {what}")
+    return path
+
+
+def need_folder(path: str | Path) -> Path:
+    """`path`, which must be a folder.
+
+    Raises
+    ------
+    ResponseError
+    """
+    if not Path(path).is_dir():
+        raise ResponseError(f"{path} is not a folder; name the folder that the data set lies in")
+    return Path(path)
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Rows of a table with a head line: separated by tabs in .tsv, by commas otherwise.
+
+    Raises
+    ------
+    ResponseError
+        The file cannot be read, a column of `columns` is missing, or a row is not as long as the head.
+    """
+    need_file(path, "a table")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            head = list(reader.fieldnames or ())
+            rows = [dict(row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ResponseError(f"{path} is not a readable table ({error})") from error
+    if missing := [name for name in columns if name not in head]:
+        raise ResponseError(f"{path}: column {', '.join(missing)} is missing; it has {', '.join(head)}")
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise ResponseError(f"{path}, line {number}: the row is not as long as the head of {len(head)} columns")
+    return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file that are not blank.
+
+    Raises
+    ------
+    ResponseError
+    """
+    need_file(path, "a list with one line a trial")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ResponseError(f"{path} is not a readable text file ({error})") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_mat(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Arrays of a MATLAB file by name, in MATLAB's order of axes; all arrays with `names` None.
+
+    Versions up to 7 are read by SciPy, version 7.3 (HDF5, where axes are stored reversed) by h5py.
+
+    Raises
+    ------
+    ResponseError
+        The file is damaged, or a name is missing.
+    """
+    import h5py
+    from scipy.io import loadmat
+
+    need_file(path, "a MATLAB file")
+    try:
+        try:
+            arrays = {name: value for name, value in loadmat(path, variable_names=names).items() if name[:2] != "__"}
+        except NotImplementedError:  # how SciPy says that a file is of version 7.3
+            with h5py.File(path, "r") as file:
+                wanted = [n for n in names or file if isinstance(file.get(n), h5py.Dataset)]
+                arrays = {name: np.asarray(file[name][()]).T for name in wanted}
+    except Exception as error:  # damaged files raise whatever zlib, SciPy or HDF5 stumble over
+        raise ResponseError(
+            f"{path} is not a readable MATLAB file ({type(error).__name__}: {error}); it may be truncated, fetch it "
+            "again"
+        ) from error
+    if missing := [name for name in names or () if name not in arrays]:
+        raise ResponseError(f"{path}: variable {', '.join(missing)} is missing")
+    return arrays
+
+
+def read_label_table(path: Path) -> dict[int, str]:
+    """Names by number from a FreeSurfer colour table: lines of a number, a name, and colours that are not needed.
+
+    Raises
+    ------
+    ResponseError
+    """
+    names: dict[int, str] = {}
+    for line in read_lines(need_file(path, "the names of the labels")):
+        parts = line.split()
+        if line.startswith("#"):
+            continue
+        try:
+            names[int(parts[0])] = parts[1]
+        except (ValueError, IndexError) as error:
+            raise ResponseError(f"{path}: line {line!r} is not a number and a name") from error
+    return names
+
+
+def read_labels(volume: Path, table: Path, voxels: xr.Dataset) -> NDArray[Any]:
+    """Name of each voxel's label, (voxel); "" where the label is 0 or less.
+
+    Raises
+    ------
+    ResponseError
+        The volume has a label that the table does not name, or is on another grid.
+    """
+    values = read_voxels(need_file(volume, "a volume of labels"), voxels)
+    names = read_label_table(table)
+    if unknown := sorted({float(value) for value in np.unique(values)} - {float(n) for n in names} - {-1.0, 0.0}):
+        raise ResponseError(
+            f"{volume} has the label {unknown[0]:g}, which {table} does not name (it names {_ranges(names)}); they "
+            "belong to different versions, fetch both again"
+        )
+    return np.array([names[int(value)] if value > 0 else "" for value in values], dtype=str)
+
+
+def with_rois(voxels: xr.Dataset, labels: dict[str, NDArray[Any]]) -> xr.Dataset:
+    """The voxel axis with the coordinate `roi`: the first name that a voxel has in `labels`, else "other".
+
+    With several atlases each is kept as a coordinate of its own, `roi_ATLAS`, since their areas overlap.
+    """
+    roi = np.full(voxels.sizes["voxel"], "", dtype=str)
+    for names in labels.values():
+        roi = np.where(roi == "", names, roi)
+    voxels = voxels.assign_coords(roi=("voxel", np.where(roi == "", "other", roi)))
+    if len(labels) > 1:
+        kept: dict[str, Any] = {f"roi_{atlas.replace('-', '_')}": ("voxel", labels[atlas]) for atlas in labels}
+        voxels = voxels.assign_coords(kept)
+    return voxels
+
+
+def file_ids(files: Iterable[Path]) -> dict[Path, str]:
+    """`image_id` of picture files: the first 16 hex digits of the SHA-1 of the file.
+
+    Raises
+    ------
+    ImageError
+        A picture is missing or cannot be opened.
+    """
+    from braincl.embed import read_picture
+
+    return {file: read_picture(file)[0] for file in dict.fromkeys(files)}
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    known = sorted(numbers)
+    return f"{known[0]} to {known[-1]}" if known else "nothing"

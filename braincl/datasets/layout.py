@@ -1,0 +1,69 @@
+"""What a data set consists of on disk, what is missing of it, and where to get that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from braincl.datasets.files import need_folder
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of file of a data set.
+
+    Attributes
+    ----------
+    name, what : str
+    patterns : tuple of str
+        Where it lies below the data set's folder; any of them will do. ``{subject}`` stands for the subject, ``*``
+        and ``**`` as in `pathlib.Path.glob`.
+    get : str
+        How to come by it.
+    needed : bool
+        Whether the reader does without.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    what: str
+    get: str
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What the command `braincl data` says of a data set; `data_manifests/NAME.yaml` says it at length."""
+
+    name: str
+    title: str
+    licence: str
+    source: str
+    reader: str
+    parts: tuple[Part, ...]
+    subjects: tuple[str, ...] = ()
+
+
+class Found(NamedTuple):
+    """A part with the files that are there."""
+
+    part: Part
+    files: list[Path]
+
+
+def check_folder(dataset: DataSet, folder: str | Path, subject: str | None = None) -> list[Found]:
+    """Which parts of a data set lie in `folder`; with `subject` None those of any subject count.
+
+    Raises
+    ------
+    ResponseError
+        `folder` is not a folder.
+    """
+    root = need_folder(folder)
+    found = []
+    for part in dataset.parts:
+        patterns = [pattern.replace("{subject}", subject or "*") for pattern in part.patterns]
+        files = sorted({file for pattern in patterns for file in root.glob(pattern)})
+        found.append(Found(part, files))
+    return found
