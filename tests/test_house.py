@@ -18,6 +18,7 @@ OTHERS = {"setcore": {"braincl", "vat3d"}, "braincl": {"vat3d"}, "vat3d": {"brai
 NOTEBOOK = {"jupyter", "jupyterlab", "notebook", "IPython", "ipykernel", "nbformat"}
 HEAVY = {
     "matplotlib",
+    "nilearn",
     "open_clip",
     "timm",
     "torchvision",

@@ -1,0 +1,210 @@
+"""Maps on brains, through nilearn: slices, glass brain, and the surface of fsaverage5.
+
+The outlines of the glass brain and the surface are those of the MNI template: they fit data whose attribute `space` is
+"mni". Other data are drawn as they lie, and the figure says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from braincl.errors import ResponseError
+from braincl.nifti import grid_of
+from braincl.plot.axes import new_axes
+from setcore.errors import InputError
+
+FSAVERAGE5_VERTICES = 10242  # of a hemisphere
+
+
+def draw_slices(
+    values: Any,
+    dataset: xr.Dataset,
+    axes: Any = None,
+    *,
+    direction: str = "z",
+    cuts: int | Sequence[float] = 5,
+    background: Any = None,
+    label: str = "",
+    **options: Any,
+) -> Any:
+    """Draw slices through a map.
+
+    Parameters
+    ----------
+    values : array of shape (n_voxels,)
+        NaN and voxels that are not in `dataset` stay empty.
+    dataset : Dataset
+        With i, j, k (voxel), `affine` and `grid_shape`.
+    axes : matplotlib axes, optional
+    direction : {"x", "y", "z", "ortho"}
+    cuts : int or sequence of float
+        How many slices, or where, in mm.
+    background : image, optional
+        A NIfTI image or path in the space of the data. None: no background.
+    label : str
+    **options
+        Of `nilearn.plotting.plot_stat_map`, such as `vmax` or `cmap`.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Raises
+    ------
+    InputError
+        nilearn is not installed.
+    ResponseError
+        The geometry is missing, or values and voxels do not fit.
+    """
+    plotting = _nilearn("plotting")
+    axes = new_axes(axes, (10, 2.8))
+    # Empty voxels are 0 to nilearn, which hides what is at or below the threshold.
+    options = {"cut_coords": None if direction == "ortho" else cuts, "display_mode": direction, "threshold": 1e-12,
+               "black_bg": False, "annotate": True, "draw_cross": False} | options  # fmt: skip
+    plotting.plot_stat_map(to_image(values, dataset), bg_img=background, axes=axes, title=label or None, **options)
+    return axes
+
+
+def draw_glass_brain(values: Any, dataset: xr.Dataset, axes: Any = None, *, label: str = "", **options: Any) -> Any:
+    """Draw the largest value along each line of sight through a glass brain; parameters are those of `draw_slices`.
+
+    The outline is that of the MNI template.
+    """
+    plotting = _nilearn("plotting")
+    axes = new_axes(axes, (9, 3.2))
+    options = {"display_mode": "lyrz", "threshold": 1e-12, "colorbar": True, "plot_abs": False,
+               "black_bg": False} | options  # fmt: skip
+    plotting.plot_glass_brain(to_image(values, dataset), axes=axes, **options)
+    axes.set_title(_in_space(label, dataset), fontsize="medium")
+    return axes
+
+
+def draw_surface(
+    values: Any, hemisphere: str = "left", axes: Any = None, *, view: str = "lateral", label: str = "", **options: Any
+) -> Any:
+    """Draw values of vertices on the inflated surface of fsaverage5.
+
+    Parameters
+    ----------
+    values : array of shape (10242,)
+        NaN stays bare. See `project_to_surface` for data of a volume.
+    hemisphere : {"left", "right"}
+    axes : matplotlib axes with ``projection="3d"``, optional
+    view : {"lateral", "medial", "dorsal", "ventral", "anterior", "posterior"}
+    label : str
+    **options
+        Of `nilearn.plotting.plot_surf_stat_map`.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Raises
+    ------
+    InputError
+        nilearn is not installed.
+    ResponseError
+        The hemisphere is unknown, or there is not one value for each vertex.
+    """
+    plotting, mesh = _nilearn("plotting"), _fsaverage5(hemisphere)
+    values = np.asarray(values, dtype=float)
+    if values.shape != (FSAVERAGE5_VERTICES,):
+        raise ResponseError(
+            f"values have shape {values.shape}; fsaverage5 has {FSAVERAGE5_VERTICES} vertices a hemisphere"
+        )
+    axes = new_axes(axes, (4.5, 4), subplot_kw={"projection": "3d"})
+    plotting.plot_surf_stat_map(
+        mesh[f"infl_{hemisphere}"], values, bg_map=mesh[f"sulc_{hemisphere}"], hemi=hemisphere, view=view, axes=axes,
+        figure=axes.figure, **options,
+    )  # fmt: skip
+    axes.set_title(label or f"{hemisphere}, {view}", fontsize="medium")
+    return axes
+
+
+def project_to_surface(
+    values: Any, dataset: xr.Dataset, hemisphere: str = "left", radius: float = 3.0
+) -> NDArray[np.float64]:
+    """Values of voxels at the vertices of fsaverage5: the mean of what lies within `radius` of the grey matter.
+
+    Parameters
+    ----------
+    values : array of shape (n_voxels,)
+    dataset : Dataset
+        With i, j, k (voxel), `affine` and `grid_shape`; fsaverage5 lies in MNI space, the data should, too.
+    hemisphere : {"left", "right"}
+    radius : float
+        In mm.
+
+    Returns
+    -------
+    array of shape (10242,)
+        NaN where no voxel is near.
+
+    Raises
+    ------
+    InputError
+        nilearn is not installed.
+    ResponseError
+    """
+    mesh = _fsaverage5(hemisphere)
+    values = np.asarray(values, dtype=float)
+    filled = np.isfinite(values)
+    inside = to_image(filled, dataset)
+    # Interpolation blends the zeros around the voxels in at their edge; the mask, sampled alike, says by how much.
+    sampled = _sample(to_image(np.where(filled, values, 0), dataset), inside, mesh, hemisphere, radius)
+    weight = _sample(inside, inside, mesh, hemisphere, radius)
+    known = np.isfinite(weight) & (weight > 0)
+    return np.where(known, sampled / np.where(known, weight, 1), np.nan)
+
+
+def _sample(image: Any, inside: Any, mesh: Any, hemisphere: str, radius: float) -> NDArray[np.float64]:
+    """Mean at each vertex of the samples that lie in the mask `inside`; NaN where there is none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")  # at those vertices
+        return _nilearn("surface").vol_to_surf(
+            image, mesh[f"pial_{hemisphere}"], radius=radius, interpolation="linear", mask_img=inside,
+            inner_mesh=mesh[f"white_{hemisphere}"],
+        )  # fmt: skip
+
+
+def to_image(values: Any, dataset: xr.Dataset) -> Any:
+    """A map as an image of nibabel in memory; 0 where there is no voxel or no value.
+
+    Raises
+    ------
+    ResponseError
+    """
+    import nibabel
+
+    indices, affine, shape = grid_of(dataset)
+    values = np.asarray(values, dtype=np.float32)
+    if values.shape != (len(indices),):
+        raise ResponseError(f"values of shape {values.shape} do not fit {len(indices)} voxels")
+    volume = np.zeros(shape, dtype=np.float32)
+    volume[tuple(indices.T)] = np.nan_to_num(values)
+    return nibabel.Nifti1Image(volume, affine)
+
+
+def _nilearn(module: str) -> Any:
+    try:
+        return import_module(f"nilearn.{module}")
+    except ImportError as error:
+        raise InputError("drawing brains needs nilearn; install it with `pip install nilearn`") from error
+
+
+def _fsaverage5(hemisphere: str) -> Any:
+    if hemisphere not in ("left", "right"):
+        raise ResponseError(f"hemisphere is {hemisphere!r}; it must be 'left' or 'right'")
+    return _nilearn("datasets").fetch_surf_fsaverage("fsaverage5")  # comes with nilearn: no network
+
+
+def _in_space(label: str, dataset: xr.Dataset) -> str:
+    space = str(dataset.attrs.get("space", "")) or "an unknown space"
+    return label if space == "mni" else f"{label} (outline: MNI; data: {space} space)".strip()
