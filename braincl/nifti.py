@@ -74,6 +74,9 @@ def read_voxels(path: str | Path, table: xr.Dataset, volumes: NDArray[np.bool_] 
         With coordinates `i`, `j`, `k` and attributes `affine` and `grid_shape`.
     volumes : array of bool, shape (n_volumes,), optional
         Which volumes of a 4-D image are kept; None: all.
+    same_affine : bool
+        Refuse an image whose affine is not that of `table`. False is for images known to be on the same grid, written
+        by a tool that keeps no affine.
 
     Raises
     ------
@@ -84,7 +87,7 @@ def read_voxels(path: str | Path, table: xr.Dataset, volumes: NDArray[np.bool_] 
     image = open_nifti(path)
     if image.shape[:3] != shape or len(image.shape) not in (3, 4):
         raise ResponseError(f"{path}: shape {image.shape} does not fit the grid {shape}; resample it to the mask")
-    if not np.allclose(image.affine, affine, atol=1e-3):
+    if same_affine and not np.allclose(image.affine, affine, atol=1e-3):
         raise ResponseError(f"{path}: the affine differs from that of the mask; resample it to the mask")
     at = tuple(indices.T)
     with _damage_named(path):

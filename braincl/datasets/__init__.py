@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from braincl.datasets.bold5000 import read_bold5000
 from braincl.datasets.generic import read_nifti
 from braincl.datasets.layout import DataSet, Found, Part, check_folder
 from braincl.datasets.nsd import export_nsd_pictures, read_nsd
@@ -15,6 +16,7 @@ __all__ = [
     "assemble",
     "check_folder",
     "export_nsd_pictures",
+    "read_bold5000",
     "read_nifti",
     "read_nsd",
 ]
