@@ -62,7 +62,9 @@ def voxel_table(mask_path: str | Path, above: float | None = None) -> xr.Dataset
     )
 
 
-def read_voxels(path: str | Path, table: xr.Dataset, volumes: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+def read_voxels(
+    path: str | Path, table: xr.Dataset, volumes: NDArray[np.bool_] | None = None, *, same_affine: bool = True
+) -> NDArray[np.float32]:
     """Values of a NIfTI image at the voxels of `table`: (voxel,) of a 3-D image, (volume, voxel) of a 4-D one.
 
     A 4-D image is read a few volumes at a time: memory is that of the voxels that are kept.
