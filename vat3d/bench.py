@@ -166,6 +166,7 @@ def _measure(path: Path, tokenizer: Tokenizer, settings: dict[str, Any], cache: 
         "file": path.name,
         "faces": len(faces),
         "closed": bool(solid.report["closed"]),
+        "components": mesh.report["components"],
         "ceiling": surface_scores(reference.surface, SurfaceSamples(points, normals), THRESHOLDS),
         "ours": ours,
         "draco": {str(budget): scores for budget, scores in draco.items()},

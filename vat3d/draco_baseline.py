@@ -91,6 +91,25 @@ def best_at_budgets(
     return {budget: known[str(budget)] for budget in budgets}
 
 
+def draco_mesh(mesh: Any, scores: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The mesh behind one result of `best_at_budgets`, decoded: vertices (n, 3) in the frame of `mesh`, faces (m, 3).
+
+    Raises
+    ------
+    MeshError
+        `mesh` cannot be read.
+    InputError
+        `scores` belong to another mesh, or to other versions of the tools.
+    """
+    canonical = canonical_mesh(*load_mesh(mesh)[:2])
+    wanted = tuple(scores[key] for key in ("method", "faces", "bits", "bytes"))
+    for candidate in _candidates(canonical, scores["bytes"]):
+        if (candidate.method, candidate.faces, candidate.bits, len(candidate.data)) == wanted:
+            vertices, faces = candidate.decoded()
+            return vertices * canonical.half_side + canonical.centre, faces
+    raise InputError("no file of this mesh has these scores; measure it again")
+
+
 def _read_cache(path: Path | None) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}

@@ -7,21 +7,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-SHARPER, SHARPER_WEIGHT = 4.0, 0.5
-"""How much finer the second term of `field_loss` looks, and its weight: without it thin parts fade away."""
+SHARPER = 4.0
+"""How many times softer the first term of `field_loss` is than its second."""
 
 
 def field_loss(
-    logits: Float[Tensor, "b n"], signed_distance: Float[Tensor, "b n"], sharpness: float
+    logits: Float[Tensor, "b n"], signed_distance: Float[Tensor, "b n"], sharpness: float, sharper_weight: float = 0.0
 ) -> Float[Tensor, "b n"]:
-    """Cross-entropy with a soft occupancy, ``sigmoid(-d / sharpness)``, in nats above its floor, at two sharpnesses.
+    """Cross-entropy with a soft occupancy, ``sigmoid(-d / sharpness)``, in nats above its floor.
 
     Near the surface the optimum is ``logit = -d / sharpness``, so that distances are learned to a fraction of a cell;
-    far away the target saturates and nothing is asked but the sign. The second term, of a softness `SHARPER` times
-    smaller, asks for the sign where a part is thinner than `sharpness`, and has the same optimum.
+    far away the target saturates and nothing is asked but the sign. A second term of weight `sharper_weight`, `SHARPER`
+    times less soft and with the same optimum, asks for the sign in parts thinner than `sharpness`.
     """
     depth = -signed_distance / sharpness
-    return _cross_entropy(logits, depth) + SHARPER_WEIGHT * _cross_entropy(SHARPER * logits, SHARPER * depth)
+    loss = _cross_entropy(logits, depth)
+    if sharper_weight:
+        loss = loss + sharper_weight * _cross_entropy(SHARPER * logits, SHARPER * depth)
+    return loss
 
 
 def _cross_entropy(logits: Tensor, true_logits: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from vat3d.draco_baseline import _clustered, _drop_components, best_at_budgets
+from setcore.errors import InputError
+from vat3d.draco_baseline import _clustered, _drop_components, best_at_budgets, draco_mesh
 from vat3d.errors import MeshError
+from vat3d.evaluate import evaluate
 from vat3d.repair import canonical_mesh
 
 
@@ -35,8 +37,6 @@ def test_beats_plain_decimation_at_one_setting(capsule, best):
     import DracoPy
     import fast_simplification
 
-    from vat3d.evaluate import evaluate
-
     mesh = canonical_mesh(np.asarray(capsule.vertices), np.asarray(capsule.faces))
     for count in (60, 70, 80):
         vertices, faces = fast_simplification.simplify(mesh.vertices, mesh.faces.astype(np.int32), target_count=count)
@@ -57,6 +57,15 @@ def test_results_are_kept_by_geometry(capsule, best, tmp_path):
     order = np.random.default_rng(0).permutation(len(capsule.faces))
     again = best_at_budgets((capsule.vertices * 3 + 5, capsule.faces[order]), (250,), tmp_path)
     assert again[250]["method"] == "from the cache"
+
+
+def test_the_mesh_behind_a_result_has_its_score(capsule, best):
+    moved = (np.asarray(capsule.vertices) * 3 + 5, np.asarray(capsule.faces))
+    vertices, faces = draco_mesh(moved, best[250])
+    assert len(faces) == best[250]["faces"]
+    assert evaluate(moved, (vertices, faces))["f_score@0.02"] == pytest.approx(best[250]["f_score@0.02"], abs=1e-3)
+    with pytest.raises(InputError, match="measure it again"):
+        draco_mesh(moved, best[250] | {"bytes": 1})
 
 
 def test_small_components_are_dropped_first():

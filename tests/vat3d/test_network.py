@@ -97,7 +97,7 @@ def test_outside_the_box_is_outside() -> None:
 def test_field_loss_is_least_at_the_scaled_distance() -> None:
     distance = torch.linspace(-0.1, 0.1, 21)[None]
     logits = (-distance / 0.02).requires_grad_()
-    loss = field_loss(logits, distance, 0.02)
+    loss = field_loss(logits, distance, 0.02, 0.5)
     torch.testing.assert_close(loss, torch.zeros_like(loss), atol=1e-6, rtol=0)
     assert torch.autograd.grad(loss.sum(), logits)[0].abs().max() < 1e-6
     assert gaussian_kl(torch.zeros(3, 2), torch.zeros(3, 2)) == 0

@@ -1,0 +1,160 @@
+"""Rate and distortion of the codec beside decimation + Draco: curves with quartiles, a table by kind, a gallery.
+
+    vat3d bench FOLDER --budgets 256,512,1024 --effort fast --json fast.json          (and so for other efforts)
+    python benchmarks/vat3d_rate_distortion.py fast.json normal.json best.json --out REPORT_DIR [--gallery FOLDER]
+
+Writes `rate_distortion.png` and `table.md`, and with `--gallery` (the folder that was measured) `gallery.png`: twelve
+meshes at three budgets beside Draco's, encoded anew at the effort of the last file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from setcore.files import atomic_path, read_json
+from vat3d import MeshTokenizer
+from vat3d.draco_baseline import best_at_budgets, draco_mesh
+from vat3d.mesh_io import load_mesh
+from vat3d.render import save_gallery
+
+SCORE = "f_score@0.02"
+FEW_COMPONENTS = 3
+GALLERY_MESHES, GALLERY_BUDGETS = 12, (256, 512, 1024)
+COD_VAE = (
+    "cod-vae (MIT; weights not reachable here) publishes a volume IoU of about .90 on ABC at 16 x 16 int8 numbers = "
+    "256 bytes, without a file format."
+)
+
+Record = dict[str, Any]
+Kind = Callable[[Record], bool]
+KINDS: dict[str, Kind] = {
+    "all": lambda mesh: True,
+    "closed": lambda mesh: mesh["closed"],
+    "open": lambda mesh: not mesh["closed"],
+    f"{FEW_COMPONENTS} components or fewer": lambda mesh: mesh["components"] <= FEW_COMPONENTS,
+    f"more than {FEW_COMPONENTS} components": lambda mesh: mesh["components"] > FEW_COMPONENTS,
+}
+
+
+def scores(meshes: list[Record], method: str, budget: str) -> np.ndarray:
+    """F@.02 of each mesh; 0 where nothing fits."""
+    found = (mesh[method].get(budget) for mesh in meshes)
+    return np.array([entry[SCORE] if entry else 0.0 for entry in found])
+
+
+def curves(runs: dict[str, Record]) -> list[tuple[str, str, list[Record], list[int]]]:
+    """Label, method, meshes and budgets of every curve: ours at each effort, then Draco as in the last run."""
+    lines = [(f"vat3d, {effort}", "ours", run["meshes"], run["settings"]["budgets"]) for effort, run in runs.items()]
+    last = list(runs.values())[-1]
+    return [*lines, ("decimation + Draco", "draco", last["meshes"], last["settings"]["budgets"])]
+
+
+def save_plot(runs: dict[str, Record], path: Path) -> None:
+    """Mean F@.02 against bytes with quartiles, for all meshes and for closed ones."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("all", "closed"), strict=True):
+        for number, (label, method, meshes, budgets) in enumerate(curves(runs)):
+            chosen = [mesh for mesh in meshes if KINDS[kind](mesh)]
+            values = np.array([scores(chosen, method, str(budget)) for budget in budgets])
+            colour = "black" if method == "draco" else f"C{number}"
+            axes.plot(budgets, values.mean(1), marker="o", color=colour, label=label)
+            axes.fill_between(budgets, *np.quantile(values, (0.25, 0.75), axis=1), color=colour, alpha=0.12, lw=0)
+        ceiling = np.mean([mesh["ceiling"][SCORE] for mesh in meshes if KINDS[kind](mesh)])
+        axes.axhline(ceiling, color="grey", ls="--", label="ceiling")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(budgets, [str(budget) for budget in budgets])
+        axes.set(xlabel="bytes of file", title=f"{kind}: {len(chosen)} meshes", ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("F-score at .02, mean and quartiles")
+    figure.axes[1].legend(loc="lower right")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def table(runs: dict[str, Record], classes: dict[str, str]) -> str:
+    """Mean F@.02 by kind of mesh, and by class at the middle budget, as Markdown."""
+    lines = ["| meshes | method | " + " | ".join(map(str, curves(runs)[-1][3])) + " |"]
+    lines.append("|" + "---|" * lines[0].count("|"))
+    lines[1] = lines[1][: -len("---|")]
+    for kind, belongs in KINDS.items():
+        for label, method, meshes, budgets in curves(runs):
+            chosen = [mesh for mesh in meshes if belongs(mesh)]
+            if chosen:
+                cells = [f"{scores(chosen, method, str(budget)).mean():.3f}" for budget in budgets]
+                lines.append(f"| {kind} ({len(chosen)}) | {label} | " + " | ".join(cells) + " |")
+    if classes:
+        middle = str(GALLERY_BUDGETS[1])
+        lines += [
+            "",
+            f"F@.02 at {middle} bytes by class:",
+            "",
+            "| class | " + " | ".join(c[0] for c in curves(runs)) + " |",
+        ]
+        lines.append("|" + "---|" * (1 + len(curves(runs))))
+        for name in sorted(set(classes.values())):
+            cells = []
+            for _, method, meshes, _ in curves(runs):
+                chosen = [mesh for mesh in meshes if classes.get(mesh["file"]) == name]
+                cells.append(f"{scores(chosen, method, middle).mean():.2f}" if chosen else "-")
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", COD_VAE, ""])
+
+
+def read_classes(folder: Path | None) -> dict[str, str]:
+    """Class of each file by the folder's `index.csv`, where it has one."""
+    index = folder / "index.csv" if folder else None
+    if index is None or not index.is_file():
+        return {}
+    with open(index, encoding="utf-8", newline="") as file:
+        return {row["file"]: row["class"] for row in csv.DictReader(file)}
+
+
+def gallery(folder: Path, meshes: list[Record], tokenizer: MeshTokenizer, effort: str, path: Path) -> None:
+    """Twelve meshes, evenly over the scores at the middle budget: the mesh, then ours and Draco's at each budget."""
+    order = np.argsort(-scores(meshes, "ours", str(GALLERY_BUDGETS[1])), kind="stable")
+    chosen = [meshes[i] for i in order[np.linspace(0, len(order) - 1, min(GALLERY_MESHES, len(order))).astype(int)]]
+    rows, captions = [], []
+    for record in chosen:
+        source = load_mesh(folder / record["file"])[:2]
+        row, texts = [source], [record["file"]]
+        draco = best_at_budgets(source, GALLERY_BUDGETS)
+        for budget in GALLERY_BUDGETS:
+            stream = tokenizer.encode(source, budget, effort, progress=False)
+            row.append(tokenizer.decode(stream, 128))
+            texts.append(f"vat3d {len(stream.to_bytes())} B")
+            found = draco[budget]
+            row.append(draco_mesh(source, found) if found else row[-1])
+            texts.append(f"Draco {found['bytes']} B, F {found[SCORE]:.2f}" if found else "Draco: nothing fits")
+        rows.append(row)
+        captions.append(texts)
+    save_gallery(path, rows, captions, size=200)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bench", nargs="+", type=Path, help="JSON files of `vat3d bench`, one for each effort")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="the meshes that were measured")
+    parser.add_argument("--model")
+    args = parser.parse_args()
+    found = [read_json(path) for path in args.bench]
+    runs = {run["settings"]["effort"]: run for run in found}
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_plot(runs, args.out / "rate_distortion.png")
+    text = table(runs, read_classes(args.gallery))
+    (args.out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    if args.gallery:
+        tokenizer, effort = MeshTokenizer.from_pretrained(args.model), found[-1]["settings"]["effort"]
+        gallery(args.gallery, found[-1]["meshes"], tokenizer, effort, args.out / "gallery.png")
+
+
+if __name__ == "__main__":
+    main()
