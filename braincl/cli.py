@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from braincl.cli_data import add_data
 from setcore.cli import Parser, add_json_flag, print_result, run
 from setcore.errors import InputError
 
@@ -34,6 +35,7 @@ def build_parser() -> Parser:
         _add_query,
         _add_select,
         _add_simulate,
+        add_data,
     ):
         add(commands)
     return parser
@@ -59,7 +61,7 @@ def _add_embed(commands: Any) -> None:
 def _embed(args: argparse.Namespace) -> None:
     from braincl.embed import embed_images
 
-    _check_output(args.out, *args.images, *filter(None, [args.weights]))
+    check_output(args.out, *args.images, *filter(None, [args.weights]))
     made = embed_images(
         args.images, args.backbone, args.weights, batch_size=args.batch_size, device=args.device,
         normalize=not args.no_normalize, out=args.out, progress=sys.stderr.isatty(),
@@ -81,7 +83,7 @@ def _add_join(commands: Any) -> None:
 def _join(args: argparse.Namespace) -> None:
     from braincl.responses import join_embeddings, open_embeddings, open_responses, save_responses
 
-    _check_output(args.out, args.responses, args.features)
+    check_output(args.out, args.responses, args.features)
     responses = open_responses(args.responses, require_embedding=False)
     joined, missing = join_embeddings(responses, open_embeddings(args.features))
     save_responses(joined, args.out)
@@ -140,11 +142,11 @@ def _predict(args: argparse.Namespace) -> None:
     from braincl.predict import predict_responses, shared_pictures
     from braincl.responses import open_embeddings, open_responses, save_netcdf
 
-    _check_output(args.out, args.context, args.images)
+    check_output(args.out, args.context, args.images)
     context = open_responses(args.context)
     query = open_embeddings(args.images)
     if args.nifti:
-        _check_output(args.nifti)
+        check_output(args.nifti)
         check_nifti_name(args.nifti)
         grid_of(context)
     predicted = predict_responses(InContextEncoder.from_pretrained(args.model), context, query)
@@ -183,7 +185,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if Path(args.json).suffix != ".json":
         raise InputError(f"{args.json}: name the report .json; the files beside it take .nc and .png")
     for path in output_paths(args.json):
-        _check_output(path, args.subject)
+        check_output(path, args.subject)
     evaluation = evaluate(
         args.model, args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=sys.stderr.isatty()
     )
@@ -231,7 +233,7 @@ def _select(args: argparse.Namespace) -> None:
     from braincl.responses import open_embeddings, open_responses
     from braincl.select import select_images, write_selection
 
-    _check_output(args.out, args.candidates, *filter(None, [args.context, args.targets]))
+    check_output(args.out, args.candidates, *filter(None, [args.context, args.targets]))
     candidates = open_embeddings(args.candidates)
     chosen = select_images(
         InContextEncoder.from_pretrained(args.model), candidates, args.count,
@@ -284,7 +286,7 @@ def _simulate(args: argparse.Namespace) -> None:
     with locked_folder(args.out) as folder:
         for number, subject in enumerate(made):
             path = folder / f"subject_{number}.nc"
-            _check_output(path, args.embeddings)
+            check_output(path, args.embeddings)
             save_responses(with_truth(subject), path)
             written.append(str(path))
     result = {"out": written, "images": embeddings.sizes["image"], "voxels": args.voxels, "prior": args.prior}
@@ -317,7 +319,7 @@ def _query(args: argparse.Namespace) -> None:
     from braincl.query import TEMPLATES, query_text, roi_summary
     from braincl.responses import open_responses
 
-    _check_output(args.out, args.context, *filter(None, [args.weights]))
+    check_output(args.out, args.context, *filter(None, [args.weights]))
     check_nifti_name(args.out)
     context = open_responses(args.context)
     grid_of(context)
@@ -361,7 +363,7 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _check_output(path: str | Path, *inputs: str) -> None:
+def check_output(path: str | Path, *inputs: str) -> None:
     """Refuse an output that cannot be written, or that would replace an input, before any work is done for it."""
     path = Path(path)
     folder = path.absolute().parent

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from braincl.datasets import bold5000, generic, nsd
 from braincl.datasets.bold5000 import read_bold5000
-from braincl.datasets.generic import read_nifti
+from braincl.datasets.generic import read_folder, read_nifti
 from braincl.datasets.layout import DataSet, Found, Part, check_folder
 from braincl.datasets.nsd import export_nsd_pictures, read_nsd
 from braincl.datasets.trials import Session, assemble
+from braincl.errors import ResponseError
 
 __all__ = [
+    "DATASETS",
     "DataSet",
     "Found",
     "Part",
@@ -16,7 +27,47 @@ __all__ = [
     "assemble",
     "check_folder",
     "export_nsd_pictures",
+    "find_dataset",
     "read_bold5000",
+    "read_dataset",
     "read_nifti",
     "read_nsd",
 ]
+
+READERS: dict[str, Callable[..., xr.Dataset]] = {
+    "generic": read_folder,
+    "nsd": read_nsd,
+    "bold5000": read_bold5000,
+}
+DATASETS: dict[str, DataSet] = {module.LAYOUT.name: module.LAYOUT for module in (generic, nsd, bold5000)}
+
+
+def find_dataset(name: str) -> DataSet:
+    """The data set of that name.
+
+    Raises
+    ------
+    ResponseError
+        Naming near matches.
+    """
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name.lower(), DATASETS, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(DATASETS)}"
+        raise ResponseError(f"there is no data set {name!r}; {hint}")
+    return DATASETS[name]
+
+
+def read_dataset(name: str, folder: str | Path, subject: str, **options: Any) -> xr.Dataset:
+    """Response set of a subject of a data set in `folder`, by the reader of that data set.
+
+    Raises
+    ------
+    ResponseError
+        Also where the reader does not know an option.
+    """
+    reader = READERS[find_dataset(name).name]
+    of_generic = inspect.signature(read_nifti).parameters if name == "generic" else {}
+    known = {**inspect.signature(reader).parameters, **of_generic}
+    if unknown := [option for option in options if option not in known]:
+        raise ResponseError(f"the reader of {name} has no option {', '.join(unknown)}")
+    return reader(folder, subject, **options)

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from braincl.datasets.files import file_ids, need_file, read_table, with_rois
-from braincl.datasets.layout import DataSet, Part
+from braincl.datasets.layout import DataSet, Part, check_folder
 from braincl.datasets.trials import Session, assemble
 from braincl.errors import ResponseError
 from braincl.nifti import open_nifti, read_voxels, voxel_table
@@ -103,6 +103,24 @@ def read_nifti(
         noise_ceiling=noise_ceiling,
     )
     return result if names is None else with_image_files(result, dict(zip(ids, names, strict=True)))
+
+
+def read_folder(folder: str | Path, subject: str = "", **options: Any) -> xr.Dataset:
+    """`read_nifti` of a folder that holds ``*betas*.nii.gz`` (taken by name), one ``*.csv`` and one ``*mask*.nii.gz``.
+
+    Raises
+    ------
+    ResponseError
+        Also where a file is missing or it is not clear which one is meant.
+    """
+    betas, tables, masks = (found.files for found in check_folder(LAYOUT, folder))
+    masks = [options.pop("mask")] if options.get("mask") is not None else masks
+    for name, files in (("*.csv", tables), ("*mask*.nii.gz", masks)):
+        if len(files) != 1:
+            raise ResponseError(f"{folder} holds {len(files)} files {name}; there must be one, or name it")
+    if not betas:
+        raise ResponseError(f"{folder} holds no *betas*.nii.gz")
+    return read_nifti(betas, tables[0], masks[0], subject=subject, **options)
 
 
 def count_volumes(path: str | Path) -> int:

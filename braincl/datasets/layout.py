@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -46,10 +47,11 @@ class DataSet:
 
 
 class Found(NamedTuple):
-    """A part with the files that are there."""
+    """A part with the files that are there, and the sessions that are lacking between them."""
 
     part: Part
     files: list[Path]
+    gaps: list[str]
 
 
 def check_folder(dataset: DataSet, folder: str | Path, subject: str | None = None) -> list[Found]:
@@ -65,5 +67,19 @@ def check_folder(dataset: DataSet, folder: str | Path, subject: str | None = Non
     for part in dataset.parts:
         patterns = [pattern.replace("{subject}", subject or "*") for pattern in part.patterns]
         files = sorted({file for pattern in patterns for file in root.glob(pattern)})
-        found.append(Found(part, files))
+        found.append(Found(part, files, _gaps(files)))
     return found
+
+
+def _gaps(files: list[Path]) -> list[str]:
+    """Sessions below the last one that have no file, folder by folder, such as "subj01/.../session02"."""
+    numbered: dict[tuple[Path, str], set[int]] = {}
+    for file in files:
+        if match := re.search(r"^(.*ses(?:sion|-))(\d\d)\.", file.name):
+            numbered.setdefault((file.parent, match[1]), set()).add(int(match[2]))
+    return [
+        f"{folder / stem}{number:02d}"
+        for (folder, stem), numbers in numbered.items()
+        for number in range(1, max(numbers))
+        if number not in numbers
+    ]

@@ -31,7 +31,15 @@ STIMULI = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 _BETA_FOLDER = f"nsddata_betas/ppdata/{{subject}}/func1pt8mm/{BETAS}"
 _ROI_FOLDER = "nsddata/ppdata/{subject}/func1pt8mm/roi"
 _LABELS = "nsddata/freesurfer/{}/label"
-_COPY = "sign the terms at naturalscenesdataset.org, then `aws s3 cp --no-sign-request s3://natural-scenes-dataset/"
+
+
+def _copy(path: str, recursive: bool = False) -> str:
+    """What to do by hand for a file or folder of the bucket: no download, since the terms are to be signed first."""
+    return (
+        "sign the terms at naturalscenesdataset.org, then `aws s3 cp --no-sign-request "
+        f"s3://natural-scenes-dataset/{path} FOLDER/{path}{' --recursive' if recursive else ''}`"
+    )
+
 
 LAYOUT = DataSet(
     name="nsd",
@@ -42,22 +50,21 @@ LAYOUT = DataSet(
     subjects=SUBJECTS,
     parts=(
         Part("betas", (f"{_BETA_FOLDER}/betas_session*.hdf5", f"{_BETA_FOLDER}/betas_session*.nii.gz"),
-             "single-trial betas, int16 / 300, a file a session",
-             f"{_COPY}{_BETA_FOLDER}/betas_session01.hdf5 .` and so on (.hdf5 is read faster)"),
+             "single-trial betas, int16 / 300, a file a session (.hdf5 is read faster)",
+             f"{_copy(f'{_BETA_FOLDER}/betas_session01.hdf5')} and so on"),
         Part("ncsnr", (f"{_BETA_FOLDER}/ncsnr.nii.gz",), "signal-to-noise for noise ceilings",
-             f"{_COPY}{_BETA_FOLDER}/ncsnr.nii.gz .`", needed=False),
+             _copy(f"{_BETA_FOLDER}/ncsnr.nii.gz"), needed=False),
         Part("mask", (f"{_ROI_FOLDER}/nsdgeneral.nii.gz",), "voxels that respond to pictures",
-             f"{_COPY}{_ROI_FOLDER}/nsdgeneral.nii.gz .`"),
+             _copy(f"{_ROI_FOLDER}/nsdgeneral.nii.gz")),
         Part("ROI volumes", tuple(f"{_ROI_FOLDER}/{atlas}.nii.gz" for atlas in ATLASES), "labels of areas",
-             f"{_COPY}{_ROI_FOLDER}/ . --recursive`", needed=False),
+             _copy(f"{_ROI_FOLDER}/", recursive=True), needed=False),
         Part("label tables", tuple(f"{_LABELS.format(who)}/*.mgz.ctab" for who in ("{subject}", "fsaverage")),
-             "names of the labels", f"{_COPY}nsddata/freesurfer/{{subject}}/label/ . --recursive`", needed=False),
+             "names of the labels", _copy(f"{_LABELS.format('{subject}')}/", recursive=True), needed=False),
         Part("design", (f"{DESIGN}/nsd_expdesign.mat",), "which trial showed which picture",
-             f"{_COPY}{DESIGN}/nsd_expdesign.mat .`"),
+             _copy(f"{DESIGN}/nsd_expdesign.mat")),
         Part("picture table", (f"{DESIGN}/nsd_stim_info_merged.csv",), "COCO ids, crops, the shared 1,000",
-             f"{_COPY}{DESIGN}/nsd_stim_info_merged.csv .`"),
-        Part("pictures", (STIMULI,), "all 73,000 pictures, for embeddings", f"{_COPY}{STIMULI} .` (37 GB)",
-             needed=False),
+             _copy(f"{DESIGN}/nsd_stim_info_merged.csv")),
+        Part("pictures", (STIMULI,), "all 73,000 pictures (37 GB), for embeddings", _copy(STIMULI), needed=False),
     ),
 )  # fmt: skip
 
