@@ -43,11 +43,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps on the latent and on the tokens, and samples a step."""
+    """How much work an effort means: gradient steps on the latent and on the tokens, and samples a step.
+
+    With `both_starts` half of the token steps begin at the encoder's own latent, half at the moved one.
+    """
 
     latent_steps: int
     steps: int
     samples: int = 2048
+    both_starts: bool = False
     learning_rate: float = 0.1
 
 
@@ -59,7 +63,7 @@ SHARPER_WEIGHT = 0.5
 """Of the loss's second term; without it thin parts fade away. (In training it cost more than it brought.)"""
 HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
-EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 110), "best": Schedule(100, 400)}
+EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 110), "best": Schedule(60, 440, both_starts=True)}
 
 Fit = Callable[[NDArray[np.int64]], int]
 """How many of some ids (all scales, flat) fit into the file."""
@@ -166,7 +170,7 @@ def refine(
         A progress bar on standard error.
     """
     bar = tqdm(total=schedule.latent_steps + schedule.steps, desc="refine", unit="step", disable=not progress)
-    best = search.choose_price(latent)
+    starts = [search.choose_price(latent)]
 
     def steps(count: int, parameter: Tensor, stage: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Iterator[int]:
         """Adam on `parameter` under a cosine; yields after each step."""
@@ -183,31 +187,36 @@ def refine(
             bar.update()
             yield step
 
-    moved = latent.clone().requires_grad_()
-    for _ in steps(schedule.latent_steps, moved, "latent", lambda *samples: search.field_error(moved, *samples)):
-        pass
+    def move_tokens(start: Choice, count: int) -> Choice:
+        """The best state on the way from a choice of tokens."""
+        best, costs, kept = start, search.costs(start.ids, start.price), start.kept
+        vectors = search.codebook[torch.from_numpy(start.ids)].clone().requires_grad_()
+        half_power = search.codebook.square().sum(1) / 2
+
+        def codes(tokens: int) -> Tensor:
+            return (half_power - vectors[:tokens].detach() @ search.codebook.T + costs[:tokens]).argmin(1)
+
+        def token_loss(points: Tensor, distances: Tensor) -> Tensor:
+            straight = (vectors - vectors.detach())[:kept]
+            return search.field_error(search.latent(search.codebook[codes(kept)] + straight), points, distances)
+
+        for step in steps(count, vectors, "tokens", token_loss):
+            with torch.no_grad():
+                vectors[:kept].lerp_(search.codebook[codes(kept)], PULL)
+            if (step + 1) % LOOK_EVERY == 0 or step + 1 == count:
+                now = search.judge(codes(len(vectors)).numpy(), start.price)
+                costs, kept = search.costs(now.ids, start.price), now.kept
+                best = min(best, now, key=lambda choice: choice.loss)
+        return best
+
     if schedule.latent_steps:
-        best = min(best, search.choose_price(moved.detach()), key=lambda choice: choice.loss)
-
-    vectors = search.codebook[torch.from_numpy(best.ids)].clone().requires_grad_()
-    half_power = search.codebook.square().sum(1) / 2
-    costs, kept, price = search.costs(best.ids, best.price), best.kept, best.price
-
-    def codes(count: int) -> Tensor:
-        return (half_power - vectors[:count].detach() @ search.codebook.T + costs[:count]).argmin(1)
-
-    def token_loss(points: Tensor, distances: Tensor) -> Tensor:
-        straight = (vectors - vectors.detach())[:kept]
-        return search.field_error(search.latent(search.codebook[codes(kept)] + straight), points, distances)
-
-    for step in steps(schedule.steps, vectors, "refine", token_loss):
-        with torch.no_grad():
-            vectors[:kept].lerp_(search.codebook[codes(kept)], PULL)
-        if (step + 1) % LOOK_EVERY == 0 or step + 1 == schedule.steps:
-            now = search.judge(codes(len(vectors)).numpy(), price)
-            costs, kept = search.costs(now.ids, price), now.kept
-            if now.loss < best.loss:
-                best = now
+        moved = latent.clone().requires_grad_()
+        for _ in steps(schedule.latent_steps, moved, "latent", lambda *samples: search.field_error(moved, *samples)):
+            pass
+        starts.append(search.choose_price(moved.detach()))
+    if not schedule.both_starts:
+        starts = [min(starts, key=lambda choice: choice.loss)]
+    best = min((move_tokens(start, schedule.steps // len(starts)) for start in starts), key=lambda choice: choice.loss)
     bar.close()
     return best.ids[: best.kept]
 

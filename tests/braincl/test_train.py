@@ -1,5 +1,7 @@
 """Meta-training: what it writes, that it resumes to the same weights after a kill, and what it refuses."""
 
+import importlib
+import itertools
 import json
 import os
 import random
@@ -10,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import safetensors
 from synthetic import make_responses
 
 from braincl.encoder import InContextEncoder
@@ -118,6 +121,35 @@ def test_more_steps_go_on_from_the_checkpoint_by_minutes_too(finished, tmp_path)
     meta_train(subjects(), TINY, out, budget=Budget(minutes=0.02), seed=3, resume=True, progress=False)
     assert time.monotonic() - start < 60  # the minutes are used up: nothing is left to do
     assert json.loads((out / "config.json").read_text()) == before
+
+
+def test_killed_by_minutes_and_resumed_completes_in_the_time_that_was_left(tmp_path, monkeypatch):
+    """On a clock that goes half a second forward at each look: the budget of both runs together is 30 s."""
+    looks, budget, out = itertools.count(), Budget(minutes=0.5), tmp_path / "timed"
+    monkeypatch.setattr("setcore.training.time.perf_counter", lambda: next(looks) / 2)
+    save = "braincl.train.save_training_state"
+    real, saved = importlib.import_module("braincl.train").save_training_state, []
+
+    def save_then_die(*args, **kwargs):
+        real(*args, **kwargs)
+        saved.append(args)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(save, save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(subjects(), TINY, out, budget=budget, seed=3, progress=False)
+    with safetensors.safe_open(out / STATE_FILE, "pt") as file:
+        used = json.loads(file.metadata()["progress"])["seconds"]
+    assert 0 < used < 30
+    monkeypatch.setattr(save, real)
+    next(itertools.islice(looks, 1000, None))  # time passes between the runs, and does not count
+    before = next(looks) / 2
+    meta_train(subjects(), TINY, out, budget=budget, seed=3, resume=True, progress=False)
+    with safetensors.safe_open(out / STATE_FILE, "pt") as file:
+        total = json.loads(file.metadata()["progress"])["seconds"]
+    assert 30 <= total < 32
+    assert next(looks) / 2 - before < 30 - used + 4
 
 
 def test_a_model_is_never_trained_over(finished):
