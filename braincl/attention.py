@@ -5,7 +5,8 @@ Axes: n context image, E feature, V voxel, c expert, b basis.
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from braincl.encoder import InContextEncoder
-from braincl.experts import solve
 from braincl.network import Reading, SharedContextNetwork, batches
 from braincl.published import PerVoxelNetwork
 
@@ -67,21 +67,7 @@ def contribution_norms(
     The E-dimensional contributions themselves are never formed: their norms follow from the inner products of the
     bases, picture by picture.
     """
-    dual = context_duals(network, reading, Y, voxels)
+    dual, _ = network.read_through(reading, Y, voxels)
     stacked = torch.stack(reading.context.bases)
     products = torch.einsum("bne,cne->nbc", stacked, stacked)
-    return torch.einsum("bvn,nbc,cvn->vn", dual, products, dual).clamp(min=0).sqrt()
-
-
-def context_duals(
-    network: SharedContextNetwork, reading: Reading, Y: Float[Tensor, "n v"], voxels: slice
-) -> Float[Tensor, "b v n"]:
-    """The coefficients a_vbi of every picture in every basis, as `SharedContextNetwork.emit` forms them."""
-    found = reading.evidence(Y, voxels)
-    weights = network.weights(reading, found, voxels)
-    duals: list[Any] = [torch.zeros(Y.shape[1], Y.shape[0], dtype=Y.dtype) for _ in reading.context.bases]
-    for c, expert in enumerate(reading.experts):
-        solution = solve(expert, found[c], weights[:, c])
-        for index, transform in expert.maps:
-            duals[index] = duals[index] + solution.dual @ transform
-    return torch.stack(duals)
+    return torch.einsum("vbn,nbc,vcn->vn", dual, products, dual).clamp(min=0).sqrt()

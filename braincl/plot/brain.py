@@ -29,7 +29,7 @@ def draw_slices(
     axes: Any = None,
     *,
     direction: str = "z",
-    cuts: int | Sequence[float] = 5,
+    cuts: int | Sequence[float] = 4,
     background: Any = None,
     label: str = "",
     **options: Any,
@@ -64,11 +64,15 @@ def draw_slices(
         The geometry is missing, or values and voxels do not fit.
     """
     plotting = _nilearn("plotting")
-    axes = new_axes(axes, (10, 2.8))
+    axes = new_axes(axes, (11, 3))
+    image = to_image(values, dataset)
+    if background is None:  # nothing to see around the voxels: let them fill the figure
+        image = _cropped(image, dataset)
     # Empty voxels are 0 to nilearn, which hides what is at or below the threshold.
     options = {"cut_coords": None if direction == "ortho" else cuts, "display_mode": direction, "threshold": 1e-12,
                "black_bg": False, "annotate": True, "draw_cross": False} | options  # fmt: skip
-    plotting.plot_stat_map(to_image(values, dataset), bg_img=background, axes=axes, title=label or None, **options)
+    plotting.plot_stat_map(image, bg_img=background, axes=axes, **options)
+    axes.set_title(label, fontsize="medium")
     return axes
 
 
@@ -190,6 +194,13 @@ def to_image(values: Any, dataset: xr.Dataset) -> Any:
     volume = np.zeros(shape, dtype=np.float32)
     volume[tuple(indices.T)] = np.nan_to_num(values)
     return nibabel.Nifti1Image(volume, affine)
+
+
+def _cropped(image: Any, dataset: xr.Dataset) -> Any:
+    """The part of an image that holds voxels, and a margin of two."""
+    indices, _, shape = grid_of(dataset)
+    low, high = np.maximum(indices.min(axis=0) - 2, 0), np.minimum(indices.max(axis=0) + 3, shape)
+    return image.slicer[tuple(map(slice, low, high))]
 
 
 def _nilearn(module: str) -> Any:

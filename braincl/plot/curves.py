@@ -168,11 +168,14 @@ def draw_reliability(observed: Any, mean: Any, std: Any, axes: Any = None, *, la
     coverage = np.array([interval_coverage(observed, mean, std, level) for level in LEVELS])
     coverage = coverage[:, np.isfinite(coverage[0])]
     axes = new_axes(axes, (4.5, 4.5))
-    colour = COLOURS[len(axes.lines) % len(COLOURS)] if axes.lines else COLOURS[0]
+    earlier = max(len(axes.lines) - 1, 0)
     if not axes.lines:
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--")
+    colour, style = COLOURS[earlier % len(COLOURS)], ("-", "--", ":", "-.")[earlier % 4]
     axes.fill_between(LEVELS, *np.quantile(coverage, [0.1, 0.9], axis=1), color=colour, alpha=0.15, linewidth=0)
-    axes.plot(LEVELS, coverage.mean(axis=1), color=colour, marker="o", markersize=4, label=label or None)
+    axes.plot(
+        LEVELS, coverage.mean(axis=1), color=colour, linestyle=style, marker="o", markersize=4, label=label or None
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="nominal coverage", ylabel="observed coverage", aspect="equal")
     axes.set_title("predictive intervals: mean and middle 80 % of voxels", fontsize="medium", wrap=True)
     if label:

@@ -59,7 +59,7 @@ def draw_tuning(weights: Any, roi: Any, axes: Any = None, *, method: str = "pca"
     order = np.random.default_rng(seed).permutation(len(roi))  # else the last area would cover the others
     number = np.array([areas.index(area) for area in roi])[order]
     palette = np.array([COLOURS[index % len(COLOURS)] for index in range(len(areas))])
-    axes.scatter(*places[order].T, c=palette[number], s=max(2, 40 / np.sqrt(len(roi))), linewidths=0, alpha=0.6)
+    axes.scatter(*places[order].T, c=palette[number], s=max(6, 300 / np.sqrt(len(roi))), linewidths=0, alpha=0.6)
     for area, colour in zip(areas, palette, strict=True):
         axes.scatter([], [], color=colour, s=25, label=area)
     axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
