@@ -85,10 +85,8 @@ def draw_scores(
     axes.minorticks_off()
     axes.set_xlabel("context images")
     axes.set_ylabel(f"{SCORE_NAMES[score]}, mean over voxels")
-    axes.set_title(
-        f"subject {report['subject'] or 'unnamed'}: {report['voxels']} voxels, {report['test_images']} test images",
-        wrap=True,
-    )
+    counts = f"{report['voxels']} voxels, {report['test_images']} test images"
+    axes.set_title(f"{report['subject'] or 'subject without a name'}\n{counts}", fontsize="medium", wrap=True)
     axes.legend(frameon=False)
     return axes
 
@@ -140,11 +138,13 @@ def draw_roi_bars(
         axes.bar(at, means, width, color=colour, label=name or None, alpha=0.85)
         axes.errorbar(at, means, [means - low, high - means], fmt="none", ecolor="black", capsize=3, linewidth=1)
     counts = [int((roi == area).sum()) for area in areas]
-    axes.set_xticks(range(len(areas)), [f"{area}\n{count} voxels" for area, count in zip(areas, counts, strict=True)])
+    axes.set_xticks(range(len(areas)), [f"{area}\n{count}" for area, count in zip(areas, counts, strict=True)])
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_ylabel(f"{label}, mean over voxels")
+    axes.set(xlabel="area, number of voxels", ylabel=f"{label}, mean over voxels")
     if len(groups) > 1:
-        axes.legend(frameon=False)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.15 * (high - low))  # room for the legend
+        axes.legend(frameon=False, ncols=len(groups), loc="upper center", fontsize="small")
     return axes
 
 
