@@ -66,10 +66,10 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """The text side of a loaded CLIP model: `network` turns tokens (t, length) into features (t, feature)."""
+    """A loaded CLIP model: `network.encode_text` turns tokens (t, length) into features (t, feature)."""
 
     backbone: Backbone
-    network: nn.Module
+    network: Any
     tokenize: Callable[[list[str]], Tensor]
     weights_sha256: str
 

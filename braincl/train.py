@@ -154,9 +154,9 @@ def meta_train(
     """
     config = config or PRESETS["small"]
     budget = budget or Budget(minutes=15.0)
-    datasets = [open_responses(source) for source in datasets]
-    subjects = prepare_subjects(datasets)
-    stated = {str(dataset.attrs.get("backbone", "")) for dataset in datasets} - {""}
+    opened = [open_responses(source) for source in datasets]
+    subjects = prepare_subjects(opened)
+    stated = {str(dataset.attrs.get("backbone", "")) for dataset in opened} - {""}
     backbone = "" if config.agnostic or not stated else stated.pop()  # `prepare_subjects` refuses more than one
     with locked_folder(out) as folder:
         if not resume and any((folder / name).exists() for name in (STATE_FILE, POPULATION_FILE, "config.json")):
