@@ -26,6 +26,7 @@ _EXPORTS = {
     "picture_selectivity": "braincl.maps",
     "query_text": "braincl.query",
     "save_responses": "braincl.responses",
+    "select_images": "braincl.select",
     "to_nifti": "braincl.nifti",
     "voxel_maps": "braincl.maps",
     "voxel_table": "braincl.nifti",

@@ -1,12 +1,9 @@
 """Which context pictures a voxel's weights rest on, for both networks.
 
-Axes: n context image, E feature, V voxel, c expert, b basis.
+Axes: n context image, E feature, V voxel, b basis.
 """
 
 from __future__ import annotations
-
-import copy
-from dataclasses import replace
 
 import numpy as np
 import torch

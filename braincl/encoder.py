@@ -60,7 +60,7 @@ class InContextEncoder(LinearEncoder):
     intercept_ : array of shape (n_voxels,)
     """
 
-    def __init__(self, network: nn.Module | None = None, standardize: bool = True, voxel_batch: int = 4096) -> None:
+    def __init__(self, network: nn.Module | None = None, standardize: bool = True, voxel_batch: int = 1024) -> None:
         self.network = network
         self.standardize = standardize
         self.voxel_batch = voxel_batch
@@ -147,6 +147,11 @@ class InContextEncoder(LinearEncoder):
         intercept[self._live] = bias * self._scale + shift[self._live]
         self.coef_, self.intercept_ = coef, intercept
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy does without the evidence that `fit` kept at hand; `predict` gathers it anew."""
+        state = super().__getstate__()
+        return state | {"_reading": state["_reading"]._replace(found={})} if "_reading" in state else state
 
     def _find_network(self) -> SharedContextNetwork | PerVoxelNetwork:
         network = load_model(find_model(None))[0] if self.network is None else self.network

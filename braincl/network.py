@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from braincl.errors import ModelError
 from braincl.experts import SCALES, Context, Evidence, Expert, evidence, leave_one_out, solve
+from braincl.gate import TinySetBlock
 from braincl.prior import SIGNAL_SHARES, Prior
-from setcore.blocks import SelfAttentionBlock
 
 KINDS = ("population", "mixture", "generic")
 GRID_POINTS = len(SIGNAL_SHARES) * SCALES
@@ -77,11 +77,12 @@ class Reading(NamedTuple):
     context: Context
     experts: list[Expert]
     features: Tensor  # (V, c, LOCAL)
+    mean_features: Tensor  # (c, LOCAL), over all voxels
     found: dict[tuple[int, int], list[Evidence]]  # of batches of voxels, as far as memory allows
 
     def evidence(self, Y: Tensor, voxels: slice) -> list[Evidence]:
         """What every expert says of a batch of voxels, Y (n, V) being theirs."""
-        return self.found.get((voxels.start, voxels.stop)) or [evidence(expert, Y) for expert in self.experts]
+        return self.found.get((voxels.start, voxels.stop)) or all_evidence(self.context, self.experts, Y)
 
 
 class SharedContextNetwork(nn.Module):
@@ -109,9 +110,7 @@ class SharedContextNetwork(nn.Module):
             self.register_buffer("prior_shares", torch.full((len(SIGNAL_SHARES),), 1 / len(SIGNAL_SHARES)))
         inputs = 2 * LOCAL + GLOBAL + len(KINDS) + 3
         self.embed = nn.Sequential(nn.Linear(inputs, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width))
-        self.gate = nn.ModuleList(
-            SelfAttentionBlock(config.width, config.heads, config.hidden) for _ in range(config.layers)
-        )
+        self.gate = nn.ModuleList(TinySetBlock(config.width, config.heads, config.hidden) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.read_out = nn.Linear(config.width, 2)
         nn.init.zeros_(self.read_out.weight)
@@ -145,15 +144,14 @@ class SharedContextNetwork(nn.Module):
             means, covariances = self.prior_means.double(), self.prior_covariances.double()
             basis = context.add_basis(covariances[0])
             for shrinkage, mean_scale in ((0.0, 1.0), *self.config.relaxations):
-                args = "population", means[0], covariances[0], basis, shrinkage, mean_scale
-                experts.append(context.gaussian(*args))
+                experts.append(context.gaussian("population", means[0], basis, shrinkage, mean_scale))
             for c in range(1, 1 + self.config.components):
                 basis = context.add_basis(covariances[c])
-                experts.append(context.gaussian("mixture", means[c], covariances[c], basis))
+                experts.append(context.gaussian("mixture", means[c], basis))
         return experts + [context.generic(power) for power in self.config.powers]
 
     @torch.no_grad()
-    def read(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 4096) -> Reading:
+    def read(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 1024) -> Reading:
         """Solve all experts on a context and gather what each voxel's gate looks at.
 
         Raises
@@ -168,29 +166,34 @@ class SharedContextNetwork(nn.Module):
             )
         context = Context(X)
         experts = [expert.to(Y.dtype) for expert in self._experts(context)]
-        context.bases = [basis.to(Y.dtype) for basis in context.bases]
+        context.lower(Y.dtype)
         features, kept = [], {}
-        size = sum(len(expert.eigenvalues) + GRID_POINTS for expert in experts)
+        size = len(experts) * GRID_POINTS + 2 * sum(system.vectors.shape[1] for system in context.systems)
         for part in batches(Y.shape[1], voxel_batch):
-            found = [evidence(expert, Y[:, part]) for expert in experts]
-            features.append(self._features(experts, found, Y[:, part]))
+            found = all_evidence(context, experts, Y[:, part])
+            features.append(self._features(context, experts, found, Y[:, part]))
             if part.stop * size <= KEPT_VALUES:
                 kept[part.start, part.stop] = found
-        return Reading(context, experts, torch.cat(features), kept)
+        seen = torch.cat(features)
+        return Reading(context, experts, seen, seen.mean(dim=0), kept)
 
-    def _features(self, experts: list[Expert], evidences: list[Evidence], Y: Tensor) -> Tensor:
+    def _features(self, context: Context, experts: list[Expert], evidences: list[Evidence], Y: Tensor) -> Tensor:
         """What a voxel's gate sees of each expert (V, c, LOCAL), the first expert being the start.
 
         Log evidence and leave-one-out gain over the start, the gain itself, signal share, degrees of freedom an image.
         """
         log_evidence, gain, share, freedom = [], [], [], []
         for expert, found in zip(experts, evidences, strict=True):
-            weights = flat_posterior(found)
-            total = weights.sum(dim=2)
-            log_evidence.append(found.log_likelihood.flatten(1).logsumexp(dim=1))
-            gain.append((1 - leave_one_out(expert, found, weights, Y)).clamp(min=-1))
+            log_likelihood = found.log_likelihood.flatten(1)
+            weights = log_likelihood.softmax(dim=1)
+            top = log_likelihood.max(dim=1, keepdim=True)  # the evidence is its likelihood over its posterior weight
+            log_evidence.append((top.values - weights.gather(1, top.indices).log())[:, 0])
+            residual, total = leave_one_out(
+                expert, found, weights.view_as(found.log_likelihood), context.systems[expert.system].vectors, Y
+            )
+            gain.append((1 - residual).clamp(min=-1))
             share.append(total @ torch.as_tensor(SIGNAL_SHARES, dtype=Y.dtype))
-            freedom.append((total @ (expert.eigenvalues * found.inverse).sum(dim=1)) / expert.images)
+            freedom.append((total @ (expert.eigenvalues * found.inverse).sum(dim=1)) / len(Y))
         evidence_over_start = torch.stack(log_evidence, dim=1) - log_evidence[0][:, None]
         gains = torch.stack(gain, dim=1)
         parts = (
@@ -211,11 +214,13 @@ class SharedContextNetwork(nn.Module):
         for c, expert in enumerate(reading.experts):
             kinds[c, KINDS.index(expert.kind)] = 1
             kinds[c, -3:] = torch.tensor([expert.strength, expert.mean_scale, float(c == 0)])
-        parts = [
-            features, reading.features.mean(dim=0).expand_as(features),
-            overall.expand(*features.shape[:2], -1), kinds.expand(len(features), -1, -1),
-        ]  # fmt: skip
-        tokens = self.embed(torch.cat([part.to(features.dtype) for part in parts], dim=-1))
+        alike = torch.cat([reading.mean_features, overall.expand(len(kinds), -1), kinds], dim=1)  # for all voxels
+        first, *others = self.embed
+        assert isinstance(first, nn.Linear)
+        own, common = first.weight.split([LOCAL, alike.shape[1]], dim=1)
+        tokens = features @ own.T + (alike.to(features.dtype) @ common.T + first.bias)
+        for layer in others:
+            tokens = layer(tokens)
         for block in self.gate:
             tokens = block(tokens)
         return self.read_out(self.norm(tokens))
@@ -224,10 +229,10 @@ class SharedContextNetwork(nn.Module):
         """Posterior over experts, signal share and scale; sums to one per voxel."""
         correction = self.corrections(reading, voxels)
         odds = torch.logit(torch.as_tensor(SIGNAL_SHARES, dtype=correction.dtype)) / 4
-        log_weights = torch.stack([evidence.log_likelihood for evidence in found], dim=1) * self.temper.exp()
         prior = self._log_prior(reading.experts).to(correction.dtype)
-        by_share = self.log_share_prior() + correction[..., 1:] * odds
-        log_weights = log_weights + (correction[..., 0] + prior)[..., None, None] + by_share[..., None]
+        by_share = self.log_share_prior() + correction[..., 1:] * odds + (correction[..., :1] + prior[:, None])
+        log_likelihood = torch.stack([evidence.log_likelihood for evidence in found], dim=1)
+        log_weights = torch.addcmul(by_share[..., None], log_likelihood, self.temper.exp())
         return log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
 
     def log_share_prior(self) -> Float[Tensor, "h"]:
@@ -245,20 +250,27 @@ class SharedContextNetwork(nn.Module):
 
     def emit(self, reading: Reading, Y: Float[Tensor, "n v"], voxels: slice) -> Float[Tensor, "v e"]:
         """Encoder weights of a batch of voxels; Y holds these voxels only."""
-        context, experts = reading.context, reading.experts
-        found = reading.evidence(Y, voxels)
+        duals, means = self.read_through(reading, Y, voxels)
+        mean_weights = torch.stack([expert.mean_weights for expert in reading.experts])
+        return torch.cat([duals.flatten(1), means], dim=1) @ torch.cat([*reading.context.bases, mean_weights])
+
+    def read_through(
+        self, reading: Reading, Y: Float[Tensor, "n v"], voxels: slice
+    ) -> tuple[Float[Tensor, "v b n"], Float[Tensor, "v c"]]:
+        """What encoder weights are sums of: amounts of every picture in every basis, and of every expert's mean."""
+        context, found = reading.context, reading.evidence(Y, voxels)
         weights = self.weights(reading, found, voxels)
-        duals = [torch.zeros(Y.shape[1], Y.shape[0], dtype=Y.dtype) for _ in context.bases]
-        coefficients = []
-        for c, expert in enumerate(experts):
+        means, of_systems = [], [torch.zeros(()) for _ in context.systems]
+        for c, expert in enumerate(reading.experts):
             solution = solve(expert, found[c], weights[:, c])
-            coefficients.append(solution.mean_coefficient)
-            for index, transform in expert.maps:
-                duals[index] = duals[index] + solution.dual @ transform
-        out = torch.stack(coefficients, dim=1) @ torch.stack([expert.mean_weights for expert in experts])
-        for dual, basis in zip(duals, context.bases, strict=True):
-            out = out + dual @ basis
-        return out
+            means.append(solution.mean_coefficient)
+            of_systems[expert.system] = of_systems[expert.system] + solution.dual * expert.gain
+        duals = Y.new_zeros(Y.shape[1], len(context.bases), len(Y))
+        for system, dual in zip(context.systems, of_systems, strict=True):
+            on_images = dual @ system.vectors.T
+            for basis, factor in system.mix:
+                duals[:, basis].add_(on_images, alpha=factor)
+        return duals, torch.stack(means, dim=1)
 
     def moments(
         self, reading: Reading, Y: Float[Tensor, "n v"], voxels: slice, queries: Float[Tensor, "t e"]
@@ -268,19 +280,20 @@ class SharedContextNetwork(nn.Module):
         centred = queries.double() - context.offset
         low = centred.to(Y.dtype)
         read = [low @ basis.T for basis in context.bases]
+        crosses = [context.mixed(index, read) @ system.vectors for index, system in enumerate(context.systems)]
         found = reading.evidence(Y, voxels)
         weights = self.weights(reading, found, voxels)
         mean = torch.zeros(Y.shape[1], len(queries), dtype=Y.dtype)
         second, variance = torch.zeros_like(mean), torch.zeros_like(mean)
         for c, expert in enumerate(experts):
             solution = solve(expert, found[c], weights[:, c])
-            cross = sum((read[b] @ m.T for b, m in expert.maps), torch.zeros((), dtype=Y.dtype))  # (t, k)
+            cross = crosses[expert.system] * expert.gain  # (t, k)
             part = torch.outer(solution.mean_coefficient, low @ expert.mean_weights) + solution.dual @ cross.T
             mass = weights[:, c].sum(dim=(1, 2)).clamp(min=1e-12)
             mean, second = mean + part, second + part.square() / mass[:, None]
             power = (weights[:, c] * found[c].grid.scale.square()).sum(dim=2)  # (V, h)
-            prior = expert.quadratic(centred).to(Y.dtype)
-            noise = power @ found[c].grid.ratio * (1 + 1 / expert.images)
+            prior = context.prior_variance(expert, centred).to(Y.dtype)
+            noise = power @ found[c].grid.ratio * (1 + 1 / len(Y))
             explained = (power @ found[c].inverse) @ cross.square().T
             variance = variance + torch.outer(power.sum(dim=1), prior) - explained + noise[:, None]
         variance = variance.clamp(min=1e-6) + (second - mean.square()).clamp(min=0)
@@ -288,9 +301,10 @@ class SharedContextNetwork(nn.Module):
         return mean, variance * torch.exp(2 * scale)
 
 
-def flat_posterior(found: Evidence) -> Float[Tensor, "v h q"]:
-    """Posterior over the grid under a flat prior."""
-    return found.log_likelihood.flatten(1).softmax(dim=1).view_as(found.log_likelihood)
+def all_evidence(context: Context, experts: list[Expert], Y: Float[Tensor, "n v"]) -> list[Evidence]:
+    """What every expert says of a batch of voxels."""
+    projections = context.project(Y)
+    return [evidence(expert, len(Y), projections) for expert in experts]
 
 
 def batches(voxels: int, voxel_batch: int) -> Iterator[slice]:

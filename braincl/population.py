@@ -168,12 +168,12 @@ def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDA
     standardise = standardiser(Y)
     standardised = torch.as_tensor(standardise(Y)).double()
     context = Context(torch.as_tensor(X))
-    experts, found = [], []
-    for component_mean, component_covariance in zip(prior.means, prior.covariances, strict=True):
-        covariance = torch.as_tensor(component_covariance)
-        basis = context.add_basis(covariance)
-        experts.append(context.gaussian("mixture", torch.as_tensor(component_mean), covariance, basis))
-        found.append(evidence(experts[-1], standardised))
+    experts = []
+    for component_mean, covariance in zip(prior.means, prior.covariances, strict=True):
+        basis = context.add_basis(torch.as_tensor(covariance))
+        experts.append(context.gaussian("mixture", torch.as_tensor(component_mean), basis))
+    projections = context.project(standardised)
+    found = [evidence(expert, len(X), projections) for expert in experts]
     log_weights = torch.stack([f.log_likelihood for f in found], dim=1)
     log_weights = log_weights + torch.as_tensor(prior.log_weights)[:, None, None]
     log_weights = log_weights + torch.as_tensor(prior.shares).log()[:, None]

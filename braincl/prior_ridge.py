@@ -53,15 +53,15 @@ class PriorRidge(LinearEncoder):
         self._context = Context(torch.as_tensor(X))
         covariance = torch.as_tensor(prior.covariances[0])
         basis = self._context.add_basis(covariance)
-        self._expert = self._context.gaussian("population", torch.as_tensor(prior.means[0]), covariance, basis)
+        self._expert = self._context.gaussian("population", torch.as_tensor(prior.means[0]), basis)
         self._standardiser = standardise = standardiser(Y)
         standardised = torch.as_tensor(standardise(Y)).double()
-        self._evidence = evidence(self._expert, standardised, _noise_grid(float(prior.shares @ SIGNAL_SHARES)))
+        projections, grid = self._context.project(standardised), _noise_grid(float(prior.shares @ SIGNAL_SHARES))
+        self._evidence = evidence(self._expert, len(X), projections, grid)
         weights = _most_likely(self._evidence)
         solution = solve(self._expert, self._evidence, weights)
         coef = solution.mean_coefficient[:, None] * self._expert.mean_weights
-        for index, transform in self._expert.maps:
-            coef += (solution.dual @ transform) @ self._context.bases[index]
+        coef += solution.dual @ self._context.cross(self._expert).T
         self._weights = weights
         self.coef_ = np.zeros((Y.shape[1], X.shape[1]), X.dtype)
         self.coef_[standardise.live] = coef.numpy() * standardise.scale[standardise.live, None]
@@ -83,8 +83,8 @@ def _predictive_variance(
     centred = queries.double() - context.offset
     cross = centred @ context.cross(expert)
     power = (weights * found.grid.scale.square()).sum(dim=2)
-    noise = power @ found.grid.ratio * (1 + 1 / expert.images)
-    spread = torch.outer(expert.quadratic(centred), power.sum(dim=1))
+    noise = power @ found.grid.ratio * (1 + 1 / len(context.A))
+    spread = torch.outer(context.prior_variance(expert, centred), power.sum(dim=1))
     return (spread - cross.square() @ (power @ found.inverse).T + noise).clamp(min=1e-9)
 
 

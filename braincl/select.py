@@ -168,8 +168,8 @@ def belief_from_context(prior: Prior, X: NDArray[Any], Y: NDArray[Any], targets:
     covariance, mean = torch.as_tensor(prior.covariances[0]), torch.as_tensor(prior.means[0])
     if not len(standardise.live):
         return belief_from_one(prior, context.offset, targets)
-    expert = context.gaussian("population", mean, covariance, context.add_basis(covariance))
-    found = evidence(expert, torch.as_tensor(standardise(Y)).double())
+    expert = context.gaussian("population", mean, context.add_basis(covariance))
+    found = evidence(expert, len(X), context.project(torch.as_tensor(standardise(Y)).double()))
     log_weights = found.log_likelihood + torch.as_tensor(prior.shares).log()[:, None]
     weights = log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
     power = (weights * found.grid.scale.square()).sum(dim=(0, 2))

@@ -5,7 +5,7 @@ from sklearn.exceptions import NotFittedError
 from standin import make_prior, small_network
 from synthetic import FEATURES, IMAGES, VOXELS, make_responses
 
-from braincl.attention import context_duals, context_shares
+from braincl.attention import context_shares
 from braincl.encoder import InContextEncoder
 from braincl.network import SharedContextConfig, SharedContextNetwork
 from braincl.published import LEARNED_TOKENS, PerVoxelConfig, PerVoxelNetwork
@@ -28,9 +28,9 @@ def test_contributions_of_the_pictures_add_up_to_the_weights(network):
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     part = slice(3, 6)
     with torch.inference_mode():
-        duals = context_duals(network, encoder._reading, encoder._Y[:, part], part)
+        duals, _ = network.read_through(encoder._reading, encoder._Y[:, part], part)
         bases = torch.stack(encoder._reading.context.bases)
-        contributions = torch.einsum("bvn,bne->vne", duals, bases)
+        contributions = torch.einsum("vbn,bne->vne", duals, bases)
         rest = network.emit(encoder._reading, encoder._Y[:, part], part) - contributions.sum(dim=1)
     norms = contributions.norm(dim=2).numpy()
     np.testing.assert_allclose(shares[part], norms / norms.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-6)

@@ -21,9 +21,13 @@ def case(request):
     Y = (Y - Y.mean(dim=0)) / Y.std(dim=0, unbiased=False)
     covariance, mean = root @ root.T, 0.3 * dense(FEATURES, seed=3)
     context = Context(X)
-    expert = context.gaussian("population", mean, covariance, context.add_basis(covariance), 0.2, 0.7)
+    expert = context.gaussian("population", mean, context.add_basis(covariance), 0.2, 0.7)
     shrunk = 0.8 * covariance + 0.2 * covariance.diagonal().mean() * torch.eye(FEATURES, dtype=torch.float64)
     return context, expert, Y, 0.7 * mean, shrunk
+
+
+def says(context, expert, Y, grid=None):
+    return evidence(expert, len(Y), context.project(Y), grid)
 
 
 def at(found, share, scale):
@@ -43,7 +47,7 @@ def written_out(context, Y, mean, covariance, scale, ratio):
 
 def test_evidence_is_the_gaussian_density_without_the_offset(case):
     context, expert, Y, mean, covariance = case
-    found = evidence(expert, Y)
+    found = says(context, expert, Y)
     for h, q in ((3, 0), (9, 4)):
         kernel, basis, residual = written_out(context, Y, mean, covariance, found.grid.scale[h, q], found.grid.ratio[h])
         inner = basis.T @ kernel @ basis
@@ -53,11 +57,11 @@ def test_evidence_is_the_gaussian_density_without_the_offset(case):
 
 def test_solution_is_the_posterior_mean_of_the_weights(case):
     context, expert, Y, mean, covariance = case
-    found = evidence(expert, Y)
+    found = says(context, expert, Y)
     h, q = 7, 3
     solution = solve(expert, found, at(found, h, q))
     emitted = solution.mean_coefficient[:, None] * expert.mean_weights
-    emitted = emitted + sum((solution.dual @ m) @ context.bases[b] for b, m in expert.maps)
+    emitted = emitted + solution.dual @ context.cross(expert).T
     scale = found.grid.scale[h, q]
     kernel, basis, residual = written_out(context, Y, mean, covariance, scale, found.grid.ratio[h])
     gain = scale**2 * covariance @ context.A.T @ basis @ torch.linalg.solve(basis.T @ kernel @ basis, residual)
@@ -66,7 +70,7 @@ def test_solution_is_the_posterior_mean_of_the_weights(case):
 
 def test_leave_one_out_leaves_one_out(case):
     context, expert, Y, mean, covariance = case
-    found = evidence(expert, Y)
+    found = says(context, expert, Y)
     h, q = 6, 2
     scale = found.grid.scale[h, q]
     kernel, _, _ = written_out(context, Y, mean, covariance, scale, found.grid.ratio[h])
@@ -77,16 +81,16 @@ def test_leave_one_out_leaves_one_out(case):
         inverse, ones = torch.linalg.inv(kernel[others][:, others]), torch.ones(len(others), 1, dtype=torch.float64)
         offset = (ones.T @ inverse @ rest[others]) / (ones.T @ inverse @ ones)
         errors.append(rest[i] - offset[0] - kernel[i, others] @ inverse @ (rest[others] - offset))
-    torch.testing.assert_close(
-        leave_one_out(expert, found, at(found, h, q), Y), torch.stack(errors).square().mean(dim=0)
-    )
+    left_out, total = leave_one_out(expert, found, at(found, h, q), context.systems[expert.system].vectors, Y)
+    torch.testing.assert_close(left_out, torch.stack(errors).square().mean(dim=0))
+    torch.testing.assert_close(total, at(found, h, q).sum(dim=2))
 
 
 def test_prior_variance_and_basis_maps(case):
     context, expert, _, _, covariance = case
     queries = dense(6, FEATURES, seed=4)
-    torch.testing.assert_close(expert.quadratic(queries), (queries @ covariance * queries).sum(dim=1))
-    torch.testing.assert_close(context.cross(expert), covariance @ context.A.T @ expert.vectors)
+    torch.testing.assert_close(context.prior_variance(expert, queries), (queries @ covariance * queries).sum(dim=1))
+    torch.testing.assert_close(context.cross(expert), covariance @ context.A.T @ context.systems[expert.system].vectors)
 
 
 @pytest.mark.parametrize("power", [-0.5, 0.0, 0.5, 1.0])
@@ -100,22 +104,31 @@ def test_generic_prior_is_a_power_of_the_covariance(power):
     covariance = directions * (own + floor) ** power @ directions.T
     covariance = covariance / torch.trace(context.A @ covariance @ context.A.T) * 9
     queries = dense(4, FEATURES, seed=6)
-    torch.testing.assert_close(expert.quadratic(queries), (queries @ covariance * queries).sum(dim=1))
-    torch.testing.assert_close(context.cross(expert), covariance @ context.A.T @ expert.vectors)
-    kernel = expert.vectors * expert.eigenvalues @ expert.vectors.T
+    torch.testing.assert_close(context.prior_variance(expert, queries), (queries @ covariance * queries).sum(dim=1))
+    torch.testing.assert_close(context.cross(expert), covariance @ context.A.T @ context.systems[expert.system].vectors)
+    vectors = context.systems[expert.system].vectors
+    kernel = vectors * expert.eigenvalues @ vectors.T
     torch.testing.assert_close(kernel, context.A @ covariance @ context.A.T)
 
 
 def test_the_grid_can_be_replaced(case):
-    _, expert, Y, _, _ = case
-    own = evidence(expert, Y)
+    context, expert, Y, _, _ = case
+    own = says(context, expert, Y)
     one = Grid(own.grid.scale[4:5], own.grid.ratio[4:5])
-    torch.testing.assert_close(evidence(expert, Y, one).log_likelihood, own.log_likelihood[:, 4:5])
+    torch.testing.assert_close(says(context, expert, Y, one).log_likelihood, own.log_likelihood[:, 4:5])
+
+
+def test_experts_that_differ_in_their_mean_or_power_share_a_system(case):
+    context, expert, _, mean, _ = case
+    assert context.gaussian("population", mean, 1, 0.2, 0.1).system == expert.system
+    assert context.gaussian("population", mean, 1, 0.3, 0.1).system != expert.system
+    assert context.generic(0.0).system == context.generic(1.0).system != expert.system
 
 
 def test_images_that_are_all_alike_leave_finite_evidence():
     context = Context(torch.ones(4, 3))
-    found = evidence(context.generic(0.0), dense(4, 2, seed=7))
+    expert = context.generic(0.0)
+    found = says(context, expert, dense(4, 2, seed=7))
     assert torch.isfinite(found.log_likelihood).all()
 
 

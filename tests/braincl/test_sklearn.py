@@ -1,5 +1,8 @@
 """Every estimator under scikit-learn's own checks, and what they do not check."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -28,8 +31,6 @@ def expected_failures(estimator):
         reasons = {
             "check_do_not_raise_errors_in_init_or_set_params": "not the estimator but the type checker of the test run "
             "refuses -1 where a prior or a network is annotated",
-            "check_estimators_pickle": "a fitted one holds the context's closed-form functions, which do not pickle; "
-            "keep the model folder and the context, fitting is quick",
         }
         if isinstance(estimator, InContextEncoder):
             reasons["check_estimators_overwrite_params"] = (
@@ -121,6 +122,17 @@ def test_fit_leaves_the_network_alone(arrays):
     assert network.state_dict().keys() == before.keys()
     for name, tensor in network.state_dict().items():
         assert tensor.equal(before[name])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+def test_a_copy_of_a_fitted_estimator_predicts_the_same(estimator, arrays):
+    X, Y = arrays
+    fitted = clone(estimator).fit(X[:30], Y[:30])
+    for copied in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
+        for left, right in zip(
+            copied.predict(X[30:], return_std=True), fitted.predict(X[30:], return_std=True), strict=True
+        ):
+            np.testing.assert_array_equal(left, right)
 
 
 def test_pipeline_and_grid_search(arrays):

@@ -1,0 +1,49 @@
+"""Self-attention blocks for very many tiny sets: the experts of every voxel attend to each other.
+
+Axes: b set (voxel), n element (expert), d width, h head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from setcore.attention import MultiHeadAttention
+from setcore.blocks import SelfAttentionBlock
+
+
+class TinySetAttention(MultiHeadAttention):
+    """`MultiHeadAttention` with the sets in the last axis of memory, so that all arithmetic runs along them.
+
+    On 8 elements of 4 heads of width 8 the fused kernel spends its time between sets: it takes 1.7 times as long, and
+    batched matrix products 2.7 times (512 sets, one core).
+    """
+
+    def forward(
+        self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"], value: Float[Tensor, "b k d"]
+    ) -> Float[Tensor, "b q d"]:
+        """Attend from `query` to `key` and `value`."""
+        q, k, v = (self._sets_last(tokens) for tokens in self._project(query, key, value))  # (token, h, d / h, b)
+        q = q / math.sqrt(q.shape[2])
+        scores = q.new_zeros(len(q), len(k), self.heads, q.shape[3])
+        for channel in range(q.shape[2]):
+            scores.addcmul_(q[:, None, :, channel], k[None, :, :, channel])
+        weights = scores.softmax(dim=1)
+        mixed = torch.zeros_like(q)
+        for element in range(len(k)):
+            mixed.addcmul_(weights[:, element, :, None], v[None, element])
+        return self.out_proj(mixed.flatten(1, 2).permute(2, 0, 1))
+
+    def _sets_last(self, tokens: Tensor) -> Tensor:
+        return tokens.permute(1, 2, 0).contiguous().unflatten(1, (self.heads, -1))
+
+
+class TinySetBlock(SelfAttentionBlock):
+    """`SelfAttentionBlock` on `TinySetAttention`."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__(width, heads, hidden)
+        self.attn = TinySetAttention(width, heads)
