@@ -21,6 +21,7 @@ from braincl.plot.axes import new_axes
 from setcore.errors import InputError
 
 FSAVERAGE5_VERTICES = 10242  # of a hemisphere
+MARGIN = 5  # voxels around those that are drawn, where there is no background
 
 
 def draw_slices(
@@ -47,7 +48,7 @@ def draw_slices(
     cuts : int or sequence of float
         How many slices, or where, in mm.
     background : image, optional
-        A NIfTI image or path in the space of the data. None: no background.
+        A NIfTI image or path in the space of the data. None: the outline of all voxels, as seen through the brain.
     label : str
     **options
         Of `nilearn.plotting.plot_stat_map`, such as `vmax` or `cmap`.
@@ -71,7 +72,10 @@ def draw_slices(
     # Empty voxels are 0 to nilearn, which hides what is at or below the threshold.
     options = {"cut_coords": None if direction == "ortho" else cuts, "display_mode": direction, "threshold": 1e-12,
                "black_bg": False, "annotate": True, "draw_cross": False} | options  # fmt: skip
-    plotting.plot_stat_map(image, bg_img=background, axes=axes, **options)
+    display = plotting.plot_stat_map(image, bg_img=background, axes=axes, **options)
+    if background is None and direction in ("x", "y", "z"):
+        outline = _cropped(_silhouette(dataset, "xyz".index(direction)), dataset)
+        display.add_contours(outline, levels=[0.5], colors="#999999", linewidths=0.6)
     axes.set_title(label, fontsize="medium")
     return axes
 
@@ -197,10 +201,18 @@ def to_image(values: Any, dataset: xr.Dataset) -> Any:
 
 
 def _cropped(image: Any, dataset: xr.Dataset) -> Any:
-    """The part of an image that holds voxels, and a margin of two."""
+    """The part of an image that holds voxels, and a margin that keeps slices apart."""
     indices, _, shape = grid_of(dataset)
-    low, high = np.maximum(indices.min(axis=0) - 2, 0), np.minimum(indices.max(axis=0) + 3, shape)
+    low, high = np.maximum(indices.min(axis=0) - MARGIN, 0), np.minimum(indices.max(axis=0) + MARGIN + 1, shape)
     return image.slicer[tuple(map(slice, low, high))]
+
+
+def _silhouette(dataset: xr.Dataset, direction: int) -> Any:
+    """An image that is 1 wherever there is a voxel in front or behind, along world axis `direction`."""
+    image = to_image(np.ones(dataset.sizes["voxel"]), dataset)
+    along = int(np.abs(image.affine[direction, :3]).argmax())
+    seen = np.asarray(image.dataobj).max(axis=along, keepdims=True)
+    return type(image)(np.broadcast_to(seen, image.shape).copy(), image.affine)
 
 
 def _nilearn(module: str) -> Any:
