@@ -10,7 +10,8 @@ from typing import Any
 
 import xarray as xr
 
-from braincl.datasets import bold5000, generic, nsd
+from braincl.datasets import bids, bold5000, generic, nsd
+from braincl.datasets.bids import read_bids
 from braincl.datasets.bold5000 import read_bold5000
 from braincl.datasets.generic import read_folder, read_nifti
 from braincl.datasets.layout import DataSet, Found, Part, check_folder
@@ -28,6 +29,7 @@ __all__ = [
     "check_folder",
     "export_nsd_pictures",
     "find_dataset",
+    "read_bids",
     "read_bold5000",
     "read_dataset",
     "read_nifti",
@@ -38,8 +40,9 @@ READERS: dict[str, Callable[..., xr.Dataset]] = {
     "generic": read_folder,
     "nsd": read_nsd,
     "bold5000": read_bold5000,
+    "bids": read_bids,
 }
-DATASETS: dict[str, DataSet] = {module.LAYOUT.name: module.LAYOUT for module in (generic, nsd, bold5000)}
+DATASETS: dict[str, DataSet] = {module.LAYOUT.name: module.LAYOUT for module in (generic, nsd, bold5000, bids)}
 
 
 def find_dataset(name: str) -> DataSet:
@@ -51,7 +54,7 @@ def find_dataset(name: str) -> DataSet:
         Naming near matches.
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name.lower(), DATASETS, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), DATASETS, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(DATASETS)}"
         raise ResponseError(f"there is no data set {name!r}; {hint}")
     return DATASETS[name]
