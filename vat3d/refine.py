@@ -9,6 +9,7 @@ c latent channel.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +62,8 @@ PULL = 0.02
 """Share of the way to its code that a vector is moved each step, so that none drifts off."""
 SHARPER_WEIGHT = 0.5
 """Of the loss's second term; without it thin parts fade away. (In training it cost more than it brought.)"""
+PREFIX_EVERY = 4
+"""One token step in so many is for a prefix of scales instead of the whole file."""
 HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
 EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 110), "best": Schedule(60, 440, both_starts=True)}
@@ -197,9 +200,14 @@ def refine(
             return (half_power - vectors[:tokens].detach() @ search.codebook.T + costs[:tokens]).argmin(1)
 
         def token_loss(points: Tensor, distances: Tensor) -> Tensor:
-            straight = (vectors - vectors.detach())[:kept]
-            return search.field_error(search.latent(search.codebook[codes(kept)] + straight), points, distances)
+            """Of the whole file, and every now and then of one of its prefixes, which are files too."""
+            inner = search.ends[search.ends < kept]
+            turn, prefix = divmod(next(turns), PREFIX_EVERY)
+            shown = int(inner[turn % len(inner)]) if len(inner) and prefix == PREFIX_EVERY - 1 else kept
+            straight = (vectors - vectors.detach())[:shown]
+            return search.field_error(search.latent(search.codebook[codes(shown)] + straight), points, distances)
 
+        turns = itertools.count()
         for step in steps(count, vectors, "tokens", token_loss):
             with torch.no_grad():
                 vectors[:kept].lerp_(search.codebook[codes(kept)], PULL)
