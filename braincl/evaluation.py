@@ -22,7 +22,7 @@ from braincl.prior import SIGNAL_SHARES
 from braincl.responses import average_duplicates, check_model_backbone, open_responses, save_netcdf
 from braincl.ridge import RidgeCV
 from braincl.splits import Splits, context_draws, default_test_images
-from setcore.bootstrap import bootstrap_pearson, paired_bootstrap_difference
+from setcore.bootstrap import bootstrap_methods
 from setcore.files import write_json
 from setcore.metrics import (
     explained_variance,
@@ -124,18 +124,15 @@ def evaluate(
                         scores[name][at][data.kept] = values
                     predictions[method].append(mean)
                 bar.update()
+            pairs = [("model", baseline) for baseline in BASELINES if baseline in predictions]
+            intervals, compared = bootstrap_methods(test_Y, predictions, pairs, resamples, seed)
             for index, method in enumerate(METHODS):
                 if method in reasons:
                     rows.append(_null_row(method, n, reasons[method]))
                 else:
-                    interval = bootstrap_pearson(test_Y, predictions[method], resamples, seed)
                     of_method = {name: values[index, size] for name, values in scores.items()}
-                    rows.append(_row(method, n, of_method, ceiling, interval))
-            for baseline in BASELINES:
-                if baseline in predictions:
-                    pair = predictions["model"], predictions[baseline]
-                    compared = paired_bootstrap_difference(test_Y, *pair, resamples, seed)
-                    differences.append(_difference(baseline, n, compared))
+                    rows.append(_row(method, n, of_method, ceiling, intervals[method]))
+            differences += [_difference(pair[1], n, compared[pair]) for pair in pairs]
     report = {
         "results": rows,
         "differences": differences,

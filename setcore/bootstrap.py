@@ -6,7 +6,7 @@ and data, and no resampled data are ever formed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -83,8 +83,7 @@ def bootstrap_pearson(
     InputError
         Shapes do not fit, a value is not finite, or no voxel varies.
     """
-    low, high = _central(_resampled_r(y, [predictions], n_boot, seed, level)[0], level)
-    return low, high
+    return bootstrap_methods(y, {"": predictions}, n_boot=n_boot, seed=seed, level=level)[0][""]
 
 
 def paired_bootstrap_difference(
@@ -106,10 +105,45 @@ def paired_bootstrap_difference(
     mean, low, high : float
         Mean of r(a) - r(b) over voxels on the full sample, and the bounds of its interval.
     """
-    a, b = _resampled_r(y, [pred_a, pred_b], n_boot, seed, level)
-    low, high = _central(a - b, level)
-    r_a, r_b = (np.mean([pearson_r(y, p) for p in predictions], axis=0) for predictions in (pred_a, pred_b))
-    return float(np.nanmean(r_a - r_b)), low, high
+    both = {"a": pred_a, "b": pred_b}
+    return bootstrap_methods(y, both, [("a", "b")], n_boot=n_boot, seed=seed, level=level)[1]["a", "b"]
+
+
+def bootstrap_methods(
+    y: npt.ArrayLike,
+    predictions: Mapping[str, Predictions],
+    pairs: Sequence[tuple[str, str]] = (),
+    n_boot: int = 1000,
+    seed: int = 0,
+    *,
+    level: float = 0.95,
+) -> tuple[dict[str, tuple[float, float]], dict[tuple[str, str], tuple[float, float, float]]]:
+    """`bootstrap_pearson` of several methods and `paired_bootstrap_difference` of pairs, resampled once for all.
+
+    Parameters
+    ----------
+    y : array of shape (n_images, n_voxels)
+    predictions : mapping of a method's name to what `bootstrap_pearson` takes
+    pairs : sequence of (name, name)
+    n_boot, seed, level : as in `bootstrap_pearson`
+
+    Returns
+    -------
+    intervals : dict of name to (low, high)
+    differences : dict of pair to (mean, low, high)
+
+    Raises
+    ------
+    InputError
+    """
+    resampled = dict(zip(predictions, _resampled_r(y, list(predictions.values()), n_boot, seed, level), strict=True))
+    intervals = {name: _central(values, level) for name, values in resampled.items()}
+    paired = {name for pair in pairs for name in pair}
+    r = {name: np.mean([pearson_r(y, p) for p in predictions[name]], axis=0) for name in paired}
+    differences = {
+        (a, b): (float(np.nanmean(r[a] - r[b])), *_central(resampled[a] - resampled[b], level)) for a, b in pairs
+    }
+    return intervals, differences
 
 
 def _resampled_r(y: npt.ArrayLike, methods: Sequence[Predictions], n_boot: int, seed: int, level: float) -> list[Array]:
@@ -136,15 +170,20 @@ def _resampled_r(y: npt.ArrayLike, methods: Sequence[Predictions], n_boot: int, 
         var_y = weights @ truth**2 - mean_y**2
         voxel_counts = np.where(var_y > _FLAT, voxel_counts, 0)
         counted += voxel_counts.sum(axis=1)
+        share_y = voxel_counts / np.sqrt(np.where(var_y > _FLAT, var_y, 1))
         for total, predictions in zip(sums, methods, strict=True):
             for p in predictions:
                 guess = _standardized(np.asarray(p)[:, block].astype(np.float64))
+                if not guess.any():  # constant predictions, as those of a mean: r = 0 in every resample
+                    continue
                 mean_p = weights @ guess
-                var_p = weights @ guess**2 - mean_p**2
-                covariance = weights @ (truth * guess) - mean_y * mean_p
-                defined = (var_y > _FLAT) & (var_p > _FLAT)
-                r = np.where(defined, covariance, 0) / np.sqrt(np.where(defined, var_y * var_p, 1))
-                total += (voxel_counts * r).sum(axis=1) / len(predictions)
+                covariance = weights @ (truth * guess)
+                covariance -= mean_y * mean_p
+                var_p = weights @ guess**2
+                var_p -= np.square(mean_p, out=mean_p)
+                var_p[var_p <= _FLAT] = np.inf  # r = 0
+                covariance /= np.sqrt(var_p, out=var_p)
+                total += np.einsum("bv,bv->b", share_y, covariance) / len(predictions)
     usable = counted > 0
     return [total[usable] / counted[usable] for total in sums]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from setcore import bootstrap
-from setcore.bootstrap import bootstrap_mean, bootstrap_pearson, paired_bootstrap_difference
+from setcore.bootstrap import bootstrap_mean, bootstrap_methods, bootstrap_pearson, paired_bootstrap_difference
 from setcore.errors import InputError
 from setcore.metrics import pearson_r
 
@@ -85,6 +85,16 @@ def test_a_list_and_an_array_of_draws_are_the_same_and_the_seed_decides():
 def test_difference_of_a_method_and_itself_is_exactly_zero():
     y, predictions = responses()
     assert paired_bootstrap_difference(y, predictions, predictions, 100) == (0, 0, 0)
+
+
+def test_methods_together_are_the_methods_one_by_one():
+    y, predictions = responses()
+    methods = {"a": predictions, "b": predictions[:2] + 1.0 * y, "flat": np.ones_like(predictions)}
+    pairs = [("a", "b"), ("a", "flat")]
+    intervals, differences = bootstrap_methods(y, methods, pairs, 60, seed=3)
+    assert intervals == {name: bootstrap_pearson(y, own, 60, seed=3) for name, own in methods.items()}
+    assert differences == {(a, b): paired_bootstrap_difference(y, methods[a], methods[b], 60, seed=3) for a, b in pairs}
+    assert intervals["flat"] == (0, 0)
 
 
 def test_difference_is_paired():
