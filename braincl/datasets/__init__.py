@@ -10,11 +10,12 @@ from typing import Any
 
 import xarray as xr
 
-from braincl.datasets import bids, bold5000, generic, nsd
+from braincl.datasets import bids, bold5000, generic, mosaic, nsd
 from braincl.datasets.bids import read_bids
 from braincl.datasets.bold5000 import read_bold5000
 from braincl.datasets.generic import read_folder, read_nifti
 from braincl.datasets.layout import DataSet, Found, Part, check_folder
+from braincl.datasets.mosaic import read_mosaic
 from braincl.datasets.nsd import export_nsd_pictures, read_nsd
 from braincl.datasets.trials import Session, assemble
 from braincl.errors import ResponseError
@@ -32,6 +33,7 @@ __all__ = [
     "read_bids",
     "read_bold5000",
     "read_dataset",
+    "read_mosaic",
     "read_nifti",
     "read_nsd",
 ]
@@ -41,8 +43,9 @@ READERS: dict[str, Callable[..., xr.Dataset]] = {
     "nsd": read_nsd,
     "bold5000": read_bold5000,
     "bids": read_bids,
+    "mosaic": read_mosaic,
 }
-DATASETS: dict[str, DataSet] = {module.LAYOUT.name: module.LAYOUT for module in (generic, nsd, bold5000, bids)}
+DATASETS: dict[str, DataSet] = {module.LAYOUT.name: module.LAYOUT for module in (generic, nsd, bold5000, bids, mosaic)}
 
 
 def find_dataset(name: str) -> DataSet:
