@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from braincl.base import standardiser
 from braincl.errors import ResponseError
 from braincl.experts import Context, evidence, solve
-from braincl.prior import Prior, fit_prior, moments
+from braincl.prior import Prior, fit_mixture, fit_prior, moments
 from braincl.prior_ridge import PriorRidge
 from setcore.metrics import pearson_r
 from setcore.seeding import numpy_generator
@@ -28,7 +28,6 @@ SHRINKAGES = (0.0, 0.1, 0.3, 0.6)
 COMPONENTS = (4, 8, 16)
 MIXTURE_ITERATIONS = (2, 5, 15)
 VOXELS_PER_COMPONENT = 64
-MIXTURE_FEATURES = 640  # wider embeddings: one E^3 step for each component, session and iteration takes too long
 SELECTION_CONTEXTS = (20, 100, 400)
 
 
@@ -90,7 +89,7 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
     subjects : sequence of Subject
         At least one; embeddings of equal width.
     mixtures : bool
-        Also try mixtures of Gaussians, where there are voxels enough and the embedding is not too wide.
+        Also try mixtures of Gaussians, where there are voxels enough.
     seed : int
         Of the mixtures' starts and of the contexts drawn for the choice.
     """
@@ -117,9 +116,9 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
     parts: Sequence[Prior | None] = [None] * len(folds)
     voxels = min(sum(m.cross.shape[1] for m in other) for other in others)
     for components in COMPONENTS if mixtures else ():
-        if voxels < VOXELS_PER_COMPONENT * components or subjects[0].X.shape[1] > MIXTURE_FEATURES:
+        if voxels < VOXELS_PER_COMPONENT * components:
             break
-        paths = [fit_prior(other, components, max(MIXTURE_ITERATIONS), seed=seed) for other in others]
+        paths = [fit_mixture(other, components, max(MIXTURE_ITERATIONS), seed=seed) for other in others]
         before = best
         for iterations in MIXTURE_ITERATIONS:
             priors = [path[iterations - 1] for path in paths]
@@ -131,7 +130,7 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
     report = {"iterations": setting[0], "shrinkage": setting[1], "components": chosen[0] if chosen else 1,
               "mixture_iterations": chosen[1] if chosen else None, "left_out_r": tried}  # fmt: skip
     gaussian = fit_prior(stored, 1, setting[0])[-1].shrunk(setting[1])
-    mixture = fit_prior(stored, *chosen, seed=seed)[-1] if chosen else None
+    mixture = fit_mixture(stored, *chosen, seed=seed)[-1] if chosen else None
     return PopulationFit(gaussian, mixture, list(zip(folds, gaussians, parts, strict=True)), report)
 
 

@@ -19,6 +19,7 @@ from braincl.errors import ResponseError
 from setcore.seeding import numpy_generator
 
 Array = NDArray[np.float64]
+MIXTURE_WIDTH = 640  # features that a mixture is fitted in
 SIGNAL_SHARES: Array = 1 / (1 + np.exp(-np.linspace(-4.5, 4.0, 16)))  # even in log-odds: 0.011 .. 0.982
 
 
@@ -153,6 +154,34 @@ def fit_prior(
     for _ in range(iterations):
         prior = normalised(_em_step(datasets, prior, pooling), feature_covariance)
         path.append(prior)
+    return path
+
+
+def fit_mixture(
+    datasets: Sequence[Moments], components: int, iterations: int, *, width: int = MIXTURE_WIDTH, seed: int = 0
+) -> list[Prior]:
+    """`fit_prior` of a mixture, in the leading axes of the population where embeddings are wider than `width`.
+
+    One E^3 step for each component, data set and iteration takes too long in wide embeddings, and components have too
+    few voxels for them. The axes are those eigenvectors of the population's covariance along which voxels respond
+    most; in the other directions all components are alike, with the mean variance of the population there.
+
+    Returns
+    -------
+    list of Prior, of length `iterations`
+    """
+    if len(datasets[0].gram) <= width:
+        return fit_prior(datasets, components, iterations, seed=seed)
+    feature_covariance = np.sum([data.gram for data in datasets], axis=0) / sum(data.images for data in datasets)
+    values, vectors = np.linalg.eigh(fit_prior(datasets, 1, 2)[-1].covariances[0])
+    order = np.argsort(values * np.einsum("ek,ef,fk->k", vectors, feature_covariance, vectors, optimize=True))
+    axes, others = vectors[:, order[-width:]], vectors[:, order[:-width]]
+    rest = values[order[:-width]].mean() * others @ others.T
+    narrow = [Moments(axes.T @ data.gram @ axes, axes.T @ data.cross, data.images) for data in datasets]
+    path = []
+    for prior in fit_prior(narrow, components, iterations, seed=seed):
+        wide = replace(prior, means=prior.means @ axes.T, covariances=axes @ prior.covariances @ axes.T + rest)
+        path.append(normalised(wide, feature_covariance))
     return path
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from braincl.errors import ResponseError
 from braincl.population import Subject, fit_population, make_folds, mixture_predict
-from braincl.prior import SIGNAL_SHARES, Moments, Prior, _posterior, fit_prior, moments
+from braincl.prior import SIGNAL_SHARES, Moments, Prior, _posterior, fit_mixture, fit_prior, moments
 from braincl.prior_ridge import PriorRidge
 from setcore.metrics import explained_variance
 
@@ -74,6 +74,28 @@ def test_a_mixture_finds_the_components():
     assert sorted(cosine.argmax(axis=1)) == [0, 1, 2, 3]
     assert cosine.max(axis=1).min() > 0.98
     np.testing.assert_allclose(np.exp(fitted.log_weights), 0.25, atol=0.06)
+
+
+def test_a_mixture_in_a_narrow_embedding_is_that_of_fit_prior():
+    _, data = population(3, 6, 40, 50, 2)
+    given = [moments(X, Y) for X, Y in data]
+    for left, right in zip(fit_mixture(given, 3, 2, width=6), fit_prior(given, 3, 2), strict=True):
+        for name, value in vars(left).items():
+            np.testing.assert_array_equal(value, getattr(right, name))
+
+
+def test_a_mixture_in_a_wide_embedding_finds_the_axes_that_voxels_respond_along():
+    """Six features turned into eleven, five of them without any variance: responses have the prior of the six."""
+    _, data = population(3, 6, 60, 80, 2)
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((11, 11)))[0][:6]
+    narrow = fit_prior([moments(X, Y) for X, Y in data], 3, 2)[-1]
+    wide = fit_mixture([moments(X @ turn, Y) for X, Y in data], 3, 2, width=6)[-1]
+    X = data[0][0].astype(float)
+    np.testing.assert_allclose(wide.log_weights, narrow.log_weights, atol=1e-5)
+    np.testing.assert_allclose(X @ turn @ wide.means.T, X @ narrow.means.T, atol=1e-4)
+    for left, right in zip(wide.covariances, narrow.covariances, strict=True):
+        np.testing.assert_allclose(X @ turn @ left @ turn.T @ X.T, X @ right @ X.T, atol=1e-3)
+        assert np.linalg.eigvalsh(left)[0] > 0
 
 
 def test_priors_are_normalised_to_unit_response_variance():
