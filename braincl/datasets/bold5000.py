@@ -165,6 +165,8 @@ def _volumes_of_release_2(
     if not there:
         raise ResponseError(f"{root} holds no {subject}_{BETAS}_ses-NN.nii.gz; `braincl data check bold5000` says more")
     wanted = sorted(there) if sessions is None else sorted(set(sessions))
+    if not wanted:
+        raise ResponseError("the list of sessions is empty; name at least one, or None for all")
     if missing := [n for n in range(1, wanted[-1] + 1) if n not in there or n not in wanted]:
         raise ResponseError(
             f"session {', '.join(f'{n:02d}' for n in missing)} of {subject} is missing (there are "

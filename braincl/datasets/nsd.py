@@ -266,6 +266,8 @@ def _session_files(folder: Path, sessions: Sequence[int] | None, planned: int) -
     if not there:
         raise ResponseError(f"{folder} holds no betas_sessionNN.hdf5 or .nii.gz; `braincl data check nsd` says more")
     wanted = list(range(1, max(there) + 1)) if sessions is None else sorted(set(sessions))
+    if not wanted:
+        raise ResponseError("the list of sessions is empty; name at least one, or None for all")
     if missing := [n for n in wanted if n not in there]:
         raise ResponseError(
             f"{folder}: session {', '.join(f'{n:02d}' for n in missing)} is missing (there are "

@@ -226,6 +226,8 @@ def test_missing_sessions_are_named(nsd):
     with pytest.raises(braincl.ResponseError, match="session 02, 04 is missing"):
         read_nsd(nsd, SUBJECT, sessions=[1, 2, 4])
     assert read_nsd(nsd, SUBJECT, sessions=[1, 3]).sizes["image"] > 0
+    with pytest.raises(braincl.ResponseError, match="list of sessions is empty"):
+        read_nsd(nsd, SUBJECT, sessions=[])
     shutil.rmtree(betas_folder(nsd))
     with pytest.raises(braincl.ResponseError, match=r"no betas_sessionNN.*braincl data check nsd"):
         read_nsd(nsd, SUBJECT)
