@@ -19,7 +19,7 @@ from braincl.errors import ResponseError
 from setcore.seeding import numpy_generator
 
 Array = NDArray[np.float64]
-MIXTURE_WIDTH = 640  # features that a mixture is fitted in
+MIXTURE_WIDTH, MIXTURE_AXES = 640, 320  # a mixture for embeddings wider than the first is fitted in fewer axes
 SIGNAL_SHARES: Array = 1 / (1 + np.exp(-np.linspace(-4.5, 4.0, 16)))  # even in log-odds: 0.011 .. 0.982
 
 
@@ -158,9 +158,15 @@ def fit_prior(
 
 
 def fit_mixture(
-    datasets: Sequence[Moments], components: int, iterations: int, *, width: int = MIXTURE_WIDTH, seed: int = 0
+    datasets: Sequence[Moments],
+    components: int,
+    iterations: int,
+    *,
+    width: int = MIXTURE_WIDTH,
+    axes: int = MIXTURE_AXES,
+    seed: int = 0,
 ) -> list[Prior]:
-    """`fit_prior` of a mixture, in the leading axes of the population where embeddings are wider than `width`.
+    """`fit_prior` of a mixture; for embeddings wider than `width`, in the `axes` leading axes of the population.
 
     One E^3 step for each component, data set and iteration takes too long in wide embeddings, and components have too
     few voxels for them. The axes are those eigenvectors of the population's covariance along which voxels respond
@@ -175,12 +181,12 @@ def fit_mixture(
     feature_covariance = np.sum([data.gram for data in datasets], axis=0) / sum(data.images for data in datasets)
     values, vectors = np.linalg.eigh(fit_prior(datasets, 1, 2)[-1].covariances[0])
     order = np.argsort(values * np.einsum("ek,ef,fk->k", vectors, feature_covariance, vectors, optimize=True))
-    axes, others = vectors[:, order[-width:]], vectors[:, order[:-width]]
-    rest = values[order[:-width]].mean() * others @ others.T
-    narrow = [Moments(axes.T @ data.gram @ axes, axes.T @ data.cross, data.images) for data in datasets]
+    leading, others = vectors[:, order[-axes:]], vectors[:, order[:-axes]]
+    rest = values[order[:-axes]].mean() * others @ others.T
+    narrow = [Moments(leading.T @ data.gram @ leading, leading.T @ data.cross, data.images) for data in datasets]
     path = []
     for prior in fit_prior(narrow, components, iterations, seed=seed):
-        wide = replace(prior, means=prior.means @ axes.T, covariances=axes @ prior.covariances @ axes.T + rest)
+        wide = replace(prior, means=prior.means @ leading.T, covariances=leading @ prior.covariances @ leading.T + rest)
         path.append(normalised(wide, feature_covariance))
     return path
 

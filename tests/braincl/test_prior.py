@@ -89,7 +89,7 @@ def test_a_mixture_in_a_wide_embedding_finds_the_axes_that_voxels_respond_along(
     _, data = population(3, 6, 60, 80, 2)
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((11, 11)))[0][:6]
     narrow = fit_prior([moments(X, Y) for X, Y in data], 3, 2)[-1]
-    wide = fit_mixture([moments(X @ turn, Y) for X, Y in data], 3, 2, width=6)[-1]
+    wide = fit_mixture([moments(X @ turn, Y) for X, Y in data], 3, 2, width=6, axes=6)[-1]
     X = data[0][0].astype(float)
     np.testing.assert_allclose(wide.log_weights, narrow.log_weights, atol=1e-5)
     np.testing.assert_allclose(X @ turn @ wide.means.T, X @ narrow.means.T, atol=1e-4)
