@@ -21,7 +21,6 @@ from braincl.plot.axes import new_axes
 from setcore.errors import InputError
 
 FSAVERAGE5_VERTICES = 10242  # of a hemisphere
-MARGIN = 5  # voxels around those that are drawn, where there is no background
 
 
 def draw_slices(
@@ -66,15 +65,12 @@ def draw_slices(
     """
     plotting = _nilearn("plotting")
     axes = new_axes(axes, (11, 3))
-    image = to_image(values, dataset)
-    if background is None:  # nothing to see around the voxels: let them fill the figure
-        image = _cropped(image, dataset)
     # Empty voxels are 0 to nilearn, which hides what is at or below the threshold.
     options = {"cut_coords": None if direction == "ortho" else cuts, "display_mode": direction, "threshold": 1e-12,
                "black_bg": False, "annotate": True, "draw_cross": False} | options  # fmt: skip
-    display = plotting.plot_stat_map(image, bg_img=background, axes=axes, **options)
+    display = plotting.plot_stat_map(to_image(values, dataset), bg_img=background, axes=axes, **options)
     if background is None and direction in ("x", "y", "z"):
-        outline = _cropped(_silhouette(dataset, "xyz".index(direction)), dataset)
+        outline = _silhouette(dataset, "xyz".index(direction))
         display.add_contours(outline, levels=[0.5], colors="#999999", linewidths=0.6)
     axes.set_title(label, fontsize="medium")
     return axes
@@ -198,13 +194,6 @@ def to_image(values: Any, dataset: xr.Dataset) -> Any:
     volume = np.zeros(shape, dtype=np.float32)
     volume[tuple(indices.T)] = np.nan_to_num(values)
     return nibabel.Nifti1Image(volume, affine)
-
-
-def _cropped(image: Any, dataset: xr.Dataset) -> Any:
-    """The part of an image that holds voxels, and a margin that keeps slices apart."""
-    indices, _, shape = grid_of(dataset)
-    low, high = np.maximum(indices.min(axis=0) - MARGIN, 0), np.minimum(indices.max(axis=0) + MARGIN + 1, shape)
-    return image.slicer[tuple(map(slice, low, high))]
 
 
 def _silhouette(dataset: xr.Dataset, direction: int) -> Any:

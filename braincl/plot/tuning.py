@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from braincl.errors import ResponseError
 from braincl.plot.axes import COLOURS, new_axes
 from setcore.errors import InputError
+from setcore.seeding import numpy_generator
 
 
 def draw_tuning(weights: Any, roi: Any, axes: Any = None, *, method: str = "pca", seed: int = 0) -> Any:
@@ -56,7 +57,7 @@ def draw_tuning(weights: Any, roi: Any, axes: Any = None, *, method: str = "pca"
         raise ResponseError(f"method is {method!r}; it must be 'pca' or 'umap'")
     axes = new_axes(axes, (5.5, 5))
     areas = sorted(set(roi.tolist()))
-    order = np.random.default_rng(seed).permutation(len(roi))  # else the last area would cover the others
+    order = numpy_generator(seed, "tuning").permutation(len(roi))  # else the last area would cover the others
     number = np.array([areas.index(area) for area in roi])[order]
     palette = np.array([COLOURS[index % len(COLOURS)] for index in range(len(areas))])
     axes.scatter(*places[order].T, c=palette[number], s=max(6, 300 / np.sqrt(len(roi))), linewidths=0, alpha=0.6)
