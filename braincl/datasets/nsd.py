@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from braincl.datasets.generic import count_volumes, with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble
 from braincl.errors import ResponseError
-from braincl.nifti import grid_of, open_nifti, read_voxels, voxel_table
+from braincl.nifti import VOLUMES, grid_of, open_nifti, read_voxels, voxel_table
 
 SCALE = 300  # betas are stored as int16: percent signal change times 300
 SUBJECTS = tuple(f"subj{number:02d}" for number in range(1, 9))
@@ -316,9 +316,10 @@ def _read_hdf5(path: Path, trials: int, voxels: xr.Dataset) -> NDArray[np.float3
                 )
             if betas.dtype != np.int16:
                 raise ResponseError(_not_int16(path, betas.dtype))
-            for k in np.unique(indices[:, 2]):  # a slice at a time bounds memory
-                at = indices[:, 2] == k
-                values[:, at] = betas[:, k][:, indices[at, 1], indices[at, 0]]
+            for part, slices in _blocks(betas.chunks, betas.shape):
+                at = (indices[:, 2] >= slices.start) & (indices[:, 2] < slices.stop)
+                block = betas[part, slices]
+                values[part, at] = block[:, indices[at, 2] - slices.start, indices[at, 1], indices[at, 0]]
     except ResponseError:
         raise
     except Exception as error:  # what a damaged file raises inside HDF5 and h5py is not documented
@@ -327,6 +328,17 @@ def _read_hdf5(path: Path, trials: int, voxels: xr.Dataset) -> NDArray[np.float3
             "fetch it again"
         ) from error
     return values
+
+
+def _blocks(chunks: tuple[int, ...] | None, shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Ranges of trials and of k that are read at once: few, and such that no chunk is unpacked twice."""
+    trials, depth = shape[:2]
+    whole_trials = chunks is not None and chunks[0] >= trials  # chunks hold all trials of some voxels
+    size = chunks[0] * -(-VOLUMES // chunks[0]) if chunks is not None and not whole_trials else VOLUMES
+    steps = (trials, chunks[1]) if chunks is not None and whole_trials else (size, depth)
+    for start in range(0, trials, steps[0]):
+        for k in range(0, depth, steps[1]):
+            yield slice(start, min(start + steps[0], trials)), slice(k, min(k + steps[1], depth))
 
 
 def _not_int16(path: Path, dtype: Any) -> str:

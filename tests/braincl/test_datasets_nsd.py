@@ -132,6 +132,18 @@ def test_both_formats_give_the_same(nsd):
     xr.testing.assert_identical(read_nsd(nsd, SUBJECT), from_hdf5)
 
 
+@pytest.mark.parametrize("chunks", [None, (1, 11, 13, 8), (7, 2, 13, 8), (TRIALS, 3, 5, 8)])
+def test_hdf5_may_be_chunked_in_any_way(nsd, chunks):
+    expected = read_nsd(nsd, SUBJECT)
+    for path in betas_folder(nsd).glob("*.hdf5"):
+        with h5py.File(path, "r+") as file:
+            values = file["betas"][()]
+            assert values.shape == (TRIALS, 11, 13, 7)
+            del file["betas"]
+            file.create_dataset("betas", data=values, chunks=chunks and tuple(map(min, chunks, values.shape)))
+    xr.testing.assert_identical(read_nsd(nsd, SUBJECT), expected)
+
+
 def test_trials_are_kept_in_order_and_ceilings_come_from_them(nsd):
     trials, nsd_ids, _, _ = by_hand(nsd)
     flat = trials.reshape(-1, trials.shape[-1])
