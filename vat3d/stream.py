@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from vat3d.entropy import Tables
 from vat3d.errors import CodecError
 from vat3d.frame import Frame
 
-MAGIC, VERSION = b"V\xb3", 1
+MAGIC, VERSIONS = b"V\xb3", (1, 2)
 CRC_BYTES, COUNT_BYTES, ID_BYTES = 4, 2, 4
 HEADER_LIMIT = 26
+LEVELS, LEVEL_STEP = 8, 0.001
+"""How many levels a file can ask for, and their distance, in half-sides; the level takes the count's top three bits."""
+_COUNT_BITS = 13
 SMALLEST_FILE = len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + CRC_BYTES + 6
 TOKENS_FILE = "tokens.safetensors"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -53,7 +56,7 @@ class TokenModel:
             raise CodecError(f"model id {self.model_id!r} is not {2 * ID_BYTES} hexadecimal digits")
         if not self.scales or min(self.scales) < 1 or sum(self.scales) != self.tables.tokens:
             raise CodecError(f"scales {self.scales} do not add up to the {self.tables.tokens} tokens of the tables")
-        if self.tables.tokens >= 1 << (8 * COUNT_BYTES):
+        if self.tables.tokens >= 1 << _COUNT_BITS:
             raise CodecError(f"{self.tables.tokens} tokens are more than a file can count")
 
     def split(self, ids: np.ndarray) -> list[np.ndarray]:
@@ -131,12 +134,15 @@ class TokenStream:
     model : TokenModel
     report : dict
         What the encoder found, did and reached; not part of the file.
+    level : int
+        The surface lies where the decoded distance is `level` times `LEVEL_STEP`: above 0 where thin parts would break.
     """
 
     ids: list[np.ndarray]
     frame: Frame
     model: TokenModel
     report: dict[str, Any] = field(default_factory=dict)
+    level: int = 0
 
     def __post_init__(self) -> None:
         present = [np.asarray(part, dtype=np.int64) for part in self.ids]
@@ -152,6 +158,8 @@ class TokenStream:
         flat = np.concatenate(present)
         if flat.min() < 0 or flat.max() >= self.model.tables.codes:
             raise CodecError(f"a token id lies outside 0..{self.model.tables.codes - 1}")
+        if not 0 <= self.level < LEVELS:
+            raise CodecError(f"level {self.level} lies outside 0..{LEVELS - 1}")
         object.__setattr__(self, "ids", present)
 
     @property
@@ -181,9 +189,9 @@ class TokenStream:
         """Everything before the payload; the checksum that closes the file counts as header, too."""
         return (
             MAGIC
-            + bytes([VERSION])
+            + bytes([VERSIONS[self.level > 0]])
             + bytes.fromhex(self.model_id)
-            + self.count.to_bytes(COUNT_BYTES, "little")
+            + (self.count | self.level << _COUNT_BITS).to_bytes(COUNT_BYTES, "little")
             + self.frame.to_bytes()
         )
 
@@ -207,7 +215,7 @@ class TokenStream:
         CodecError
             The file is truncated, altered, longer than it should be, of a newer version, or belongs to another model.
         """
-        model_id, count, frame, payload = _parse(bytes(data))
+        model_id, count, level, frame, payload = _parse(bytes(data))
         if model is None:
             models = embedded_models()
             if model_id not in models:
@@ -219,7 +227,7 @@ class TokenStream:
             raise CodecError(f"the file was written with model {model_id}, not with {model.model_id}; use that model")
         if count == 0:
             raise CodecError("the file holds no tokens; it is damaged")
-        return cls(model.split(model.tables.decode(payload, count)), frame, model)
+        return cls(model.split(model.tables.decode(payload, count)), frame, model, level=level)
 
     def truncate(self, scales: int) -> TokenStream:
         """The first `scales` scales as a stream of its own, a coarser file of the same mesh.
@@ -231,14 +239,14 @@ class TokenStream:
         """
         if not 1 <= scales <= len(self.ids):
             raise CodecError(f"cannot keep {scales} scales of {len(self.ids)}; choose 1..{len(self.ids)}")
-        return TokenStream(self.ids[:scales], self.frame, self.model, dict(self.report))
+        return replace(self, ids=self.ids[:scales], report=dict(self.report))
 
     def prefix(self, count: int) -> TokenStream:
         """The first `count` tokens, the last scale perhaps partial."""
         if not 1 <= count <= self.count:
             raise CodecError(f"cannot keep {count} tokens of {self.count}")
         flat = np.concatenate(self.ids)[:count]
-        return TokenStream(self.model.split(flat), self.frame, self.model, dict(self.report))
+        return replace(self, ids=self.model.split(flat), report=dict(self.report))
 
     def fit(self, max_bytes: int) -> TokenStream:
         """The longest prefix whose file takes at most `max_bytes`.
@@ -283,8 +291,8 @@ def read_model_id(data: bytes) -> str:
     return _parse(bytes(data))[0]
 
 
-def _parse(data: bytes) -> tuple[str, int, Frame, bytes]:
-    """Model id, token count, frame and payload of a file whose checksum is right."""
+def _parse(data: bytes) -> tuple[str, int, int, Frame, bytes]:
+    """Model id, token count, level, frame and payload of a file whose checksum is right."""
     if not data.startswith(MAGIC):
         raise CodecError("not a vat3d token file (its first two bytes are wrong)" if data else "the file is empty")
     if len(data) < SMALLEST_FILE:
@@ -293,11 +301,16 @@ def _parse(data: bytes) -> tuple[str, int, Frame, bytes]:
     if zlib.crc32(body) != int.from_bytes(checksum, "little"):
         raise CodecError("the checksum is wrong: the file is truncated or altered; copy it again")
     version = body[len(MAGIC)]
-    if version != VERSION:
-        raise CodecError(f"the file has format version {version}; this package reads {VERSION}, update it")
+    if version not in VERSIONS:
+        raise CodecError(f"the file has format version {version}; this package reads up to {VERSIONS[-1]}, update it")
     position = len(MAGIC) + 1
     model_id = body[position : position + ID_BYTES].hex()
     position += ID_BYTES
     count = int.from_bytes(body[position : position + COUNT_BYTES], "little")
+    level = 0
+    if version > 1:
+        count, level = count % (1 << _COUNT_BITS), count >> _COUNT_BITS
+        if level == 0:
+            raise CodecError("the file is of version 2 and asks for no level; it is damaged")
     frame, position = Frame.read(body, position + COUNT_BYTES)
-    return model_id, count, frame, body[position:]
+    return model_id, count, level, frame, body[position:]

@@ -7,6 +7,7 @@ the frame as the file's header holds it, so that encoder and decoder agree to th
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,12 @@ from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS, Search, Target, refine
 from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
-from vat3d.stream import WEIGHTS_FOLDER, TokenModel, TokenStream, read_model_id, tokens_within
+from vat3d.stream import LEVEL_STEP, LEVELS, WEIGHTS_FOLDER, TokenModel, TokenStream, read_model_id, tokens_within
 
 if TYPE_CHECKING:
     import trimesh
 
-DEFAULT_MODEL = "default-1"
+DEFAULT_MODEL = "default-2"
 SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 """Near-surface and volume samples of a mesh that the search for its tokens sees."""
@@ -147,6 +148,7 @@ class MeshTokenizer:
         stream = TokenStream(self.model.split(flat), frame, self.model, report)
         if min_f_score is not None:
             stream = self._fewest_scales(stream, solid, place, min_f_score)
+        stream = self._best_level(stream, solid, place)
         stream.report["f_score@0.02"] = self._f_score(stream, solid, place)
         stream.report.update(stream.sizes)
         return stream
@@ -170,6 +172,21 @@ class MeshTokenizer:
             if self._f_score(shorter, solid, place) >= wanted:
                 return shorter
         return stream
+
+    def _best_level(self, stream: TokenStream, solid: Solid, place: _Place) -> TokenStream:
+        """The stream at the level of the best F-score; levels are tried upwards in twos, then beside the best."""
+        scores: dict[int, float] = {}
+
+        def score(level: int) -> float:
+            if level not in scores:
+                scores[level] = self._f_score(replace(stream, level=level), solid, place, samples=8_000)
+            return scores[level]
+
+        best = 0
+        while best + 2 < LEVELS and score(best + 2) > score(best):
+            best += 2
+        best = max((level for level in (best, best - 1, best + 1) if 0 <= level < LEVELS), key=score)
+        return replace(stream, level=best)
 
     def _f_score(self, stream: TokenStream, solid: Solid, place: _Place, samples: int = 30_000) -> float:
         """F-score at .02 against the surface that was encoded, from a decoding at 64 cells."""
@@ -195,7 +212,12 @@ class MeshTokenizer:
                 [self.network.signed_distance(planes, chunk[None], box)[0].numpy() for chunk in chunks]
             )
 
-        vertices, faces = extract_surface(field, resolution=resolution, saturation=3 * self.network.config.sharpness)
+        vertices, faces = extract_surface(
+            field,
+            resolution=resolution,
+            iso=stream.level * LEVEL_STEP,
+            saturation=3 * self.network.config.sharpness,
+        )
         return fit_box(vertices, box[0].double().numpy()), faces
 
     def decode(

@@ -63,8 +63,14 @@ def test_absurd_counts(count):
 
 def test_versions_to_come():
     body = bytearray(DATA[:-CRC_BYTES])
-    body[len(MAGIC)] = 2
+    body[len(MAGIC)] = 3
     refused(sealed(bytes(body)), "update")
+
+
+def test_a_level_that_is_none():
+    body = bytearray(DATA[:-CRC_BYTES])
+    body[len(MAGIC)] = 2
+    refused(sealed(bytes(body)), "damaged")
 
 
 def test_a_fourth_axis():

@@ -1,5 +1,7 @@
 """Token files: header, frame, prefixes, models on disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from streams import CODES, SCALES, token_model, token_stream
@@ -9,6 +11,7 @@ from vat3d.errors import CodecError
 from vat3d.frame import Frame
 from vat3d.stream import (
     HEADER_LIMIT,
+    LEVELS,
     TokenModel,
     TokenStream,
     header_bytes,
@@ -48,6 +51,20 @@ def test_a_file_written_by_version_1_reads_for_ever():
     data = bytes.fromhex("56b30100c0ffee05001a7fe88aae2cfd0320af019db402d1698b45")
     assert stream.to_bytes() == data
     assert same(TokenStream.from_bytes(data, stream.model), stream)
+
+
+def test_a_level_takes_no_byte_and_makes_a_file_of_version_2():
+    plain = token_stream(20)
+    for level in range(1, LEVELS):
+        stream = replace(plain, level=level)
+        data = stream.to_bytes()
+        assert len(data) == len(plain.to_bytes())
+        assert (plain.to_bytes()[2], data[2]) == (1, 2)
+        back = TokenStream.from_bytes(data, stream.model)
+        assert back.level == back.truncate(1).level == back.prefix(5).level == level
+        assert same(back, plain)
+    with pytest.raises(CodecError, match="level 8"):
+        replace(plain, level=LEVELS)
 
 
 def test_truncate_is_a_file_of_its_own():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from make_tiny_model import DATA, golden_meshes
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.errors import MeshError
+from vat3d.stream import LEVELS
 from vat3d.tokenizer import fit_box, tokenizer_for
 
 
@@ -146,6 +148,22 @@ def test_bad_requests(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, tmp_
         tokenizer_for(data)
     with pytest.raises(CodecError):
         tokenizer.decode(data[:-1])
+
+
+def test_a_higher_level_is_a_larger_solid(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
+    stream = replace(tokenizer.encode(ellipsoid, 300, "fast"), level=0)
+    volumes = [tokenizer.decode(replace(stream, level=level), 32).volume for level in (0, 3, 7)]
+    assert volumes[0] < volumes[1] < volumes[2]
+
+
+def test_the_level_of_the_best_f_score_is_taken(
+    tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for best in range(LEVELS):
+        monkeypatch.setattr(
+            tokenizer, "_f_score", lambda stream, *_, best=best, **__: 1 - abs(stream.level - best) / 10
+        )
+        assert tokenizer.encode(ellipsoid, 300, "fast").level == best
 
 
 def test_small_gaps_to_the_box_are_closed_smoothly() -> None:
