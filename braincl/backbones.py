@@ -28,8 +28,8 @@ HUB = "hf-hub:"
 class Backbone:
     """An image encoder: whose architecture it is and where its published weights lie.
 
-    `tag` names open_clip's pretrained configuration, from which the preprocessing comes; `hub` the repository of the
-    published weights and `file` their name in it.
+    `tag` names open_clip's pretrained configuration, from which the preprocessing comes, or the maps that are taken of a
+    network of torchvision; `hub` the repository of the published weights and `file` their name in it.
     """
 
     name: str
@@ -60,6 +60,7 @@ BACKBONES = {
         Backbone("dinov2-vit-b-14", "timm", "vit_base_patch14_dinov2.lvd142m", "",
                  "timm/vit_base_patch14_dinov2.lvd142m", _TIMM_FILE),
         Backbone("mobilenet_v2", "torchvision", "mobilenet_v2"),
+        Backbone("mobilenet_v2-two-maps", "torchvision", "mobilenet_v2", "two maps"),
     )
 }  # fmt: skip
 
@@ -319,16 +320,35 @@ class _PooledFeatures(nn.Module):
         return self.features(images).mean(dim=(2, 3))
 
 
+class _TwoMaps(_PooledFeatures):
+    """The last feature map averaged over positions, and one from the middle averaged over 4 x 4 areas.
+
+    The middle map keeps where things are: small pictures and visual areas below the top ask for it.
+    """
+
+    MIDDLE, SIDE, PIXELS = 13, 4, 112
+
+    def forward(self, images: Tensor) -> Tensor:
+        layers = list(self.features.children())
+        middle = nn.Sequential(*layers[: self.MIDDLE + 1])(images)
+        last = nn.Sequential(*layers[self.MIDDLE + 1 :])(middle)
+        areas = nn.functional.adaptive_avg_pool2d(middle, self.SIDE)
+        return torch.cat([last.mean(dim=(2, 3)), areas.flatten(1)], dim=1)
+
+
 class _Torchvision:
     @staticmethod
     def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], Any]:
         from torchvision.models import get_model, get_model_weights
 
         published = next(iter(get_model_weights(backbone.model)))  # the first version, that of the paper
-        prepare = published.transforms()
+        two = backbone.tag == "two maps"
+        sizes = {"crop_size": _TwoMaps.PIXELS, "resize_size": _TwoMaps.PIXELS} if two else {}
+        prepare = published.transforms(**sizes)
         settings = {name: value for name, value in vars(prepare).items() if not name.startswith("_")}
         settings.pop("training", None)
-        return _PooledFeatures(get_model(backbone.model, weights=None).features), prepare, settings
+        network = (_TwoMaps if two else _PooledFeatures)(get_model(backbone.model, weights=None).features)
+        return network, prepare, settings
 
     @staticmethod
     def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
