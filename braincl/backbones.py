@@ -28,8 +28,8 @@ HUB = "hf-hub:"
 class Backbone:
     """An image encoder: whose architecture it is and where its published weights lie.
 
-    `tag` names open_clip's pretrained configuration, from which the preprocessing comes, or the maps that are taken of a
-    network of torchvision; `hub` the repository of the published weights and `file` their name in it.
+    `tag` names open_clip's pretrained configuration, from which the preprocessing comes, or the maps that are taken of
+    a network of torchvision; `hub` the repository of the published weights and `file` their name in it.
     """
 
     name: str
