@@ -46,7 +46,7 @@ class ScalarQuantizer(ScaleQuantizer):
         for scale in range(len(self.sides)):
             wanted = self.reduce(latent - total.detach(), scale)
             bounded = torch.tanh(self.down[scale](wanted)) * (LEVELS - 1) / 2
-            digits = torch.round(bounded - 0.5) + 0.5 if LEVELS % 2 == 0 else torch.round(bounded)
+            digits = torch.round(bounded - 0.5) + 0.5  # an even number of levels lies on halves
             digits = digits.clamp(-(LEVELS - 1) / 2, (LEVELS - 1) / 2)
             straight = bounded + (digits - bounded).detach()
             total = total + self.expand(self.up[scale](straight / (LEVELS / 2)), scale)

@@ -24,7 +24,6 @@ import trimesh
 from setcore.files import write_json
 from vat3d import MeshTokenizer
 from vat3d.extract import extract_surface
-from vat3d.tokenizer import network_box
 
 FAST_REPEATS, EXTRACTION = 5, (128, 256)
 
@@ -69,14 +68,7 @@ def report() -> None:
 def extraction(tokenizer: MeshTokenizer) -> dict[str, Any]:
     """Hierarchical beside dense extraction of one decoded field."""
     stream = tokenizer.encode(shape(), 1024, "fast")
-    box = network_box(stream.frame)
-    planes = tokenizer.network.decode([torch.from_numpy(part)[None] for part in stream.ids], box)
-
-    @torch.inference_mode()
-    def field(points: np.ndarray) -> np.ndarray:
-        chunks = torch.from_numpy(np.ascontiguousarray(points, np.float32)).split(65536)
-        return np.concatenate([tokenizer.network.signed_distance(planes, c[None], box)[0].numpy() for c in chunks])
-
+    field = tokenizer.field(stream)
     result: dict[str, Any] = {}
     for resolution in EXTRACTION:
         found: dict[str, Any] = {}

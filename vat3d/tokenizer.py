@@ -34,6 +34,8 @@ from vat3d.stream import LEVEL_STEP, LEVELS, WEIGHTS_FOLDER, TokenModel, TokenSt
 if TYPE_CHECKING:
     import trimesh
 
+    from vat3d.extract import Field
+
 DEFAULT_MODEL = "default-2"
 SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
@@ -146,10 +148,12 @@ class MeshTokenizer:
         report: dict[str, Any] = {"notes": notes, **canonical.report, **solid.report, "effort": effort}
         report["reproducible"] = time_limit is None
         stream = TokenStream(self.model.split(flat), frame, self.model, report)
+        original = _Original(solid, place)
         if min_f_score is not None:
-            stream = self._fewest_scales(stream, solid, place, min_f_score)
-        stream = self._best_level(stream, solid, place)
-        stream.report["f_score@0.02"] = self._f_score(stream, solid, place)
+            stream = self._fewest_scales(stream, original, min_f_score)
+        field = self.field(stream)
+        stream = self._best_level(stream, original, field)
+        stream.report["f_score@0.02"] = self._f_score(stream, original, field)
         stream.report.update(stream.sizes)
         return stream
 
@@ -166,20 +170,20 @@ class MeshTokenizer:
             **self.facts,
         }
 
-    def _fewest_scales(self, stream: TokenStream, solid: Solid, place: _Place, wanted: float) -> TokenStream:
+    def _fewest_scales(self, stream: TokenStream, original: _Original, wanted: float) -> TokenStream:
         for scales in range(1, len(stream.ids)):
             shorter = stream.truncate(scales)
-            if self._f_score(shorter, solid, place) >= wanted:
+            if self._f_score(shorter, original, self.field(shorter)) >= wanted:
                 return shorter
         return stream
 
-    def _best_level(self, stream: TokenStream, solid: Solid, place: _Place) -> TokenStream:
+    def _best_level(self, stream: TokenStream, original: _Original, field: Field) -> TokenStream:
         """The stream at the level of the best F-score; levels are tried upwards in twos, then beside the best."""
         scores: dict[int, float] = {}
 
         def score(level: int) -> float:
             if level not in scores:
-                scores[level] = self._f_score(replace(stream, level=level), solid, place, samples=8_000)
+                scores[level] = self._f_score(replace(stream, level=level), original, field, samples=8_000)
             return scores[level]
 
         best = 0
@@ -188,37 +192,41 @@ class MeshTokenizer:
         best = max((level for level in (best, best - 1, best + 1) if 0 <= level < LEVELS), key=score)
         return replace(stream, level=best)
 
-    def _f_score(self, stream: TokenStream, solid: Solid, place: _Place, samples: int = 30_000) -> float:
+    def _f_score(self, stream: TokenStream, original: _Original, field: Field, samples: int = 30_000) -> float:
         """F-score at .02 against the surface that was encoded, from a decoding at 64 cells."""
         from scipy.spatial import cKDTree
 
-        decoded = sample_surface(*self._surface(stream, 64), samples, 0).points
-        original = place(solid.surface_samples(samples, derive_seed(0, "f-score"))[0])
-        precision = float((cKDTree(original).query(decoded)[0] < 0.02).mean())
-        recall = float((cKDTree(decoded).query(original)[0] < 0.02).mean())
+        decoded = sample_surface(*self._surface(stream, 64, field), samples, 0).points
+        points, tree = original.sampled(samples)
+        precision = float((tree.query(decoded)[0] < 0.02).mean())
+        recall = float((cKDTree(decoded).query(points)[0] < 0.02).mean())
         return round(2 * precision * recall / max(precision + recall, 1e-9), 4)
 
     @torch.inference_mode()
-    def _surface(self, stream: TokenStream, resolution: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Vertices in the evaluation frame, fitted to the file's box, and faces."""
-        from vat3d.extract import extract_surface
-
+    def field(self, stream: TokenStream) -> Field:
+        """The signed distance that a stream's tokens decode to, a function of points (n, 3) in the evaluation frame."""
         box = network_box(stream.frame)
         planes = self.network.decode([torch.from_numpy(part)[None] for part in stream.ids], box)
 
-        def field(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        @torch.inference_mode()
+        def distance(points: NDArray[np.float32]) -> NDArray[np.float32]:
             chunks = torch.from_numpy(np.ascontiguousarray(points, np.float32)).split(65536)
             return np.concatenate(
                 [self.network.signed_distance(planes, chunk[None], box)[0].numpy() for chunk in chunks]
             )
 
-        vertices, faces = extract_surface(
-            field,
-            resolution=resolution,
-            iso=stream.level * LEVEL_STEP,
-            saturation=3 * self.network.config.sharpness,
-        )
-        return fit_box(vertices, box[0].double().numpy()), faces
+        return distance
+
+    def _surface(
+        self, stream: TokenStream, resolution: int, field: Field
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Vertices in the evaluation frame, fitted to the file's box, and faces."""
+        from vat3d.extract import extract_surface
+
+        saturation = 3 * self.network.config.sharpness
+        iso = stream.level * LEVEL_STEP
+        vertices, faces = extract_surface(field, resolution=resolution, iso=iso, saturation=saturation)
+        return fit_box(vertices, network_box(stream.frame)[0].double().numpy()), faces
 
     def decode(
         self, stream: TokenStream | bytes, resolution: int = 128, scales: int | None = None, faces: int | None = None
@@ -252,7 +260,7 @@ class MeshTokenizer:
             )
         if scales is not None:
             stream = stream.truncate(scales)
-        vertices, triangles = self._surface(stream, resolution)
+        vertices, triangles = self._surface(stream, resolution, self.field(stream))
         if faces is not None:
             vertices, triangles = decimate(vertices, triangles, faces)
         return trimesh.Trimesh(stream.frame.to_input(vertices), triangles, process=False)
@@ -267,6 +275,23 @@ class _Place:
 
     def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         return points * self.scale + self.shift
+
+
+class _Original:
+    """The surface that is encoded, as points that decoded surfaces are compared with; sampled once for each count."""
+
+    def __init__(self, solid: Solid, place: _Place) -> None:
+        self._solid, self._place = solid, place
+        self._known: dict[int, tuple[NDArray[np.float64], Any]] = {}
+
+    def sampled(self, count: int) -> tuple[NDArray[np.float64], Any]:
+        """Points (count, 3) in the frame of the file, and their k-d tree."""
+        from scipy.spatial import cKDTree
+
+        if count not in self._known:
+            points = self._place(self._solid.surface_samples(count, derive_seed(0, "f-score"))[0])
+            self._known[count] = points, cKDTree(points)
+        return self._known[count]
 
 
 def _frame(mesh: CanonicalMesh) -> Frame:
