@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.datasets.files import file_ids, need_folder, read_table
+from braincl.datasets.files import file_ids, need_folder, open_hdf5, read_table
 from braincl.datasets.generic import count_volumes, with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble
@@ -180,30 +180,21 @@ def _count(path: Path, voxels: xr.Dataset) -> int:
 
 def _glmsingle(path: Path, voxels: xr.Dataset, read: bool = True) -> NDArray[np.float32]:
     """Voxels (trial, voxel) of 'betasmd' (i, j, k, trial); zeros where `read` is False, which only checks."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            betas = file["betasmd"]
-            if betas.ndim != 4:
-                raise ResponseError(f"{path}: 'betasmd' has shape {betas.shape}; (i, j, k, trial) is expected")
-            indices, _, shape = grid_of(voxels)
-            if betas.shape[:3] != shape:
-                swapped = "; its axes are swapped" if betas.shape[::-1][:3] == shape else ""
-                raise ResponseError(f"{path}: 'betasmd' has shape {betas.shape}, the mask {shape}{swapped}")
-            values = np.zeros((betas.shape[3], len(indices)), dtype=np.float32)
-            if not read:
-                return values
-            for i in np.unique(indices[:, 0]):  # a slice at a time bounds memory
-                at = indices[:, 0] == i
-                values[:, at] = betas[i][indices[at, 1], indices[at, 2]].T
+    with open_hdf5(path, "is not a readable HDF5 file of GLMsingle", "write it again") as file:
+        betas = file["betasmd"]
+        if betas.ndim != 4:
+            raise ResponseError(f"{path}: 'betasmd' has shape {betas.shape}; (i, j, k, trial) is expected")
+        indices, _, shape = grid_of(voxels)
+        if betas.shape[:3] != shape:
+            swapped = "; its axes are swapped" if betas.shape[::-1][:3] == shape else ""
+            raise ResponseError(f"{path}: 'betasmd' has shape {betas.shape}, the mask {shape}{swapped}")
+        values = np.zeros((betas.shape[3], len(indices)), dtype=np.float32)
+        if not read:
             return values
-    except ResponseError:
-        raise
-    except Exception as error:  # what a damaged file raises inside HDF5 and h5py is not documented
-        raise ResponseError(
-            f"{path} is not a readable HDF5 file of GLMsingle ({type(error).__name__}: {error}); write it again"
-        ) from error
+        for i in np.unique(indices[:, 0]):  # a slice at a time bounds memory
+            at = indices[:, 0] == i
+            values[:, at] = betas[i][indices[at, 1], indices[at, 2]].T
+        return values
 
 
 def _hashes(names: Sequence[str], folder: Path, required: bool) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.datasets.files import file_ids, need_file, need_folder, read_lines, read_mat, with_rois
+from braincl.datasets.files import file_ids, need_file, need_folder, open_hdf5, read_lines, read_mat, with_rois
 from braincl.datasets.generic import count_volumes, with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble, check_choice
@@ -221,11 +221,6 @@ def _areas_of_release_1(root: Path, subject: str, listed: int) -> tuple[xr.Datas
 
 def _read_h5(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Release 1's HDF5 files: a dataset for each area, (trial, voxel), not reversed."""
-    import h5py
-
     need_file(path, "responses of areas")
-    try:
-        with h5py.File(path, "r") as file:
-            return {key: np.asarray(file[key]) for key in keys}
-    except Exception as error:  # what a damaged file raises inside HDF5 and h5py is not documented
-        raise ResponseError(f"{path} does not hold the ten areas ({type(error).__name__}: {error})") from error
+    with open_hdf5(path, "does not hold the ten areas") as file:
+        return {key: np.asarray(file[key]) for key in keys}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,28 @@ def read_mat(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArra
     if missing := [name for name in names or () if name not in arrays]:
         raise ResponseError(f"{path}: variable {', '.join(missing)} is missing")
     return arrays
+
+
+@contextmanager
+def open_hdf5(path: Path, fault: str, advice: str = "") -> Iterator[Any]:
+    """An HDF5 file to read in a ``with`` block.
+
+    Raises
+    ------
+    ResponseError
+        Whatever opening and reading stumble over: ``PATH FAULT (ERROR); ADVICE``. Those that the block raises itself
+        pass as they are.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except ResponseError:
+        raise
+    except Exception as error:  # what a damaged file raises inside HDF5 and h5py is not documented
+        hint = f"; {advice}" if advice else ""
+        raise ResponseError(f"{path} {fault} ({type(error).__name__}: {error}){hint}") from error
 
 
 def read_label_table(path: Path) -> dict[int, str]:

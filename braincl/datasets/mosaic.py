@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.datasets.files import file_ids, need_file, need_folder, with_rois
+from braincl.datasets.files import file_ids, need_file, need_folder, open_hdf5, with_rois
 from braincl.datasets.generic import with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble
@@ -24,6 +24,7 @@ from braincl.errors import ResponseError
 GRAYORDINATES = 91282
 TRIALS = 200  # that are read at once
 _INSTALL = "`pip install mosaic-dataset`"
+_DAMAGED = "is not a readable file of MOSAIC", "fetch it again"
 
 LAYOUT = DataSet(
     name="mosaic",
@@ -113,26 +114,15 @@ def read_mosaic(
 
 def _list_trials(path: Path) -> list[_Trial]:
     """All trials of a file, the repetitions of a picture in order."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            listed = []
-            for key, values in file["betas"].items():
-                if values.shape != (GRAYORDINATES,):
-                    raise ResponseError(
-                        f"{path}: {key} has shape {values.shape}, {GRAYORDINATES} grayordinates are expected"
-                    )
-                of = values.attrs
-                listed.append(
-                    _Trial(key, str(of["presented_stimulus_filename"]), str(of["phase"]), int(of["repetition"]))
+    with open_hdf5(path, *_DAMAGED) as file:
+        listed = []
+        for key, values in file["betas"].items():
+            if values.shape != (GRAYORDINATES,):
+                raise ResponseError(
+                    f"{path}: {key} has shape {values.shape}, {GRAYORDINATES} grayordinates are expected"
                 )
-    except ResponseError:
-        raise
-    except Exception as error:  # what a damaged file raises inside HDF5 and h5py is not documented
-        raise ResponseError(
-            f"{path} is not a readable file of MOSAIC ({type(error).__name__}: {error}); fetch it again"
-        ) from error
+            of = values.attrs
+            listed.append(_Trial(key, str(of["presented_stimulus_filename"]), str(of["phase"]), int(of["repetition"])))
     return sorted(listed, key=lambda trial: (trial.repetition, trial.picture))
 
 
@@ -140,9 +130,7 @@ def _session(path: Path, part: Sequence[_Trial], start: int, kept: NDArray[np.in
     """Some trials of the file: MOSAIC does not tell sessions apart."""
 
     def read() -> NDArray[np.float32]:
-        import h5py
-
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path, *_DAMAGED) as file:
             return np.stack([file["betas"][trial.key][()][kept] for trial in part]).astype(np.float32)
 
     return Session(f"trials from {start}", [ids[trial.picture] for trial in part], read)

@@ -15,7 +15,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.datasets.files import file_ids, need_file, need_folder, read_labels, read_mat, read_table, with_rois
+from braincl.datasets.files import (
+    file_ids,
+    need_file,
+    need_folder,
+    open_hdf5,
+    read_labels,
+    read_mat,
+    read_table,
+    with_rois,
+)
 from braincl.datasets.generic import count_volumes, with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble
@@ -301,32 +310,23 @@ def _reader(path: Path, trials: int, voxels: xr.Dataset) -> Any:
 
 def _read_hdf5(path: Path, trials: int, voxels: xr.Dataset) -> NDArray[np.float32]:
     """Voxels of 'betas', which MATLAB wrote: its (i, j, k, trial) lie on disk as (trial, k, j, i)."""
-    import h5py
-
     indices, _, shape = grid_of(voxels)
     values = np.empty((trials, len(indices)), dtype=np.float32)
-    try:
-        with h5py.File(path, "r") as file:
-            betas = file["betas"]
-            if betas.shape != (expected := (trials, *shape[::-1])):
-                swapped = betas.shape == expected[::-1]
-                raise ResponseError(
-                    f"{path}: 'betas' has shape {betas.shape}; {expected} is expected, (trial, k, j, i) on the mask's "
-                    f"grid {shape}" + ("; its axes are swapped, write it transposed" if swapped else "")
-                )
-            if betas.dtype != np.int16:
-                raise ResponseError(_not_int16(path, betas.dtype))
-            for part, slices in _blocks(betas.chunks, betas.shape):
-                at = (indices[:, 2] >= slices.start) & (indices[:, 2] < slices.stop)
-                block = betas[part, slices]
-                values[part, at] = block[:, indices[at, 2] - slices.start, indices[at, 1], indices[at, 0]]
-    except ResponseError:
-        raise
-    except Exception as error:  # what a damaged file raises inside HDF5 and h5py is not documented
-        raise ResponseError(
-            f"{path} is not a readable HDF5 file of betas ({type(error).__name__}: {error}); it may be truncated, "
-            "fetch it again"
-        ) from error
+    advice = "it may be truncated, fetch it again"
+    with open_hdf5(path, "is not a readable HDF5 file of betas", advice) as file:
+        betas = file["betas"]
+        if betas.shape != (expected := (trials, *shape[::-1])):
+            swapped = betas.shape == expected[::-1]
+            raise ResponseError(
+                f"{path}: 'betas' has shape {betas.shape}; {expected} is expected, (trial, k, j, i) on the mask's "
+                f"grid {shape}" + ("; its axes are swapped, write it transposed" if swapped else "")
+            )
+        if betas.dtype != np.int16:
+            raise ResponseError(_not_int16(path, betas.dtype))
+        for part, slices in _blocks(betas.chunks, betas.shape):
+            at = (indices[:, 2] >= slices.start) & (indices[:, 2] < slices.stop)
+            block = betas[part, slices]
+            values[part, at] = block[:, indices[at, 2] - slices.start, indices[at, 1], indices[at, 0]]
     return values
 
 
