@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from braincl.cli_data import add_data
+from braincl.cli_train import add_info, add_train
 from setcore.cli import Parser, add_json_flag, print_result, run
 from setcore.errors import InputError
-
-PRESETS = ("small", "paper", "agnostic")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +27,8 @@ def build_parser() -> Parser:
     for add in (
         _add_embed,
         _add_join,
-        _add_train,
+        add_train,
+        add_info,
         _add_predict,
         _add_evaluate,
         _add_convert,
@@ -92,37 +92,6 @@ def _join(args: argparse.Namespace) -> None:
     if missing:
         text += f"; left out, since their embedding is missing: {' '.join(missing)}"
     print_result(result, args.json, text)
-
-
-def _add_train(commands: Any) -> None:
-    command = commands.add_parser("train", help="meta-learn a model on several subjects")
-    command.add_argument("subjects", nargs="+", metavar="SUBJECT.nc")
-    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="the model folder to make")
-    command.add_argument(
-        "--preset",
-        choices=PRESETS,
-        default="small",
-        help="small: minutes on 2 cores; agnostic: a model without a population prior, for any embedding",
-    )
-    budget = command.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help="time to train, resumes included (default 15)")
-    budget.add_argument("--steps", type=int, help="optimiser steps: the same weights for the same seed")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in MODEL_DIR")
-    add_json_flag(command)
-    command.set_defaults(handler=_train)
-
-
-def _train(args: argparse.Namespace) -> None:
-    from braincl.responses import open_responses
-    from braincl.train import PRESETS, meta_train
-    from setcore.training import Budget
-
-    given = args.minutes is not None or args.steps is not None
-    budget = Budget(steps=args.steps, minutes=args.minutes) if given else None
-    datasets = [open_responses(path) for path in args.subjects]
-    meta_train(datasets, PRESETS[args.preset], out=args.out, budget=budget, seed=args.seed, resume=args.resume)
-    print_result({"out": args.out, "subjects": args.subjects}, args.json, f"{args.out}: trained model")
 
 
 def _add_predict(commands: Any) -> None:

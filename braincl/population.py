@@ -7,19 +7,24 @@ trained with on the data left out, so that it learns to use a prior that has not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from braincl.base import standardiser
 from braincl.errors import ResponseError
 from braincl.experts import Context, evidence, solve
 from braincl.prior import Prior, fit_mixture, fit_prior, moments
 from braincl.prior_ridge import PriorRidge
+from setcore.checkpoint import load_tensors, save_tensors
+from setcore.errors import InputError
 from setcore.metrics import pearson_r
 from setcore.seeding import numpy_generator
 
@@ -184,3 +189,51 @@ def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDA
         predicted += torch.outer(solution.mean_coefficient, centred @ expert.mean_weights)
         predicted += solution.dual @ (centred @ context.cross(expert)).T
     return standardise.undo(predicted.numpy().T)
+
+
+def load_or_fit(path: Path, subjects: Sequence[Subject], seed: int) -> PopulationFit:
+    """`fit_population`, or what an earlier run has stored of it at `path`.
+
+    Raises
+    ------
+    InputError
+        The file was fitted to other data or with another seed.
+    """
+    shapes = json.dumps([[s.name, *s.X.shape, s.Y.shape[1]] for s in subjects] + [seed])
+    if path.is_file():
+        return _unpack(load_tensors(path), subjects, shapes, path)
+    fit = fit_population(subjects, seed=seed)
+    save_tensors(path, _pack(fit, shapes))
+    return fit
+
+
+def _pack(fit: PopulationFit, shapes: str) -> dict[str, Tensor]:
+    priors = {"all.gaussian": fit.gaussian, "all.mixture": fit.mixture}
+    for number, (_, gaussian, mixture) in enumerate(fit.folds):
+        priors |= {f"{number}.gaussian": gaussian, f"{number}.mixture": mixture}
+    tensors = {
+        f"{name}.{part}": torch.as_tensor(value)
+        for name, prior in priors.items() if prior is not None
+        for part, value in vars(prior).items()
+    }  # fmt: skip
+    text = json.dumps({"shapes": shapes, "report": fit.report})
+    return tensors | {"report": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+
+
+def _unpack(tensors: dict[str, Tensor], subjects: Sequence[Subject], shapes: str, path: Path) -> PopulationFit:
+    text = json.loads(bytes(tensors["report"].tolist()).decode())
+    if text["shapes"] != shapes:
+        raise InputError(f"{path} was fitted on other data or with another seed; name another folder")
+
+    def prior(name: str) -> Prior | None:
+        if f"{name}.means" not in tensors:
+            return None
+        return Prior(*(tensors[f"{name}.{part}"].numpy() for part in ("log_weights", "means", "covariances", "shares")))
+
+    def gaussian(name: str) -> Prior:
+        found = prior(f"{name}.gaussian")
+        assert found is not None
+        return found
+
+    folds = [(fold, gaussian(str(n)), prior(f"{n}.mixture")) for n, fold in enumerate(make_folds(subjects))]
+    return PopulationFit(gaussian("all"), prior("all.mixture"), folds, text["report"])

@@ -1,10 +1,10 @@
 """Meta-training: response sets of several subjects in, a model folder out.
 
 First the population prior is fitted, its settings chosen inside the training data (`braincl.population`). Then the gate
-of the network is trained on contexts drawn from the training subjects, each with the prior of the fold that leaves it
-out, so that it learns how far a prior may be trusted on somebody new; a share of the steps shows simulated subjects
-that stray from the prior by known amounts. The best weights on validation pictures are kept, the untrained gate among
-the candidates: training cannot make the closed form worse there.
+of the network is trained in three stages (`braincl.schedule`): simulated subjects that stray from the prior by known
+amounts, with contexts of one size; the same over all sizes; the training subjects themselves, each with the prior of
+the fold that leaves it out, so that the gate learns how far a prior may be trusted on somebody new. The best weights on
+validation pictures are kept, the untrained gate among the candidates: training cannot make the closed form worse there.
 
 Every step's random numbers depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
 """
@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +27,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from braincl.base import standardiser
+from braincl.describe import stored_schedule
 from braincl.encoder import ModelCard, load_model, save_encoder
 from braincl.errors import ResponseError
-from braincl.network import SharedContextConfig, SharedContextNetwork
-from braincl.population import PopulationFit, Subject, fit_population, make_folds
+from braincl.network import SharedContextNetwork
+from braincl.population import PopulationFit, Subject, load_or_fit
 from braincl.prior import Prior
 from braincl.prior_ridge import PriorRidge
 from braincl.responses import average_duplicates, open_responses
+from braincl.schedule import PRESETS, Stage, TrainConfig
 from braincl.stray import simulate_stray
-from setcore.checkpoint import load_tensors, save_tensors
 from setcore.errors import InputError
 from setcore.files import locked_folder
 from setcore.metrics import pearson_r
@@ -50,55 +51,6 @@ from setcore.training import (
 )
 
 POPULATION_FILE = "population.safetensors"
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of `meta_train`.
-
-    Attributes
-    ----------
-    network : SharedContextConfig
-        `features` and `components` are set from the data.
-    agnostic : bool
-        Train a network without a population prior, which takes any embedding; the prior of the training subjects then
-        only makes the simulated ones.
-    min_context, max_context : int
-        Pictures in a context, drawn log-uniformly.
-    queries, voxels : int
-        Query pictures and (at most) voxels of a step.
-    simulated : float
-        Share of steps on simulated subjects.
-    learning_rate, weight_decay, clip : float
-    validation_images : int
-        Pictures per data set that are kept for validation (at most a fifth of them).
-    validation_contexts : tuple of int
-    report_every : int
-        Steps between validations, which are also the checkpoints.
-    """
-
-    network: SharedContextConfig = field(default_factory=SharedContextConfig)
-    agnostic: bool = False
-    min_context: int = 8
-    max_context: int = 400
-    queries: int = 100
-    voxels: int = 256
-    simulated: float = 0.4
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    validation_images: int = 200
-    validation_contexts: tuple[int, ...] = (20, 100, 300)
-    report_every: int = 50
-
-
-PRESETS = {
-    "small": TrainConfig(),
-    "agnostic": TrainConfig(agnostic=True),
-    "paper": TrainConfig(
-        network=SharedContextConfig(width=64, hidden=128, layers=3), max_context=1000, queries=200, voxels=1024
-    ),
-}
 
 
 class _Task(NamedTuple):
@@ -126,7 +78,8 @@ def meta_train(
     Parameters
     ----------
     datasets : sequence of response sets or paths
-        Equal embeddings throughout. Sessions of one subject share the attribute `subject`; more subjects are better.
+        Equal embeddings throughout, unless the config is agnostic. Sessions of one subject share the attribute
+        `subject`; more subjects are better.
     config : TrainConfig, optional
         Default: the preset "small".
     out : folder
@@ -135,8 +88,8 @@ def meta_train(
         Steps, or minutes of time used (default 15), resumes included.
     seed : int
     resume : bool
-        Go on from the last checkpoint in `out`; with the same seed, threads and number of steps the result equals that
-        of an uninterrupted run.
+        Go on from the last checkpoint in `out`, in the stage where it stands; with the same seed, threads and number of
+        steps the result equals that of an uninterrupted run. A larger budget never leads back to an earlier stage.
     progress : bool
         Show a progress line.
 
@@ -150,25 +103,39 @@ def meta_train(
     ResponseError
         A response set cannot be used, or embeddings differ in width or backbone.
     InputError
-        `out` holds a model already and `resume` is not set, is in use, or cannot be written.
+        `out` holds a model already and `resume` is not set, was trained on other data or with another schedule or other
+        settings, is in use, or cannot be written.
     """
     config = config or PRESETS["small"]
     budget = budget or Budget(minutes=15.0)
-    opened = [open_responses(source) for source in datasets]
-    subjects = prepare_subjects(opened)
-    stated = {str(dataset.attrs.get("backbone", "")) for dataset in opened} - {""}
+    groups = _of_one_backbone([open_responses(source) for source in datasets], config.agnostic)
+    prepared = [prepare_subjects(group) for group in groups]
+    stated = {str(dataset.attrs.get("backbone", "")) for dataset in groups[0]} - {""}
     backbone = "" if config.agnostic or not stated else stated.pop()  # `prepare_subjects` refuses more than one
     with locked_folder(out) as folder:
         if not resume and any((folder / name).exists() for name in (STATE_FILE, POPULATION_FILE, "config.json")):
             raise InputError(f"{folder} holds a model already; pass --resume to go on, or name another folder")
         stopwatch = Stopwatch()
-        fit = _load_or_fit(folder, subjects, seed)
+        fits = [
+            load_or_fit(folder / (f"{number}-" * (number > 0) + POPULATION_FILE), subjects, seed)
+            for number, subjects in enumerate(prepared)
+        ]
         if not config.agnostic:
-            components = len(fit.mixture.means) if fit.mixture is not None else 0
-            shape = replace(config.network, features=subjects[0].X.shape[1], components=components)
+            components = len(fits[0].mixture.means) if fits[0].mixture is not None else 0
+            shape = replace(config.network, features=prepared[0][0].X.shape[1], components=components)
             config = replace(config, network=shape)
-        trainer = _Trainer(folder, subjects, fit, config, budget, seed, backbone)
+        trainer = _Trainer(folder, prepared, fits, config, budget, seed, backbone)
         return trainer.run(stopwatch, progress)
+
+
+def _of_one_backbone(datasets: Sequence[xr.Dataset], agnostic: bool) -> list[list[xr.Dataset]]:
+    """Data sets that share a population prior: all of them, unless the network is to be agnostic."""
+    if not agnostic or not datasets:
+        return [list(datasets)]
+    groups: dict[tuple[str, int], list[xr.Dataset]] = {}
+    for dataset in datasets:
+        groups.setdefault((str(dataset.attrs.get("backbone", "")), dataset.sizes["feature"]), []).append(dataset)
+    return list(groups.values())
 
 
 def prepare_subjects(datasets: Sequence[xr.Dataset | str | Path]) -> list[Subject]:
@@ -199,12 +166,14 @@ def prepare_subjects(datasets: Sequence[xr.Dataset | str | Path]) -> list[Subjec
 
 class _Trainer:
     def __init__(
-        self, folder: Path, subjects: list[Subject], fit: PopulationFit, config: TrainConfig, budget: Budget, seed: int,
-        backbone: str,
+        self, folder: Path, groups: list[list[Subject]], fits: list[PopulationFit], config: TrainConfig, budget: Budget,
+        seed: int, backbone: str,
     ) -> None:  # fmt: skip
-        self.folder, self.subjects, self.fit = folder, subjects, fit
+        self.folder, self.fits, self.subjects = folder, fits, [subject for group in groups for subject in group]
         self.config, self.budget, self.seed, self.backbone = config, budget, seed, backbone
-        self.tasks = _make_tasks(subjects, fit, config, seed)
+        self.tasks = [
+            task for group, fit in zip(groups, fits, strict=True) for task in _make_tasks(group, fit, config, seed)
+        ]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "network"))
             self.network = SharedContextNetwork(config.network)
@@ -212,46 +181,50 @@ class _Trainer:
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.best = math.inf
-        self.history: list[dict[str, float]] = []
+        self.position = config.schedule.at(0.0)
+        self.history: list[dict[str, Any]] = []
 
     def run(self, stopwatch: Stopwatch, progress: bool) -> SharedContextNetwork:
-        step, losses = 0, [0.0]
+        step, schedule = 0, self.config.schedule
+        losses: list[float] = []  # since the last report
         if (self.folder / STATE_FILE).is_file():
             saved = load_training_state(self.folder, self.network, self.optimizer)
-            if saved["fingerprint"] != self._fingerprint():
-                raise InputError(f"{self.folder} was trained on other data or settings; name another folder")
+            self._check(saved)
             step, self.best, self.history = saved["step"], saved["best"], saved["history"]
+            self.position = saved["stage"]
             stopwatch = Stopwatch(saved["seconds"])
         else:
             self._report(step, stopwatch, 0.0)
         voxels, started = 0, stopwatch.seconds
         with tqdm(disable=not progress, unit="step", desc="braincl train", initial=step) as bar:
             while (used := self.budget.fraction(step, stopwatch.seconds)) < 1:
+                self.position = max(self.position, schedule.at(used))
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.config.learning_rate * warmup_cosine(used)
-                loss, count = self._step(step)
+                loss, count = self._step(step, schedule.stages[self.position])
                 losses.append(loss)
                 step, voxels = step + 1, voxels + count
                 bar.update()
-                last = self.budget.fraction(step, stopwatch.seconds) >= 1
-                if step % self.config.report_every == 0 or last:
-                    row = self._report(step, stopwatch, float(np.mean(losses[-self.config.report_every :])))
+                used = self.budget.fraction(step, stopwatch.seconds)
+                if step % self.config.report_every == 0 or used >= 1 or schedule.at(used) > self.position:
+                    row = self._report(step, stopwatch, float(np.mean(losses)))
+                    losses.clear()
                     bar.set_postfix_str(
-                        f"loss {row['loss']:.3f} validation r {row['validation_r']:.3f} prior_ridge "
+                        f"{row['stage']} loss {row['loss']:.3f} validation r {row['validation_r']:.3f} prior_ridge "
                         f"{row['prior_ridge_r']:.3f} {voxels / (stopwatch.seconds - started):.0f} voxels/s"
                     )
         return self._finish()
 
-    def _step(self, step: int) -> tuple[float, int]:
+    def _step(self, step: int, stage: Stage) -> tuple[float, int]:
         """One optimiser step; returns the loss and the number of voxels."""
         config, rng = self.config, numpy_generator(self.seed, "step", step)
         task = self.tasks[rng.integers(len(self.tasks))]
         X, Y = task.subject.X[task.train], task.subject.Y[task.train]
-        largest = min(config.max_context, len(X) - min(config.queries, len(X) // 4))
-        low, high = np.log([min(config.min_context, largest), largest])
+        largest = min(stage.max_context, len(X) - min(config.queries, len(X) // 4))
+        low, high = np.log([min(stage.min_context, largest), largest])
         size = round(math.exp(rng.uniform(low, high)))
         order = rng.permutation(len(X))[: size + config.queries]
-        if rng.random() < config.simulated:
+        if rng.random() < stage.simulated:
             Y = simulate_stray(task.gaussian if task.mixture is None or rng.random() < 0.5 else task.mixture,
                                X[order], config.voxels, rng)  # fmt: skip
             X = X[order]
@@ -288,12 +261,12 @@ class _Trainer:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Loss on validation pictures, real and simulated subjects in the shares of training, and r of the real ones.
+        """Loss on validation pictures, real and simulated subjects as in the last stage, and r of the real ones.
 
         Simulated subjects count because the sessions of one or two animals cannot tell what a new one will be like.
         """
         self.network.eval()
-        losses, model_r, prior_r = [], [], []
+        losses, model_r, prior_r, share = [], [], [], self.config.schedule.real.simulated
         for index, task in enumerate(self.tasks):
             self._use(task)
             rng = numpy_generator(self.seed, "validation", index)
@@ -304,7 +277,7 @@ class _Trainer:
                 context = rng.permutation(task.train)[: min(size, len(task.train))]
                 loss, predicted = self._loss(X[context], Y[context], X[task.validation], Y[task.validation])
                 simulated, _ = self._loss(X[context], stray[context], X[task.validation], stray[task.validation])
-                losses.append((1 - self.config.simulated) * float(loss) + self.config.simulated * float(simulated))
+                losses.append((1 - share) * float(loss) + share * float(simulated))
                 live = standardiser(Y[context]).live
                 baseline = PriorRidge(task.gaussian).fit(X[context], Y[context]).predict(X[task.validation])
                 model_r.append(np.nanmean(pearson_r(Y[task.validation][:, live], predicted.numpy())))
@@ -315,22 +288,31 @@ class _Trainer:
             "prior_ridge_r": float(np.mean(prior_r)),
         }
 
-    def _report(self, step: int, stopwatch: Stopwatch, loss: float) -> dict[str, float]:
+    def _report(self, step: int, stopwatch: Stopwatch, loss: float) -> dict[str, Any]:
         """Validate, keep the weights if they are the best so far, write a checkpoint."""
-        row = {"step": step, "loss": loss, **self._validate()}
+        row: dict[str, Any] = {
+            "step": step,
+            "stage": self.config.schedule.names[self.position],
+            "loss": loss,
+            **self._validate(),
+        }
         self.history.append(row)
         if row["validation_loss"] < self.best:
             self.best = row["validation_loss"]
             self._save_model(row)
         save_training_state(self.folder, self.network, self.optimizer, {
-            "step": step, "seconds": stopwatch.seconds, "best": self.best, "history": self.history,
-            "fingerprint": self._fingerprint(),
+            "step": step, "stage": self.position, "seconds": stopwatch.seconds, "best": self.best,
+            "history": self.history, "config": asdict(self.config), "fingerprint": self._fingerprint(),
         })  # fmt: skip
         return row
 
-    def _save_model(self, row: dict[str, float]) -> None:
-        self._use(self.fit)
-        training = {"seed": self.seed, "train_config": asdict(self.config), "population": self.fit.report, "best": row}
+    def _save_model(self, row: dict[str, Any]) -> None:
+        self._use(self.fits[0])
+        reports = [fit.report for fit in self.fits]
+        training = {
+            "seed": self.seed, "train_config": asdict(self.config),
+            "population": reports if len(reports) > 1 else reports[0], "best": row,
+        }  # fmt: skip
         names = sorted({subject.name for subject in self.subjects})
         reason = "the model is agnostic of embeddings and holds no population prior" if self.config.agnostic else ""
         card = ModelCard(training_subjects=names, prior_reason=reason, backbone=self.backbone, training=training)
@@ -340,6 +322,17 @@ class _Trainer:
         network, _ = load_model(self.folder)
         assert isinstance(network, SharedContextNetwork)
         return network
+
+    def _check(self, saved: dict[str, Any]) -> None:
+        """A run is resumed with the data, schedule and settings that it was begun with."""
+        begun = stored_schedule({"train_config": saved.get("config", {})}, str(self.folder))
+        if begun != self.config.schedule:
+            raise InputError(
+                f"{self.folder} was begun with another schedule ({begun}) than the one asked for "
+                f"({self.config.schedule}); resume it with its own, or name another folder"
+            )
+        if saved["fingerprint"] != self._fingerprint():
+            raise InputError(f"{self.folder} was trained on other data or settings; name another folder")
 
     def _fingerprint(self) -> str:
         """What a checkpoint must agree with to be resumed."""
@@ -361,46 +354,3 @@ def _make_tasks(subjects: list[Subject], fit: PopulationFit, config: TrainConfig
             held = min(config.validation_images, len(order) // 5)
             tasks.append(_Task(subject, gaussian, mixture, np.sort(order[held:]), np.sort(order[:held])))
     return tasks
-
-
-def _load_or_fit(folder: Path, subjects: list[Subject], seed: int) -> PopulationFit:
-    """The population prior, from the folder where an earlier run has fitted it to the same data."""
-    path = folder / POPULATION_FILE
-    shapes = json.dumps([[s.name, *s.X.shape, s.Y.shape[1]] for s in subjects] + [seed])
-    if path.is_file():
-        return _unpack(load_tensors(path), subjects, shapes, path)
-    fit = fit_population(subjects, seed=seed)
-    save_tensors(path, _pack(fit, shapes))
-    return fit
-
-
-def _pack(fit: PopulationFit, shapes: str) -> dict[str, Tensor]:
-    priors = {"all.gaussian": fit.gaussian, "all.mixture": fit.mixture}
-    for number, (_, gaussian, mixture) in enumerate(fit.folds):
-        priors |= {f"{number}.gaussian": gaussian, f"{number}.mixture": mixture}
-    tensors = {
-        f"{name}.{part}": torch.as_tensor(value)
-        for name, prior in priors.items() if prior is not None
-        for part, value in vars(prior).items()
-    }  # fmt: skip
-    text = json.dumps({"shapes": shapes, "report": fit.report})
-    return tensors | {"report": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
-
-
-def _unpack(tensors: dict[str, Tensor], subjects: list[Subject], shapes: str, path: Path) -> PopulationFit:
-    text = json.loads(bytes(tensors["report"].tolist()).decode())
-    if text["shapes"] != shapes:
-        raise InputError(f"{path} was fitted on other data or with another seed; name another folder")
-
-    def prior(name: str) -> Prior | None:
-        if f"{name}.means" not in tensors:
-            return None
-        return Prior(*(tensors[f"{name}.{part}"].numpy() for part in ("log_weights", "means", "covariances", "shares")))
-
-    def gaussian(name: str) -> Prior:
-        found = prior(f"{name}.gaussian")
-        assert found is not None
-        return found
-
-    folds = [(fold, gaussian(str(n)), prior(f"{n}.mixture")) for n, fold in enumerate(make_folds(subjects))]
-    return PopulationFit(gaussian("all"), prior("all.mixture"), folds, text["report"])

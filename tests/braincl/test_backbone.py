@@ -13,7 +13,8 @@ from braincl.cli import main
 from braincl.encoder import EMBEDDED, InContextEncoder, ModelCard, save_encoder
 from braincl.network import SharedContextConfig
 from braincl.predict import predict_responses
-from braincl.train import TrainConfig, meta_train
+from braincl.schedule import TrainConfig
+from braincl.train import meta_train
 from setcore.checkpoint import CONFIG_FILE
 from setcore.training import Budget
 

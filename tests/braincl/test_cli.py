@@ -9,8 +9,10 @@ from standin import save_small_model
 from synthetic import make_responses, with_grid
 
 import braincl
+from braincl import cli_train
 from braincl.cli import main
 from braincl.published import PerVoxelConfig, PerVoxelNetwork
+from braincl.schedule import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"], ["select"], ["simulate"]]
+    "command", [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"], ["select"], ["simulate"], ["info"]]
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
@@ -46,6 +48,7 @@ def test_help(command, capsys):
         ["evaluate"],
         ["evaluate", "x.nc", "--contexts", "a,b", "--json", "o.json"],
         ["train", "x.nc", "--out", "m", "--minutes", "1", "--steps", "2"],
+        ["train", "x.nc", "--out", "m", "--stages", "1,2"],
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(argv, capsys):
@@ -155,6 +158,42 @@ def test_a_trained_model_is_evaluated_beside_its_own_prior(tmp_path, capsys):
         assert report["prior_reason"] is None
         assert all(isinstance(row["pearson_r"], float) for row in report["results"])
         assert ("warning: subject 'S0' was in training" in capsys.readouterr().err) is warned
+
+
+def test_info_prints_the_schedule_that_train_was_given(tmp_path, capsys):
+    braincl.save_responses(make_responses(60, 9), tmp_path / "s.nc")
+    train = ["train", str(tmp_path / "s.nc"), "--out", str(tmp_path / "model"), "--steps", "2"]
+    assert main([*train, "--stages", "0.5,0.5,0"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "model"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [found["schedule"][name]["share"] for name in ("synthetic", "extension", "real")] == [0.5, 0.5, 0]
+    assert main(["info", str(tmp_path / "model")]) == 0
+    printed = capsys.readouterr().out
+    assert "stage extension: 50% of the budget, contexts of 8..1000 pictures, 100% simulated" in printed
+    assert "training_subjects: S0" in printed
+    assert main([*train, "--resume"]) == 2  # the preset's own shares
+    assert "begun with another schedule" in capsys.readouterr().err
+    assert main([*train, "--resume", "--stages", "0.5,0.4,0"]) == 2
+    assert "must sum to 1" in capsys.readouterr().err
+    assert main(["info"]) == 0
+    assert "features: any" in capsys.readouterr().out
+
+
+def test_info_of_a_model_that_states_no_schedule(model, tmp_path, capsys):
+    config = PerVoxelConfig(features=6, width=20, layers=2, heads=10, hidden=8)
+    torch.save(PerVoxelNetwork(config).state_dict(), tmp_path / "p.pth")
+    main(["convert", str(tmp_path / "p.pth"), "--out", str(tmp_path / "published")])
+    capsys.readouterr()
+    for folder, architecture in ((model, "shared_context"), (tmp_path / "published", "per_voxel")):
+        assert main(["info", str(folder)]) == 0
+        printed = capsys.readouterr().out
+        assert f"architecture: {architecture}" in printed
+        assert "stage not stated" in printed
+
+
+def test_the_presets_of_the_command_are_those_of_the_package():
+    assert set(cli_train.PRESETS) == set(PRESETS)
 
 
 def test_join(folder, capsys):

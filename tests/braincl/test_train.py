@@ -5,28 +5,34 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors
+import torch
 from synthetic import make_responses
 
+from braincl.describe import describe_model, stored_schedule
 from braincl.encoder import InContextEncoder
 from braincl.errors import ResponseError
 from braincl.network import SharedContextConfig
 from braincl.responses import save_responses
+from braincl.schedule import Schedule, Stage, TrainConfig
 from braincl.stray import simulate_stray
-from braincl.train import TrainConfig, meta_train
-from setcore.checkpoint import WEIGHTS_FILE, load_tensors
-from setcore.errors import InputError
+from braincl.train import meta_train
+from setcore.checkpoint import WEIGHTS_FILE, config_from_dict, load_tensors
+from setcore.errors import CheckpointError, InputError
 from setcore.training import STATE_FILE, Budget
 
+SCHEDULE = Schedule(Stage(0.4, 10, 10, 1.0), Stage(0.2, 4, 24, 1.0), Stage(0.4, 8, 20, 0.4))
 TINY = TrainConfig(
-    network=SharedContextConfig(width=8, heads=2, hidden=8, layers=1), max_context=20, queries=8, voxels=12,
+    network=SharedContextConfig(width=8, heads=2, hidden=8, layers=1), schedule=SCHEDULE, queries=8, voxels=12,
     validation_contexts=(5, 11), report_every=2,
 )  # fmt: skip
 
@@ -39,6 +45,11 @@ def subjects():
 
 def final_state(folder):
     return load_tensors(folder / STATE_FILE)
+
+
+def progress(folder):
+    with safetensors.safe_open(folder / STATE_FILE, "pt") as file:
+        return json.loads(file.metadata()["progress"])
 
 
 def assert_same(left, right):
@@ -113,6 +124,107 @@ def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
     assert_same(load_tensors(finished / WEIGHTS_FILE), load_tensors(out / WEIGHTS_FILE))
 
 
+@pytest.mark.parametrize(
+    ("saves", "at", "stage"), [(1, 0, "synthetic"), (2, 2, "synthetic"), (3, 3, "extension"), (4, 4, "real")]
+)
+def test_every_stage_resumes(finished, tmp_path, monkeypatch, saves, at, stage):
+    """The run dies right after a checkpoint of that stage, in its middle or at its end."""
+    training = importlib.import_module("braincl.train")
+    real, count = training.save_training_state, itertools.count(1)
+
+    def save_then_die(*args, **kwargs):
+        real(*args, **kwargs)
+        if next(count) == saves:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "killed"
+    monkeypatch.setattr(training, "save_training_state", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(subjects(), TINY, out, budget=Budget(steps=5), seed=3, progress=False)
+    assert progress(out)["history"][-1].items() >= {"step": at, "stage": stage}.items()
+    monkeypatch.setattr(training, "save_training_state", real)
+    meta_train(subjects(), TINY, out, budget=Budget(steps=5), seed=3, resume=True, progress=False)
+    assert_same(final_state(finished), final_state(out))
+    assert_same(load_tensors(finished / WEIGHTS_FILE), load_tensors(out / WEIGHTS_FILE))
+    assert progress(out)["history"] == progress(finished)["history"]
+    assert json.loads((out / "config.json").read_text()) == json.loads((finished / "config.json").read_text())
+
+
+def test_the_budget_is_divided_by_the_shares(finished):
+    ends = {row["stage"]: row["step"] for row in progress(finished)["history"]}
+    assert ends == {"synthetic": 2, "extension": 3, "real": 5}  # .4, .2 and .4 of 5 steps
+
+
+def test_the_stages_show_what_they_say(monkeypatch, tmp_path):
+    """Context sizes of each step, and whether its voxels are simulated."""
+    training = importlib.import_module("braincl.train")
+    shown, stages = [], []
+    loss, step = training._Trainer._loss, training._Trainer._step
+
+    def noted_loss(self, X, Y, queries, targets):
+        if torch.is_grad_enabled():
+            shown.append((len(X), Y.shape[1] == TINY.voxels))
+        return loss(self, X, Y, queries, targets)
+
+    def noted_step(self, number, stage):
+        stages.append(stage)
+        return step(self, number, stage)
+
+    monkeypatch.setattr(training._Trainer, "_loss", noted_loss)
+    monkeypatch.setattr(training._Trainer, "_step", noted_step)
+    config = replace(TINY, report_every=1000)
+    meta_train(subjects(), config, tmp_path / "m", budget=Budget(steps=60), seed=3, progress=False)
+    assert [stages.count(stage) for stage in SCHEDULE.stages] == [24, 12, 24]
+    sizes = {stage: [size for size, _ in itertools.compress(shown, [s is stage for s in stages])] for stage in stages}
+    synthetic, extension, real = SCHEDULE.stages
+    assert set(sizes[synthetic]) == {10}
+    assert 4 <= min(sizes[extension]) < 8 < 20 < max(sizes[extension]) <= 24
+    assert 8 <= min(sizes[real]) < max(sizes[real]) <= 20
+    assert all(simulated for _, simulated in shown[:36])
+    assert 0 < sum(simulated for _, simulated in shown[36:]) < 24
+
+
+def test_another_schedule_cannot_resume(finished):
+    other = replace(TINY, schedule=SCHEDULE.with_shares((0.2, 0.2, 0.6)))
+    with pytest.raises(InputError, match=r"begun with another schedule.*40% of the budget.*resume it with its own"):
+        meta_train(subjects(), other, finished, budget=Budget(steps=9), seed=3, resume=True, progress=False)
+    other = replace(TINY, clip=2.0)
+    with pytest.raises(InputError, match="other data or settings"):
+        meta_train(subjects(), other, finished, budget=Budget(steps=9), seed=3, resume=True, progress=False)
+
+
+def test_a_larger_budget_does_not_lead_back_to_an_earlier_stage(finished, tmp_path):
+    out = tmp_path / "longer"
+    shutil.copytree(finished, out)
+    meta_train(subjects(), TINY, out, budget=Budget(steps=50), seed=3, resume=True, progress=False)
+    assert {row["stage"] for row in progress(out)["history"] if row["step"] > 5} == {"real"}
+
+
+def test_the_schedule_is_stored_with_the_weights(finished):
+    training = json.loads((finished / "config.json").read_text())["training"]
+    assert stored_schedule(training, "here") == SCHEDULE
+    found = describe_model(finished)
+    assert config_from_dict(Schedule, json.loads(json.dumps(found["schedule"])), "here") == SCHEDULE
+    assert found["training_subjects"] == ["S1", "S2"]
+    assert found["features"] == 12
+    assert found["best_stage"] in SCHEDULE.names
+    damaged = {"train_config": {"schedule": {"synthetic": {"share": 2}}}}
+    with pytest.raises(CheckpointError, match="schedule"):
+        stored_schedule(damaged, "here")
+
+
+def test_a_schedule_is_checked():
+    with pytest.raises(InputError, match="must sum to 1"):
+        SCHEDULE.with_shares((0.5, 0.5, 0.5))
+    with pytest.raises(InputError, match="both must lie in"):
+        Stage(-0.1, 8, 10, 0.5)
+    with pytest.raises(InputError, match="2 <= min <= max"):
+        Stage(0.1, 11, 10, 0.5)
+    left_out = SCHEDULE.with_shares((0.0, 0.25, 0.75))
+    assert [left_out.at(used) for used in (0, 0.2, 0.25, 1)] == [1, 1, 2, 2]
+    assert SCHEDULE.with_shares((1.0, 0.0, 0.0)).at(1) == 0
+
+
 def test_more_steps_go_on_from_the_checkpoint_by_minutes_too(finished, tmp_path):
     out = tmp_path / "timed"
     meta_train(subjects(), TINY, out, budget=Budget(minutes=0.02), seed=3, progress=False)
@@ -139,15 +251,13 @@ def test_killed_by_minutes_and_resumed_completes_in_the_time_that_was_left(tmp_p
     monkeypatch.setattr(save, save_then_die)
     with pytest.raises(KeyboardInterrupt):
         meta_train(subjects(), TINY, out, budget=budget, seed=3, progress=False)
-    with safetensors.safe_open(out / STATE_FILE, "pt") as file:
-        used = json.loads(file.metadata()["progress"])["seconds"]
+    used = progress(out)["seconds"]
     assert 0 < used < 30
     monkeypatch.setattr(save, real)
     next(itertools.islice(looks, 1000, None))  # time passes between the runs, and does not count
     before = next(looks) / 2
     meta_train(subjects(), TINY, out, budget=budget, seed=3, resume=True, progress=False)
-    with safetensors.safe_open(out / STATE_FILE, "pt") as file:
-        total = json.loads(file.metadata()["progress"])["seconds"]
+    total = progress(out)["seconds"]
     assert 30 <= total < 32
     assert next(looks) / 2 - before < 30 - used + 4
 
@@ -182,13 +292,29 @@ def test_one_session_of_one_subject_is_enough(tmp_path):
 
 
 def test_an_agnostic_model_takes_any_width(tmp_path):
-    config = TrainConfig(**{**vars(TINY), "agnostic": True})
+    config = replace(TINY, agnostic=True)
     meta_train(subjects(), config, tmp_path / "m", budget=Budget(steps=2), progress=False)
     encoder = InContextEncoder.from_pretrained(tmp_path / "m")
     assert encoder.population_prior() is None
     assert "agnostic" in encoder.prior_reason
     wide = make_responses(features=31)
     assert encoder.fit(wide["embedding"].values, wide["response"].values).coef_.shape == (7, 31)
+
+
+def test_an_agnostic_model_learns_from_several_image_encoders(tmp_path):
+    """Each encoder's subjects have a population prior of their own, which makes their simulated voxels."""
+    other = make_responses(features=31, seed=9).assign_attrs(subject="S9", backbone="another")
+    config, out = replace(TINY, agnostic=True), tmp_path / "m"
+    budget = Budget(steps=5)
+    meta_train([*subjects(), other], config, out, budget=budget, seed=3, progress=False)
+    training = json.loads((out / "config.json").read_text())["training"]
+    assert len(training["population"]) == 2
+    assert InContextEncoder.from_pretrained(out).training_subjects == ["S1", "S2", "S9"]
+    before = final_state(out)
+    meta_train([*subjects(), other], config, out, budget=budget, seed=3, resume=True, progress=False)
+    assert_same(before, final_state(out))
+    with pytest.raises(ResponseError, match="one backbone"):
+        meta_train([*subjects(), other], TINY, tmp_path / "bound", budget=budget, progress=False)
 
 
 def test_stray_subjects_have_responses_of_unit_variance_on_average():
