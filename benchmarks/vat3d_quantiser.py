@@ -37,13 +37,13 @@ class ScalarQuantizer(ScaleQuantizer):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__(config)
-        self.down = nn.ModuleList(nn.Linear(config.channels, NUMBERS) for _ in config.sides)
-        self.up = nn.ModuleList(nn.Linear(NUMBERS, config.channels) for _ in config.sides)
+        self.down = nn.ModuleList(nn.Linear(config.channels, NUMBERS) for _ in config.scales)
+        self.up = nn.ModuleList(nn.Linear(NUMBERS, config.channels) for _ in config.scales)
 
     def walk(self, latent: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Ids of each scale, and the latent's sum up to it, with straight-through gradients."""
-        total, ids, sums = torch.zeros_like(latent), [], []
-        for scale in range(len(self.sides)):
+        total, ids, sums = self.start(len(latent)), [], []
+        for scale in range(len(self.scales)):
             wanted = self.reduce(latent - total.detach(), scale)
             bounded = torch.tanh(self.down[scale](wanted)) * (LEVELS - 1) / 2
             digits = torch.round(bounded - 0.5) + 0.5  # an even number of levels lies on halves
@@ -72,7 +72,7 @@ def latents(network: CodecNetwork, datasets: Sequence[Dataset], split: str, coun
 
 def partial_sums(quantizer: ScaleQuantizer, ids: Sequence[Tensor]) -> list[Tensor]:
     """The latent after each scale of the codebook's ids, with gradients to the codes."""
-    total = torch.zeros(len(ids[0]), 3, quantizer.grid, quantizer.grid, quantizer.channels)
+    total = quantizer.start(len(ids[0]))
     sums = []
     for scale, chosen in enumerate(ids):
         total = total + quantizer.expand(quantizer.codebook[chosen], scale)
@@ -82,8 +82,8 @@ def partial_sums(quantizer: ScaleQuantizer, ids: Sequence[Tensor]) -> list[Tenso
 
 def fit(quantizer: ScaleQuantizer, train: Tensor, steps: int) -> None:
     """Least squared error of all partial sums."""
-    quantizer.initialise(train[:64], torch_generator(0, "start"))
-    use = CodeUse(len(quantizer.sides), len(quantizer.codebook))
+    quantizer.initialise(train, torch_generator(0, "start"))
+    use = CodeUse(len(quantizer.scales), len(quantizer.codebook))
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=3e-3)
     for step in tqdm(range(steps), desc=type(quantizer).__name__):
         generator = torch_generator(0, "step", step)

@@ -114,6 +114,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
                            for name, tensor in state.items()})  # fmt: skip
 
 
+def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating point tensors as fp16, others as they are."""
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
 def save_model(folder: str | Path, config: Any, model: nn.Module, *, half: bool = False, **extra: Any) -> None:
     """Write `config.json` ({"config": ..., **extra}) and `model.safetensors` into an existing `folder`.
 
@@ -121,9 +126,7 @@ def save_model(folder: str | Path, config: Any, model: nn.Module, *, half: bool 
     """
     folder = Path(folder)
     state = model.state_dict()
-    if half:
-        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
-    save_tensors(folder / WEIGHTS_FILE, state)
+    save_tensors(folder / WEIGHTS_FILE, half_precision(state) if half else state)
     write_json(folder / CONFIG_FILE, {"config": dataclasses.asdict(config), **extra})
 
 

@@ -76,6 +76,13 @@ class MovingAverage:
             else:
                 self.state[name].copy_(tensor)
 
+    @torch.no_grad()
+    def adopt(self, model: nn.Module, prefix: str) -> None:
+        """Take over the tensors under `prefix` as they are, such as a part that was only now given its start."""
+        for name, tensor in model.state_dict().items():
+            if name.startswith(prefix):
+                self.state[name].copy_(tensor)
+
 
 def save_training_state(
     folder: str | Path,

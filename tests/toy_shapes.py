@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ CODEC = CodecConfig(
     width=32, hidden=32, encoder_layers=1, decoder_layers=1, plane=32, grid=8, stem=16, features=8, head=16,
     channels=4, codes=32, sides=(1, 2, 3, 4, 6, 8),
 )  # fmt: skip
+COMPONENTS = dataclasses.replace(CODEC, components=(4, 12, 40), band=5, sides=(6, 8))
 TRAIN = TrainConfig(
     batch=3, surface=512, volume=128, near=96, warmup=4, report_every=4, save_every=5, revive_every=3,
-    table_shapes=32, bfloat16=False,
+    table_shapes=32, basis_shapes=30, bfloat16=False,
 )  # fmt: skip
 
 

@@ -22,8 +22,12 @@ class CodecConfig:
         Channels of the latent grid.
     stem, features, head : int
         Channels of the convolutions at the latent grid's size and at full size; width of the point network.
+    components : tuple of int
+        Principal components that each of the first quantiser scales covers, `channels` of them a token.
+    band : int
+        The components are made of the frequencies of a plane whose two numbers add up to less than this.
     sides : tuple of int
-        Cells along a plane's side for each quantiser scale; a scale has 3 side^2 tokens.
+        Cells along a plane's side for each quantiser scale after those; a scale has 3 side^2 tokens.
     codes : int
         Size of the codebook that all scales share.
     points : int
@@ -45,6 +49,8 @@ class CodecConfig:
     stem: int = 64
     features: int = 32
     head: int = 96
+    components: tuple[int, ...] = ()
+    band: int = 0
     sides: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 16, 16)
     codes: int = 512
     points: int = 0
@@ -56,13 +62,20 @@ class CodecConfig:
             raise InputError("plane must be 4 times grid, and grid even")
         if not self.sides or max(self.sides) > self.grid or min(self.sides) < 1:
             raise InputError(f"sides must lie in 1..{self.grid}")
+        if any(count < 1 or count % self.channels for count in self.components):
+            raise InputError(f"components must be multiples of {self.channels}, the channels")
+        if self.components and not 1 <= self.band <= self.grid:
+            raise InputError(f"band must lie in 1..{self.grid}")
+        if max(self.components, default=0) > 3 * self.channels * self.band * (self.band + 1) // 2:
+            raise InputError(f"a band of {self.band} holds fewer than {max(self.components)} components; raise it")
         if not 2 <= self.codes <= 4096:
             raise InputError("codes must lie in 2..4096")
 
     @property
     def scales(self) -> tuple[int, ...]:
         """Tokens in each scale."""
-        return tuple(3 * side * side for side in self.sides)
+        pooled = tuple(3 * side * side for side in self.sides)
+        return tuple(count // self.channels for count in self.components) + pooled
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,8 @@ class TrainConfig:
     cooldown : float
     quantise_from : float
         Share of the budget after which the quantiser joins.
+    basis_shapes : int
+        Deformed training shapes whose latents the quantiser starts from.
     near_weight_first, near_weight_last : float
         Weight of near-surface samples (volume samples weigh 1) at the start and from the middle of the budget on.
     kl_weight, codebook, commitment : float
@@ -110,6 +125,7 @@ class TrainConfig:
     warmup: int = 200
     cooldown: float = 0.8
     quantise_from: float = 0.1
+    basis_shapes: int = 4096
     near_weight_first: float = 0.15
     near_weight_last: float = 1.0
     kl_weight: float = 5e-3
@@ -130,7 +146,10 @@ PRESETS: dict[str, tuple[CodecConfig, TrainConfig]] = {
         CodecConfig(width=96, hidden=128, encoder_layers=1, decoder_layers=2, stem=48, features=24, head=64),
         TrainConfig(surface=2048, volume=768, near=768),
     ),
-    "default": (CodecConfig(points=24, detail=16), TrainConfig()),
+    "default": (
+        CodecConfig(points=24, detail=16, components=(16, 48, 128, 320, 640, 1024), band=16, sides=(16, 16, 16)),
+        TrainConfig(),
+    ),
     "paper": (
         CodecConfig(width=768, heads=12, hidden=2048, encoder_layers=12, decoder_layers=12, plane=128, grid=32,
                     channels=16, stem=256, features=64, head=256, codes=4096,

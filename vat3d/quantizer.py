@@ -1,12 +1,21 @@
 """Multi-scale residual vector quantisation of a triplane latent grid.
 
-Scale k lays 3 s_k^2 tokens over the three planes. The residual is averaged over each token's area, divided by the
-scale's gain, replaced by the nearest code, raised back to the grid bilinearly, passed through a small convolution, and
-subtracted. The latent is the sum over scales; any prefix of the tokens is a coarser latent (residual quantisation over
-scales as in arXiv 2412.02202; the idea of a shared codebook and area reduction is arXiv 2404.02905, section 3.2).
+Every scale reduces the residual to its tokens' vectors, divides by gains, takes the nearest codes, raises them back to
+the grid and subtracts. The latent is the mean latent plus the sum over scales; any prefix of the tokens is a coarser
+latent (residual quantisation over scales as in arXiv 2412.02202; the shared codebook is arXiv 2404.02905, section 3.2).
+There are two kinds of scales:
 
-Tokens of a scale come centre first, planes in turn, so that a partial scale refines where shapes have most to tell.
-Axes: b batch, p plane (3), r cells along the grid's side, k token of a scale, c latent channel, v code.
+- The first ones hold principal components. Scale k covers the n_k of largest variance over training shapes, `channels`
+  of them a token, so that a coarse scale says what shapes differ in most and each later scale says the same more finely
+  and adds more. Planes, channels and places of a latent are strongly correlated: at equal bits this leaves half of the
+  error that averages over areas do. The components are combinations of the lower frequencies of a cosine
+  transform of each plane, held in 8 bits. Tokens come by falling variance.
+- Then scales with 3 s_k^2 tokens laid over the three planes: the residual is averaged over each token's area, raised
+  back bilinearly and passed through a small convolution. Tokens come centre first, planes in turn, so that a partial
+  scale refines where shapes have most to tell.
+
+Axes: b batch, p plane (3), r cells along the grid's side, k token of a scale, c latent channel, v code, m
+frequency of a plane and channel, n component.
 """
 
 from __future__ import annotations
@@ -48,6 +57,13 @@ def centre_first(side: int) -> Int[Tensor, " k"]:
     return (cells[:, None] + side * side * torch.arange(3)).flatten()
 
 
+def cosine_waves(grid: int) -> Float[Tensor, "g g"]:
+    """The orthonormal cosine waves over `grid` cells, slowest first (DCT-II)."""
+    waves = (torch.arange(grid)[:, None] * (torch.arange(grid) + 0.5) * (torch.pi / grid)).cos() * (2 / grid) ** 0.5
+    waves[0] /= 2**0.5
+    return waves
+
+
 @dataclass(frozen=True)
 class Quantized:
     """What the quantiser made of a latent grid.
@@ -64,12 +80,28 @@ class Quantized:
 
 
 class ScaleQuantizer(nn.Module):
-    """The codebook, the gains and convolutions of the scales, and the walk from coarse to fine."""
+    """The codebook, the components, gains and convolutions of the scales, and the walk from coarse to fine."""
+
+    waves: Tensor
+    low: Tensor
+    basis: Tensor
+    basis_step: Tensor
+    mean: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.grid, self.channels, self.sides, self.scales = config.grid, config.channels, config.sides, config.scales
+        self.components = config.components
         self.codebook = nn.Parameter(torch.randn(config.codes, config.channels))
+        if self.components:
+            number = torch.arange(self.grid)
+            self.register_buffer("waves", cosine_waves(self.grid), persistent=False)
+            self.register_buffer("low", (number[:, None] + number) < config.band, persistent=False)
+            frequencies = 3 * int(self.low.sum()) * self.channels
+            self.register_buffer("basis", torch.zeros(max(self.components), frequencies, dtype=torch.int8))
+            self.register_buffer("basis_step", torch.ones(max(self.components)))
+            self.register_buffer("mean", torch.zeros(3, self.grid, self.grid, self.channels))
+            self.log_spread = nn.ParameterList(torch.zeros(count) for count in self.components)
         self.log_gain = nn.Parameter(torch.linspace(0, -2, len(self.sides)))
         convs = [nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False) for _ in self.sides]
         for conv in convs:
@@ -80,14 +112,38 @@ class ScaleQuantizer(nn.Module):
             self.register_buffer(f"raise_{k}", linear_weights(side, self.grid), persistent=False)
             self.register_buffer(f"order_{k}", centre_first(side), persistent=False)
 
+    def start(self, batch: int) -> Float[Tensor, "b p r r c"]:
+        """The latent of no tokens: the mean over training shapes, or zero where there are no components."""
+        shape = (batch, 3, self.grid, self.grid, self.channels)
+        return self.mean.expand(shape) if self.components else self.codebook.new_zeros(shape)
+
+    def spectrum(self, grid: Float[Tensor, "b p r r c"]) -> Float[Tensor, "b m"]:
+        """The lower frequencies of every plane and channel."""
+        return torch.einsum("ir,js,bprsc->bpijc", self.waves, self.waves, grid)[:, :, self.low].flatten(1)
+
+    def axes(self, scale: int) -> Float[Tensor, "n m"]:
+        """The principal components of a scale, orthonormal to within their 8 bits."""
+        count = self.components[scale]
+        return self.basis[:count].float() * self.basis_step[:count, None]
+
     def reduce(self, grid: Float[Tensor, "b p r r c"], scale: int) -> Float[Tensor, "b k c"]:
-        """Average over the tokens' areas, in token order, in units of the scale's gain."""
+        """Vectors of a scale's tokens, in token order, in units of the scale's gains."""
+        if scale < len(self.components):
+            found = self.spectrum(grid) @ self.axes(scale).T
+            return (found / self.log_spread[scale].exp()).unflatten(1, (-1, self.channels))
+        scale -= len(self.components)
         weights = getattr(self, f"reduce_{scale}")
         cells = torch.einsum("ir,js,bprsc->bpijc", weights, weights, grid).flatten(1, 3)
         return cells[:, getattr(self, f"order_{scale}")] / self.log_gain[scale].exp()
 
     def expand(self, vectors: Float[Tensor, "b k c"], scale: int) -> Float[Tensor, "b p r r c"]:
         """A scale's contribution to the grid from its token vectors; the mirror of `reduce`, and linear."""
+        if scale < len(self.components):
+            found = vectors.flatten(1) * self.log_spread[scale].exp()
+            spectrum = found.new_zeros(len(found), 3, self.grid, self.grid, self.channels)
+            spectrum[:, :, self.low] = (found @ self.axes(scale)).view(len(found), 3, -1, self.channels)
+            return torch.einsum("ir,js,bpijc->bprsc", self.waves, self.waves, spectrum)
+        scale -= len(self.components)
         side, weights = self.sides[scale], getattr(self, f"raise_{scale}")
         cells = torch.empty_like(vectors)
         cells[:, getattr(self, f"order_{scale}")] = vectors
@@ -107,10 +163,15 @@ class ScaleQuantizer(nn.Module):
         return (scores if cost is None else scores + cost).argmin(-1)
 
     @torch.no_grad()
-    def weights(self) -> Float[Tensor, " s"]:
-        """Squared error in the latent, per unit of squared error in a token's vector, at each scale."""
-        area = (self.grid / torch.tensor(self.sides)).square()
-        return area * (2 * self.log_gain).exp()
+    def weights(self) -> Float[Tensor, " n"]:
+        """Squared error in the latent, per unit of squared error in a token's vector, for each token."""
+        parts = [
+            (2 * spread).exp().view(-1, self.channels).mean(1)
+            for spread in (self.log_spread if self.components else ())
+        ]
+        for side, gain in zip(self.sides, self.log_gain, strict=True):
+            parts.append(((self.grid / side) ** 2 * (2 * gain).exp()).expand(3 * side * side))
+        return torch.cat(parts)
 
     def forward(
         self,
@@ -134,7 +195,7 @@ class ScaleQuantizer(nn.Module):
         weights = self.weights()
         if kept is None:
             kept = torch.full((len(latent),), sum(self.scales))
-        total, losses, ids, inputs, start = torch.zeros_like(latent), [], [], [], 0
+        total, losses, ids, inputs, start = self.start(len(latent)), [], [], [], 0
         for scale, count in enumerate(self.scales):
             present = start + torch.arange(count) < kept[:, None]
             if not bool(present.any()):
@@ -142,8 +203,8 @@ class ScaleQuantizer(nn.Module):
             wanted = self.reduce(latent.detach() - total.detach(), scale).detach()[present]
             cost = None
             if price is not None and bits is not None:
-                rows = bits[scale].expand(count, -1) * (price / weights[scale])[:, None, None]
-                cost = rows[present]
+                worth = price[:, None] / weights[start : start + count]
+                cost = (bits[scale].expand(count, -1) * worth[..., None])[present]
             nearest = self.nearest(wanted, cost)
             chosen = torch.full_like(present, -1, dtype=torch.long).masked_scatter(present, nearest)
             vectors = latent.new_zeros(*present.shape, self.channels)
@@ -159,7 +220,7 @@ class ScaleQuantizer(nn.Module):
 
     def dequantize(self, ids: Sequence[Int[Tensor, "b _"]]) -> Float[Tensor, "b p r r c"]:
         """Latent grid of a prefix of tokens; the last scale may hold fewer than its full count."""
-        total = self.codebook.new_zeros(len(ids[0]) if ids else 1, 3, self.grid, self.grid, self.channels)
+        total = self.start(len(ids[0]) if ids else 1)
         for scale, chosen in enumerate(ids):
             vectors = self.codebook[chosen]
             vectors = functional.pad(vectors, (0, 0, 0, self.scales[scale] - chosen.shape[1]))
@@ -168,18 +229,30 @@ class ScaleQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, latent: Float[Tensor, "b p r r c"], generator: torch.Generator) -> None:
-        """Gains from the spread of the residuals of a batch, codes drawn from those residuals, coarse to fine.
+        """Components and gains from the spread of the residuals of many latents, codes drawn from those residuals.
 
         Assumes a rate-distortion-like decline: a scale is taken to remove half of the residual's amplitude that it can
-        see, which is close enough for gradients to take over.
+        see, which is close enough for gradients to take over. The components stay as they are found here.
         """
-        residual, pools = latent.clone(), []
-        for scale in range(len(self.sides)):
-            self.log_gain[scale] = 0.0
+        if self.components:
+            self.mean.copy_(latent.mean(0))
+            centred = self.spectrum(latent - self.mean).double()
+            _, axes = torch.linalg.eigh(centred.T @ centred)
+            axes = axes.T.flip(0)[: len(self.basis)]
+            self.basis_step.copy_(axes.abs().amax(1) / 127)
+            self.basis.copy_(torch.round(axes / self.basis_step[:, None]))
+        residual, pools = latent - self.start(len(latent)), []
+        for scale in range(len(self.scales)):
+            gain = (
+                self.log_spread[scale] if scale < len(self.components) else self.log_gain[scale - len(self.components)]
+            )
+            gain.zero_()
             seen = self.reduce(residual, scale)
-            self.log_gain[scale] = seen.std().clamp_min(1e-4).log()
-            pools.append((seen / seen.std().clamp_min(1e-4)).flatten(0, 1))
-            residual = residual - 0.5 * self.expand(seen / self.log_gain[scale].exp(), scale)
+            spread = (seen.flatten(1).std(0) if gain.dim() else seen.std()).clamp_min(1e-4)
+            gain.copy_(spread.log())
+            seen = self.reduce(residual, scale)
+            pools.append(seen.flatten(0, 1))
+            residual = residual - 0.5 * self.expand(seen, scale)
         share = -(-len(self.codebook) // len(pools))
         drawn = [pool[torch.randint(len(pool), (share,), generator=generator)] for pool in pools]
         self.codebook.copy_(torch.cat(drawn)[: len(self.codebook)])

@@ -27,16 +27,13 @@ def kept_tokens(scales: Sequence[int], batch: int, generator: torch.Generator) -
     return torch.where(torch.rand(batch, generator=generator) < 0.25, whole, partial)
 
 
-def bit_prices(
-    kept: Tensor, weights: Tensor, scales: Sequence[int], config: TrainConfig, generator: torch.Generator
-) -> Tensor:
+def bit_prices(kept: Tensor, weights: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
     """What a bit is worth to each sample of a batch, in half squared error of the latent, shape (b,).
 
-    Log-uniform between the bounds of `config` times the weight of the sample's last scale; a quarter pay nothing.
+    Log-uniform between the bounds of `config` times the weight of the sample's last token; a quarter pay nothing.
     """
-    last = torch.bucketize(kept, torch.tensor(scales).cumsum(0))
     low, high = math.log(config.price_low), math.log(config.price_high)
-    price = torch.exp(low + (high - low) * torch.rand(len(kept), generator=generator)) * weights[last]
+    price = torch.exp(low + (high - low) * torch.rand(len(kept), generator=generator)) * weights[kept - 1]
     return price * (torch.rand(len(kept), generator=generator) < 0.75)
 
 

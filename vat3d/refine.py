@@ -101,7 +101,7 @@ class Search:
         self.network, self.target, self.fit, self.tables, self.seed = network, target, fit, tables, seed
         config, quantizer = network.config, network.quantizer
         self.ends = np.cumsum(config.scales)
-        self.weights = quantizer.weights().repeat_interleave(torch.tensor(config.scales))
+        self.weights = quantizer.weights()
         self.codebook = quantizer.codebook.detach()
         self.held = _subset(target, torch_generator(seed, "held"), HELD)
 
@@ -116,8 +116,7 @@ class Search:
 
     def latent(self, vectors: Float[Tensor, "k c"]) -> Float[Tensor, "1 p r r c"]:
         """The latent of the first tokens' vectors."""
-        config, start = self.network.config, 0
-        latent = torch.zeros(1, 3, config.grid, config.grid, config.channels)
+        start, latent = 0, self.network.quantizer.start(1)
         for scale, end in enumerate(self.ends):
             part = vectors[start:end]
             if not len(part):

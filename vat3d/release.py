@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors, save_model
+from setcore.checkpoint import WEIGHTS_FILE, half_precision, load_config, load_state, load_tensors, save_model
 from setcore.errors import CheckpointError
 from setcore.seeding import numpy_generator, torch_generator
 from vat3d.augment import make_batch
@@ -30,15 +30,23 @@ BUCKETS = 16
 PRICED_ROUNDS = 2
 
 
-def parent_tokens(sides: Sequence[int]) -> NDArray[np.int64]:
-    """For each token the token of the scale before that holds its middle, on the same plane; -1 in the first scale."""
-    parents, start = [], 0
-    for k, side in enumerate(sides):
+def parent_tokens(config: CodecConfig) -> NDArray[np.int64]:
+    """For each token the one whose id its table may depend on; -1 for none.
+
+    For a token of principal components that of the same components in the scale before, for new components the token
+    before; for a token with a place the token of the scale before that holds its middle, on the same plane.
+    """
+    parents, start, known = [np.empty(0, dtype=np.int64)], 0, 0
+    for count in config.scales[: len(config.components)]:
+        token = np.arange(count)
+        parents.append(np.where(token < known, start - known + token, start + token - 1))
+        start, known = start + count, count
+    for k, side in enumerate(config.sides):
         order = centre_first(side).numpy()
         if k == 0:
             parents.append(np.full(len(order), -1))
             continue
-        before = sides[k - 1]
+        before = config.sides[k - 1]
         plane, cell = np.divmod(order, side * side)
         row, column = (np.floor((part + 0.5) * before / side).astype(int) for part in np.divmod(cell, side))
         rank = np.empty(3 * before * before, dtype=np.int64)
@@ -86,7 +94,7 @@ def training_ids(
         generator, rows = torch_generator(seed, "tables"), []
         for mean in means:
             kept = kept_tokens(scales, len(mean), generator)
-            price = bit_prices(kept, network.quantizer.weights(), scales, config, generator)
+            price = bit_prices(kept, network.quantizer.weights(), config, generator)
             ids = torch.cat(network.quantizer(mean, kept, price, bits).ids, dim=1)
             rows.append(functional.pad(ids, (0, sum(scales) - ids.shape[1]), value=-1))
         found = torch.cat(rows)
@@ -112,9 +120,9 @@ def write_release(
     """
     config = network.config
     tables = fit_tables(
-        ids, config.scales, config.codes, parent_tokens(config.sides), code_buckets(network.quantizer.codebook.detach())
+        ids, config.scales, config.codes, parent_tokens(config), code_buckets(network.quantizer.codebook.detach())
     )
-    tensors = {name: t.half() for name, t in network.state_dict().items() if name.startswith(DECODING)}
+    tensors = half_precision({name: t for name, t in network.state_dict().items() if name.startswith(DECODING)})
     token_model = TokenModel(model_hash(tensors, config.scales, tables), config.scales, tables)
     facts = {**(facts or {}), "codes_in_use": [], "perplexity": []}
     for part in np.split(ids, np.cumsum(config.scales)[:-1], axis=1):

@@ -66,7 +66,7 @@ def losses(
                 kept = kept_tokens(scales, len(mean), generator)
                 price = None
                 if config.price_high:
-                    price = bit_prices(kept, network.quantizer.weights(), scales, config, generator)
+                    price = bit_prices(kept, network.quantizer.weights(), config, generator)
                 quantized = network.quantizer(latent, kept, price, use.bits())
             ids, inputs, latent = quantized.ids, quantized.inputs, quantized.latent
             codebook, commitment = quantized.loss / mean.detach().square().mean().clamp_min(1e-6)
@@ -173,7 +173,7 @@ def _train(
 ) -> dict[str, Any]:
     network = new_network(codec, seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
-    use = CodeUse(len(codec.sides), codec.codes)
+    use = CodeUse(len(codec.scales), codec.codes)
     whole = nn.ModuleDict({"network": network, "use": use})  # what a checkpoint holds
     average = MovingAverage(whole, config.average)
     step, samples, seconds, quantise, line = 0, 0, 0.0, False, {}
@@ -192,8 +192,8 @@ def _train(
         batch = make_batch(_draw(datasets, splits, config, rng), config, generator)
         if not quantise and fraction >= config.quantise_from:
             quantise = True
-            with torch.no_grad():
-                network.quantizer.initialise(network.encode(batch.points, batch.normals, batch.box)[0], generator)
+            network.quantizer.initialise(_latents(network, datasets, splits, config, seed), generator)
+            average.adopt(whole, "network.quantizer.")
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, fraction, config)
         optimizer.zero_grad(set_to_none=True)
@@ -234,6 +234,20 @@ def _train(
         count=min(config.table_shapes, 32 * sum(map(len, splits))),
     )
     return {"seconds": round(watch.seconds, 1), **line}
+
+
+@torch.no_grad()
+def _latents(
+    network: CodecNetwork, datasets: Sequence[Samples], splits: Sequence[Any], config: TrainConfig, seed: int
+) -> Tensor:
+    """Latents of `config.basis_shapes` deformed training shapes; one batch is enough where there are no components."""
+    means = []
+    for step in range(-(-config.basis_shapes // config.batch) if network.config.components else 1):
+        samples = _draw(datasets, splits, config, numpy_generator(seed, "basis", step))
+        batch = make_batch(samples, config, torch_generator(seed, "basis", step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            means.append(network.encode(batch.points, batch.normals, batch.box)[0])
+    return torch.cat(means)
 
 
 def averaged_network(codec: CodecConfig, average: MovingAverage) -> CodecNetwork:

@@ -1,14 +1,25 @@
+import dataclasses
 import itertools
 
+import pytest
 import torch
 from torch.nn import functional
-from toy_shapes import CODEC
+from toy_shapes import CODEC, COMPONENTS
 
-from vat3d.config import TrainConfig
-from vat3d.quantizer import area_weights, centre_first, linear_weights
+from setcore.errors import InputError
+from vat3d.config import CodecConfig, TrainConfig
+from vat3d.quantizer import ScaleQuantizer, area_weights, centre_first, cosine_waves, linear_weights
 from vat3d.rate import CodeUse, bit_prices, kept_tokens, scale_bits
 from vat3d.release import code_buckets, parent_tokens
 from vat3d.train import new_network
+
+both = pytest.mark.parametrize("codec", [CODEC, COMPONENTS], ids=["pooled", "components"])
+
+
+def fitted(codec: CodecConfig, grid: torch.Tensor) -> ScaleQuantizer:
+    quantizer = new_network(codec, 0).quantizer
+    quantizer.initialise(grid, torch.Generator().manual_seed(0))
+    return quantizer
 
 
 def latent(batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -47,24 +58,25 @@ def test_nearest_code_is_exact_and_ties_go_low() -> None:
     assert quantizer.nearest(quantizer.codebook[9][None]).item() == 4
 
 
-def test_dequantized_ids_equal_the_quantised_latent() -> None:
-    quantizer = new_network(CODEC, 0).quantizer
+@both
+def test_dequantized_ids_equal_the_quantised_latent(codec: CodecConfig) -> None:
+    quantizer = fitted(codec, latent(20))
     with torch.no_grad():
         for conv in quantizer.smooth:
             conv.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-    for kept in (2, 3, 20, 100, sum(CODEC.scales)):
+    for kept in (2, 3, 20, 100, sum(codec.scales)):
         result = quantizer(latent(1), torch.tensor([kept]))
         ids = [part[part >= 0][None] for part in result.ids]
         assert sum(part.shape[1] for part in ids) == kept
         torch.testing.assert_close(quantizer.dequantize(ids), result.latent, atol=1e-5, rtol=1e-5)
 
 
-def test_prefixes_agree_and_errors_fall_once_the_codebook_fits() -> None:
-    quantizer = new_network(CODEC, 0).quantizer
+@both
+def test_prefixes_agree_and_errors_fall_once_the_codebook_fits(codec: CodecConfig) -> None:
     grid = latent(16)
-    quantizer.initialise(grid, torch.Generator().manual_seed(0))
+    quantizer = fitted(codec, grid)
     errors, full = [], quantizer(grid).ids
-    for kept in torch.tensor(CODEC.scales).cumsum(0).tolist():
+    for kept in torch.tensor(codec.scales).cumsum(0).tolist():
         result = quantizer(grid, torch.full((16,), kept))
         assert all(torch.equal(a, b) for a, b in zip(result.ids, full, strict=False))
         errors.append(float((result.latent - grid).square().mean().detach()))
@@ -112,7 +124,7 @@ def test_kept_tokens_cover_prefixes() -> None:
 
 
 def test_parents_hold_their_children() -> None:
-    parents = parent_tokens(CODEC.sides)
+    parents = parent_tokens(CODEC)
     assert len(parents) == sum(CODEC.scales)
     assert (parents[:3] == -1).all()
     start, before = 3, 0
@@ -163,12 +175,12 @@ def test_a_higher_price_saves_bits_and_costs_error() -> None:
     assert errors[0] < errors[-1]
 
 
-def test_prices_scale_with_the_last_scale_kept() -> None:
-    weights, scales = torch.tensor([9.0, 3.0, 1.0]), (3, 12, 27)
+def test_prices_scale_with_the_last_token_kept() -> None:
+    weights = torch.tensor([9.0, 3.0, 1.0]).repeat_interleave(torch.tensor([3, 12, 27]))
     kept = torch.tensor([3, 4, 15, 16, 42] * 200)
     config = TrainConfig(price_low=0.1, price_high=0.4)
-    price = bit_prices(kept, weights, scales, config, torch.Generator().manual_seed(0))
-    relative = price / weights[[0, 1, 1, 2, 2] * 200]
+    price = bit_prices(kept, weights, config, torch.Generator().manual_seed(0))
+    relative = price / weights[kept - 1]
     assert 0.2 < (price == 0).float().mean() < 0.3
     assert relative.max() <= 0.4
     assert relative[price > 0].min() >= 0.1
@@ -177,3 +189,60 @@ def test_prices_scale_with_the_last_scale_kept() -> None:
 def test_bits_of_a_scale_are_those_of_its_shares() -> None:
     ids = torch.tensor([[0, 0, 0, 1], [-1, 0, 2, -1]])
     torch.testing.assert_close(scale_bits(ids, 4), (10 / torch.tensor([[5.0, 2.0, 2.0, 1.0]])).log2())
+
+
+def test_cosine_waves_are_an_orthonormal_basis() -> None:
+    waves = cosine_waves(12).double()
+    torch.testing.assert_close(waves @ waves.T, torch.eye(12).double(), atol=1e-6, rtol=0)
+    assert torch.equal((waves.diff(dim=1).sign().diff(dim=1) != 0).sum(1).argsort(), torch.arange(12))
+
+
+def test_components_are_those_of_the_low_frequencies() -> None:
+    """Against an oracle: the principal axes of latents whose higher frequencies were taken out, by a plain SVD."""
+    grid = latent(50) * torch.linspace(2, 0.1, 8)[:, None, None]
+    quantizer = fitted(COMPONENTS, grid)
+    waves, number = cosine_waves(8), torch.arange(8)
+    spectrum = torch.einsum("ir,js,bprsc->bpijc", waves, waves, grid - grid.mean(0))
+    spectrum[:, :, number[:, None] + number >= 5] = 0
+    low = torch.einsum("ir,js,bpijc->bprsc", waves, waves, spectrum).flatten(1)
+    _, _, axes = torch.linalg.svd(low, full_matrices=False)
+    scale = COMPONENTS.components.index(12)
+    vectors = torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(1))
+    raised = (quantizer.expand(vectors, scale)).flatten(1)
+    torch.testing.assert_close(raised @ axes[:12].T @ axes[:12], raised, atol=0.03, rtol=0)  # 8 bits a number
+    torch.testing.assert_close(quantizer.reduce(quantizer.expand(vectors, scale), scale), vectors, atol=0.03, rtol=0.01)
+
+
+def test_nothing_kept_is_the_mean_latent() -> None:
+    grid = latent(30) + 1
+    quantizer = fitted(COMPONENTS, grid)
+    torch.testing.assert_close(quantizer.dequantize([])[0], grid.mean(0))
+
+
+@both
+def test_weights_are_the_error_in_the_latent_that_an_error_in_a_token_makes(codec: CodecConfig) -> None:
+    """Exactly where tokens are principal components, and in the mean over a token's components."""
+    quantizer = fitted(codec, latent(40))
+    weights, start = quantizer.weights(), 0
+    assert len(weights) == sum(codec.scales)
+    for scale, count in enumerate(codec.scales[: len(codec.components)]):
+        for token in (0, count - 1):
+            error = torch.zeros(codec.channels, count, codec.channels)
+            error[torch.arange(codec.channels), token, torch.arange(codec.channels)] = 1.0
+            made = quantizer.expand(error, scale).square().flatten(1).sum(1).mean()
+            torch.testing.assert_close(made, weights[start + token], rtol=0.03, atol=0)
+        start += count
+
+
+def test_component_tokens_depend_on_the_same_components_or_the_token_before() -> None:
+    parents = parent_tokens(COMPONENTS)
+    assert len(parents) == sum(COMPONENTS.scales)
+    assert parents[:14].tolist() == [-1, 0, 1, 2, 1, 2, 3, *range(6, 13)]
+    assert (parents[14 : 14 + 108] == -1).all()
+    assert (parents[14 + 108 :] >= 14).all()
+
+
+def test_components_that_do_not_fit_are_refused() -> None:
+    for wrong in ({"components": (6,)}, {"band": 9}, {"band": 2, "components": (40,)}, {"band": 0}):
+        with pytest.raises(InputError):
+            dataclasses.replace(COMPONENTS, **wrong)

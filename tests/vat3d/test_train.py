@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_shapes import CODEC, TRAIN, Toy
+from toy_shapes import COMPONENTS, TRAIN, Toy
 
 from setcore.checkpoint import load_tensors
 from setcore.errors import CheckpointError, InputError
@@ -18,7 +18,9 @@ CONFIG = dataclasses.replace(TRAIN, quantise_from=0.3)
 
 
 def run(out: Path, steps: int, *, resume: bool = False, seed: int = 0) -> dict:
-    return train([Toy(), Toy(24)], out, CODEC, CONFIG, Budget(steps=steps), seed=seed, resume=resume, progress=False)
+    return train(
+        [Toy(), Toy(24)], out, COMPONENTS, CONFIG, Budget(steps=steps), seed=seed, resume=resume, progress=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,10 @@ class Killed(Toy):
 
 def test_killed_and_resumed_equals_uninterrupted(finished: Path, tmp_path: Path) -> None:
     """Killed after the checkpoint of step 5, in the middle of the curriculum; the same weights, tables and id."""
-    validation_draws = 1
+    validation_draws, basis_draws = 1, CONFIG.basis_shapes // CONFIG.batch
+    dying = Killed(validation_draws + basis_draws + 8)
     with pytest.raises(KeyboardInterrupt):
-        train(
-            [Killed(validation_draws + 8), Toy(24)], tmp_path, CODEC, CONFIG, Budget(steps=12), progress=False
-        )  # fmt: skip
+        train([dying, Toy(24)], tmp_path, COMPONENTS, CONFIG, Budget(steps=12), progress=False)
     assert (tmp_path / STATE_FILE).exists()
     assert not (tmp_path / "model.safetensors").exists()
     run(tmp_path, 12, resume=True)
@@ -65,10 +66,10 @@ def test_a_finished_folder_is_not_overwritten(finished: Path) -> None:
 
 def test_release_loads_and_knows_its_id(finished: Path) -> None:
     network, model, facts = load_release(finished)
-    assert network.config == CODEC
-    assert model.scales == CODEC.scales
-    assert len(facts["perplexity"]) == len(CODEC.sides)
-    assert all(1 <= used <= CODEC.codes for used in facts["codes_in_use"])
+    assert network.config == COMPONENTS
+    assert model.scales == COMPONENTS.scales
+    assert len(facts["perplexity"]) == len(COMPONENTS.scales)
+    assert all(1 <= used <= COMPONENTS.codes for used in facts["codes_in_use"])
     assert not any(p.requires_grad for p in network.parameters())
 
 
@@ -89,7 +90,7 @@ def test_the_log_is_json_lines_with_validation(finished: Path) -> None:
     assert [line["step"] for line in lines] == [4, 8, 12]
     assert "iou@full" in lines[0]
     last = lines[-1]
-    assert len(last["perplexity"]) == len(last["in_use"]) == len(CODEC.sides)
+    assert len(last["perplexity"]) == len(last["in_use"]) == len(COMPONENTS.scales)
     assert any(name.startswith("f@") for name in last)
 
 
@@ -98,7 +99,7 @@ def test_training_learns(tmp_path: Path) -> None:
     from setcore.seeding import torch_generator
     from vat3d.augment import make_batch
 
-    network = new_network(CODEC, 0)
+    network = new_network(COMPONENTS, 0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     batch = make_batch(Toy().batch(range(4)), CONFIG, torch_generator(0), augment=False)
     values = []
@@ -142,4 +143,4 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 def test_no_training_meshes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no training meshes"):
-        train([Toy(8)], tmp_path, CODEC, CONFIG, Budget(steps=2), progress=False)
+        train([Toy(8)], tmp_path, COMPONENTS, CONFIG, Budget(steps=2), progress=False)
