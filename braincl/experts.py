@@ -61,6 +61,8 @@ class Expert:
         mu.
     outside : float
         Prior variance of tuning per unit direction outside the span of the context; generic experts only.
+    signal : float
+        Variance of the signal, where it is taken for known and only the noise is integrated over; 0: both are.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class Expert:
     mean: Tensor
     mean_weights: Tensor
     outside: float = 0.0
+    signal: float = 0.0
 
     def to(self, dtype: torch.dtype) -> Expert:
         """The same expert in another precision, for the work per voxel."""
@@ -176,8 +179,9 @@ class Context:
         return len(self.bases) - 1
 
     def gaussian(
-        self, kind: str, mean: Float[Tensor, "e"], basis: int, shrinkage: float = 0.0, mean_scale: float = 1.0
-    ) -> Expert:
+        self, kind: str, mean: Float[Tensor, "e"], basis: int, shrinkage: float = 0.0, mean_scale: float = 1.0,
+        signal: float = 0.0,
+    ) -> Expert:  # fmt: skip
         """Prior N(mean_scale mean, Sigma of the basis), the covariance shrunk towards the identity of equal trace."""
         covariance = self.covariances[basis]
         assert covariance is not None
@@ -189,7 +193,10 @@ class Context:
             self._solved[basis, shrinkage] = self._add_system(kernel, mix)
         system, eigenvalues = self._solved[basis, shrinkage]
         mean_seen = self.systems[system].vectors.T @ (self.A @ mean)
-        return Expert(kind, shrinkage, mean_scale, system, eigenvalues, torch.ones_like(eigenvalues), mean_seen, mean)
+        return Expert(
+            kind, shrinkage, mean_scale, system, eigenvalues, torch.ones_like(eigenvalues), mean_seen, mean,
+            signal=signal,
+        )  # fmt: skip
 
     def prior_variance(self, expert: Expert, queries: Float[Tensor, "t e"]) -> Float[Tensor, "t"]:
         """``x' Sigma x`` of centred queries, in float64."""
@@ -263,14 +270,31 @@ def evidence(expert: Expert, images: int, projections: Sequence[Projection], gri
 
 
 def make_grid(expert: Expert, images: int) -> Grid:
-    """Signal shares as in the population prior, and scales within 2.5 standard errors of the context's own."""
+    """The grid of one expert.
+
+    Signal shares as in the population prior, and scales within 2.5 standard errors of the context's own; or, where the
+    expert takes the signal's variance for known, that scale beside noise from the variance 2 down to .02.
+    """
     like = expert.eigenvalues
+    if expert.signal:
+        noise = torch.logspace(math.log10(2), math.log10(0.02), len(SIGNAL_SHARES), dtype=like.dtype)
+        return Grid(torch.full((len(noise), SCALES), math.sqrt(expert.signal), dtype=like.dtype), noise / expert.signal)
     shares = torch.as_tensor(SIGNAL_SHARES, dtype=like.dtype)
     width = 2.5 / math.sqrt(2 * max(images - 1, 1))
     relative = torch.exp(torch.linspace(-width, width, SCALES, dtype=like.dtype))
-    variance = (like.sum() + expert.mean.square().sum()) / (images - 1)
+    variance = _mean_variance(expert, images)
     scale = (shares / variance).sqrt()[:, None] * relative
     return Grid(scale, (1 - shares) / shares * variance)
+
+
+def signal_shares(expert: Expert, grid: Grid, images: int) -> Float[Tensor, "h"]:
+    """Share of signal in a response at every noise level of the grid."""
+    return 1 / (1 + grid.ratio / _mean_variance(expert, images))
+
+
+def _mean_variance(expert: Expert, images: int) -> Tensor:
+    """v, the mean variance of ``A u`` over the context."""
+    return (expert.eigenvalues.sum() + expert.mean.square().sum()) / (images - 1)
 
 
 def solve(expert: Expert, found: Evidence, weights: Float[Tensor, "v h q"]) -> Solution:

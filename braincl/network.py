@@ -24,8 +24,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from braincl.errors import ModelError
-from braincl.experts import SCALES, Context, Evidence, Expert, evidence, leave_one_out, solve
+from braincl.experts import SCALES, Context, Evidence, Expert, evidence, leave_one_out, signal_shares, solve
 from braincl.gate import TinySetBlock
+from braincl.judge import START, Judgement, judge
 from braincl.prior import SIGNAL_SHARES, Prior
 
 KINDS = ("population", "mixture", "generic")
@@ -47,6 +48,13 @@ class SharedContextConfig:
     relaxations : tuple of (shrinkage, mean scale)
         Further versions of the Gaussian population prior: its covariance shrunk towards a multiple of the identity, its
         mean scaled. A new subject need not be like the training subjects.
+    scales : tuple of float
+        Versions of the Gaussian population prior that take the variance of a voxel's signal from the training voxels,
+        times this factor; the first one is the start. Real tuning is steeper than the prior: a strong signal is better
+        explained by a likely direction than by a large scale, though evidence, which trusts the prior, says otherwise.
+    judged : bool
+        Experts are weighed by their predictions on the context (`braincl.judge`), not by their evidence alone. False in
+        models of before.
     powers : tuple of float
         Generic priors ``(C + eps I)^power``; the first one is the start where there is no population prior.
     width, heads, hidden, layers : int
@@ -57,6 +65,8 @@ class SharedContextConfig:
     features: int = 0
     components: int = 0
     relaxations: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0), (0.3, 0.5), (0.7, 0.7))
+    scales: tuple[float, ...] = ()
+    judged: bool = False
     powers: tuple[float, ...] = (0.0, 0.5, 1.0)
     width: int = 32
     heads: int = 4
@@ -78,6 +88,7 @@ class Reading(NamedTuple):
     experts: list[Expert]
     features: Tensor  # (V, c, LOCAL)
     mean_features: Tensor  # (c, LOCAL), over all voxels
+    judgement: Judgement | None  # where experts are judged by what they predict
     found: dict[tuple[int, int], list[Evidence]]  # of batches of voxels, as far as memory allows
 
     def evidence(self, Y: Tensor, voxels: slice) -> list[Evidence]:
@@ -108,13 +119,15 @@ class SharedContextNetwork(nn.Module):
             self.register_buffer("prior_covariances", eye.repeat(priors, 1, 1))
             self.register_buffer("prior_log_weights", torch.zeros(priors))
             self.register_buffer("prior_shares", torch.full((len(SIGNAL_SHARES),), 1 / len(SIGNAL_SHARES)))
-        inputs = 2 * LOCAL + GLOBAL + len(KINDS) + 3
+        inputs = 2 * LOCAL + GLOBAL + len(KINDS) + 3 + 2 * bool(config.scales)
         self.embed = nn.Sequential(nn.Linear(inputs, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width))
         self.gate = nn.ModuleList(TinySetBlock(config.width, config.heads, config.hidden) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.read_out = nn.Linear(config.width, 2)
         nn.init.zeros_(self.read_out.weight)
         nn.init.zeros_(self.read_out.bias)
+        if config.judged:
+            self.trust = nn.Parameter(torch.tensor(START))
         self.share_logits = nn.Parameter(torch.zeros(len(SIGNAL_SHARES)))
         self.temper = nn.Parameter(torch.zeros(()))  # log of the power that evidence is raised to
         self.std_scale = nn.Parameter(torch.zeros(2))  # log factor on the standard deviation, and its slope in log n
@@ -143,6 +156,9 @@ class SharedContextNetwork(nn.Module):
         if self.config.features:
             means, covariances = self.prior_means.double(), self.prior_covariances.double()
             basis = context.add_basis(covariances[0])
+            signal = float(self.prior_shares.double() @ torch.as_tensor(SIGNAL_SHARES))
+            for factor in self.config.scales:
+                experts.append(context.gaussian("population", means[0], basis, signal=factor * signal))
             for shrinkage, mean_scale in ((0.0, 1.0), *self.config.relaxations):
                 experts.append(context.gaussian("population", means[0], basis, shrinkage, mean_scale))
             for c in range(1, 1 + self.config.components):
@@ -167,22 +183,35 @@ class SharedContextNetwork(nn.Module):
         context = Context(X)
         experts = [expert.to(Y.dtype) for expert in self._experts(context)]
         context.lower(Y.dtype)
-        features, kept = [], {}
+        features, scores, kept = [], [], {}
         size = len(experts) * GRID_POINTS + 2 * sum(system.vectors.shape[1] for system in context.systems)
         for part in batches(Y.shape[1], voxel_batch):
             found = all_evidence(context, experts, Y[:, part])
-            features.append(self._features(context, experts, found, Y[:, part]))
+            of_part, of_experts = self._features(context, experts, found, Y[:, part])
+            features.append(of_part)
+            scores.append(of_experts)
             if part.stop * size <= KEPT_VALUES:
                 kept[part.start, part.stop] = found
-        seen = torch.cat(features)
-        return Reading(context, experts, seen, seen.mean(dim=0), kept)
+        seen, judgement = torch.cat(features), None
+        if self.config.judged:
+            likely, predictive = torch.cat(scores).unbind(dim=-1)
+            judgement = judge(likely, predictive, *self._mixture(experts))
+        return Reading(context, experts, seen, seen.mean(dim=0), judgement, kept)
 
-    def _features(self, context: Context, experts: list[Expert], evidences: list[Evidence], Y: Tensor) -> Tensor:
-        """What a voxel's gate sees of each expert (V, c, LOCAL), the first expert being the start.
+    def _mixture(self, experts: list[Expert]) -> tuple[list[int], Tensor]:
+        """Which experts are components of the mixture, and their log weights."""
+        members = [c for c, expert in enumerate(experts) if expert.kind == "mixture"]
+        return members, self.prior_log_weights[1:] if members else torch.zeros(0)
+
+    def _features(
+        self, context: Context, experts: list[Expert], evidences: list[Evidence], Y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What a voxel's gate sees of each expert (V, c, LOCAL), the first expert being the start; and its scores.
 
         Log evidence and leave-one-out gain over the start, the gain itself, signal share, degrees of freedom an image.
+        Scores (V, c, 2): log evidence, leave-one-out log likelihood.
         """
-        log_evidence, gain, share, freedom = [], [], [], []
+        log_evidence, residuals, share, freedom = [], [], [], []
         for expert, found in zip(experts, evidences, strict=True):
             log_likelihood = found.log_likelihood.flatten(1)
             weights = log_likelihood.softmax(dim=1)
@@ -191,16 +220,18 @@ class SharedContextNetwork(nn.Module):
             residual, total = leave_one_out(
                 expert, found, weights.view_as(found.log_likelihood), context.systems[expert.system].vectors, Y
             )
-            gain.append((1 - residual).clamp(min=-1))
-            share.append(total @ torch.as_tensor(SIGNAL_SHARES, dtype=Y.dtype))
+            residuals.append(residual)
+            share.append(total @ signal_shares(expert, found.grid, len(Y)))
             freedom.append((total @ (expert.eigenvalues * found.inverse).sum(dim=1)) / len(Y))
-        evidence_over_start = torch.stack(log_evidence, dim=1) - log_evidence[0][:, None]
-        gains = torch.stack(gain, dim=1)
+        likely, residual = torch.stack(log_evidence, dim=1), torch.stack(residuals, dim=1)
+        predictive = -0.5 * len(Y) * residual.clamp(min=1e-6).log()
+        gains = (1 - residual).clamp(min=-1)
+        over_start = (predictive - predictive[:, :1]) / 10 if self.config.judged else gains - gains[:, :1]
         parts = (
-            (evidence_over_start / 10).clamp(-5, 5), gains, gains - gains[:, :1],
+            ((likely - likely[:, :1]) / 10).clamp(-5, 5), gains, over_start.clamp(-5, 5),
             torch.stack(share, dim=1), torch.stack(freedom, dim=1),
         )  # fmt: skip
-        return torch.stack(parts, dim=-1)
+        return torch.stack(parts, dim=-1), torch.stack([likely, predictive], dim=-1)
 
     # The voxel side: any batch of voxels.
 
@@ -210,10 +241,12 @@ class SharedContextNetwork(nn.Module):
         images, rank = len(reading.context.A), len(reading.experts[-1].eigenvalues)  # rank: E counts empty directions
         count = len(reading.features)
         overall = torch.tensor([math.log(images) / 5, math.log(count) / 8, math.log(rank) / 6, math.log(images / rank)])
-        kinds = torch.zeros(len(reading.experts), len(KINDS) + 3)
+        kinds = torch.zeros(len(reading.experts), len(KINDS) + 3 + 2 * bool(self.config.scales))
         for c, expert in enumerate(reading.experts):
             kinds[c, KINDS.index(expert.kind)] = 1
-            kinds[c, -3:] = torch.tensor([expert.strength, expert.mean_scale, float(c == 0)])
+            kinds[c, len(KINDS) : len(KINDS) + 3] = torch.tensor([expert.strength, expert.mean_scale, float(c == 0)])
+            if expert.signal:
+                kinds[c, -2:] = torch.tensor([1.0, math.log2(self.config.scales[c])])
         alike = torch.cat([reading.mean_features, overall.expand(len(kinds), -1), kinds], dim=1)  # for all voxels
         first, *others = self.embed
         assert isinstance(first, nn.Linear)
@@ -229,11 +262,20 @@ class SharedContextNetwork(nn.Module):
         """Posterior over experts, signal share and scale; sums to one per voxel."""
         correction = self.corrections(reading, voxels)
         odds = torch.logit(torch.as_tensor(SIGNAL_SHARES, dtype=correction.dtype)) / 4
-        prior = self._log_prior(reading.experts).to(correction.dtype)
-        by_share = self.log_share_prior() + correction[..., 1:] * odds + (correction[..., :1] + prior[:, None])
+        flat = torch.full_like(self.share_logits, -math.log(len(SIGNAL_SHARES)))
+        shares = torch.stack([flat if expert.signal else self.log_share_prior() for expert in reading.experts])
+        by_share = shares + correction[..., 1:] * odds
+        level = correction[..., 0]
+        if reading.judgement is None:
+            level = level + self._log_prior(reading.experts).to(correction.dtype)
+            by_share = by_share + level[..., None]
         log_likelihood = torch.stack([evidence.log_likelihood for evidence in found], dim=1)
         log_weights = torch.addcmul(by_share[..., None], log_likelihood, self.temper.exp())
-        return log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+        if reading.judgement is None:
+            return log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+        scores, inside = (part[voxels] for part in reading.judgement)
+        among = (level + inside + scores @ self.trust).softmax(dim=1)
+        return log_weights.flatten(2).softmax(dim=2).view_as(log_weights) * among[..., None, None]
 
     def log_share_prior(self) -> Float[Tensor, "h"]:
         """Log weight of each share of signal before any evidence, up to a constant."""

@@ -34,6 +34,7 @@ COMPONENTS = (4, 8, 16)
 MIXTURE_ITERATIONS = (2, 5, 15)
 VOXELS_PER_COMPONENT = 64
 SELECTION_CONTEXTS = (20, 100, 400)
+PARTS = ("log_weights", "means", "covariances", "shares")  # of a prior, as they are stored
 
 
 class Subject(NamedTuple):
@@ -214,7 +215,7 @@ def _pack(fit: PopulationFit, shapes: str) -> dict[str, Tensor]:
     tensors = {
         f"{name}.{part}": torch.as_tensor(value)
         for name, prior in priors.items() if prior is not None
-        for part, value in vars(prior).items()
+        for part, value in ((part, getattr(prior, part)) for part in PARTS)
     }  # fmt: skip
     text = json.dumps({"shapes": shapes, "report": fit.report})
     return tensors | {"report": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
@@ -228,7 +229,7 @@ def _unpack(tensors: dict[str, Tensor], subjects: Sequence[Subject], shapes: str
     def prior(name: str) -> Prior | None:
         if f"{name}.means" not in tensors:
             return None
-        return Prior(*(tensors[f"{name}.{part}"].numpy() for part in ("log_weights", "means", "covariances", "shares")))
+        return Prior(*(tensors[f"{name}.{part}"].numpy() for part in PARTS))
 
     def gaussian(name: str) -> Prior:
         found = prior(f"{name}.gaussian")

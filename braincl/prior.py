@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,12 @@ class Prior:
     @property
     def n_features(self) -> int:
         return self.means.shape[1]
+
+    @cached_property
+    def spectra(self) -> list[tuple[Array, Array]]:
+        """Eigenvalues (E,), none below rounding, and eigenvectors (E, E) of every component's covariance."""
+        found = [np.linalg.eigh(covariance) for covariance in self.covariances]
+        return [(np.maximum(values, 1e-9 * values[-1]), vectors) for values, vectors in found]
 
     def shrunk(self, shrinkage: float) -> Prior:
         """Every covariance moved towards the multiple of the identity that has the same trace."""

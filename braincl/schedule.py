@@ -126,11 +126,15 @@ class TrainConfig:
     report_every: int = 50
 
 
+# Besides the population prior itself; each further expert costs time per voxel, and more of them predicted no better.
+EXPERTS = SharedContextConfig(
+    scales=(1.0, 0.5, 2.0), relaxations=((0.3, 1.0), (0.7, 0.7)), powers=(0.0, 0.5), judged=True
+)  # fmt: skip
 PRESETS = {
-    "small": TrainConfig(),
-    "agnostic": TrainConfig(agnostic=True, report_every=200),
+    "small": TrainConfig(network=EXPERTS),
+    "agnostic": TrainConfig(network=SharedContextConfig(judged=True), agnostic=True, report_every=200),
     "paper": TrainConfig(
-        network=SharedContextConfig(width=64, hidden=128, layers=3),
+        network=replace(EXPERTS, width=64, hidden=128, layers=3),
         schedule=Schedule(real=Stage(0.6, 8, 1000, 0.4)),
         queries=200,
         voxels=1024,

@@ -13,16 +13,19 @@ from braincl.prior import SIGNAL_SHARES, Prior
 def simulate_stray(prior: Prior, X: NDArray[Any], voxels: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Responses (i, V) to X of a simulated subject whose tuning strays from a population prior by a random amount.
 
-    The population mean is scaled, part of the tuning is drawn from a generic prior ``C^p`` instead, signal shares are
-    spread around a random centre, and part of the noise is shared by the voxels, as it is in recordings.
+    The population mean is scaled, the spectrum of tuning is steeper or flatter than the prior's, part of the tuning is
+    drawn from a generic prior ``C^p`` instead, signal shares are spread around a random centre, and part of the noise
+    is shared by the voxels, as it is in recordings.
     """
     X = X - X.mean(axis=0)
     component = rng.choice(len(prior.log_weights), size=voxels, p=np.exp(prior.log_weights))
-    tuned = np.empty((len(X), voxels))
+    tuned, steepness = np.empty((len(X), voxels)), rng.uniform(0.8, 1.8)
     for c in np.unique(component):
         drawn = rng.standard_normal((X.shape[1], int((component == c).sum())))
-        factor = np.linalg.cholesky(prior.covariances[c] + 1e-9 * np.trace(prior.covariances[c]) * np.eye(X.shape[1]))
-        tuned[:, component == c] = X @ (factor @ drawn)
+        values, vectors = prior.spectra[c]
+        power = (values / values.max()) ** (steepness / 2)
+        power *= np.sqrt(values.sum()) / np.linalg.norm(power)
+        tuned[:, component == c] = X @ (vectors @ (power[:, None] * drawn))
     left, singular, _ = np.linalg.svd(X, full_matrices=False)
     power = rng.choice([0.0, 0.5, 1.0])
     generic = left @ (singular[:, None] ** (1 + power) * rng.standard_normal((len(singular), voxels)))

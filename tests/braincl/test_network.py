@@ -29,15 +29,18 @@ def mixture():
     return Prior(np.log([0.3, 0.7]), means, np.stack([np.eye(12), np.diag(np.linspace(1, 2, 12))]) / 12)
 
 
-def with_prior():
-    network = SharedContextNetwork(SharedContextConfig(features=12, components=2, width=8, heads=2, hidden=8, layers=1))
+def with_prior(**options):
+    config = SharedContextConfig(features=12, components=2, width=8, heads=2, hidden=8, layers=1, **options)
+    network = SharedContextNetwork(config)
     network.set_prior(make_prior(), mixture())
     return trained(network).eval()
 
 
-@pytest.fixture(params=["agnostic", "population"])
+@pytest.fixture(params=["agnostic", "population", "judged"])
 def encoder(request):
-    return InContextEncoder(trained(small_network()) if request.param == "agnostic" else with_prior())
+    if request.param == "agnostic":
+        return InContextEncoder(trained(small_network()))
+    return InContextEncoder(with_prior(scales=(1.0, 0.5), judged=True) if request.param == "judged" else with_prior())
 
 
 @pytest.fixture
@@ -122,9 +125,10 @@ def test_all_voxels_constant(encoder, arrays):
     np.testing.assert_array_equal(std, 0)
 
 
-def test_untrained_it_is_close_to_population_prior_ridge(arrays):
+@pytest.mark.parametrize("options", [{}, {"scales": (1.0, 0.5, 2.0), "judged": True}], ids=["evidence", "judged"])
+def test_untrained_it_is_close_to_population_prior_ridge(arrays, options):
     X, Y, queries = arrays
-    network = SharedContextNetwork(SharedContextConfig(features=12, width=8, heads=2, hidden=8, layers=1))
+    network = SharedContextNetwork(SharedContextConfig(features=12, width=8, heads=2, hidden=8, layers=1, **options))
     network.set_prior(make_prior())
     ours, theirs = InContextEncoder(network.eval()).fit(X, Y), PriorRidge(make_prior()).fit(X, Y)
     r = [np.corrcoef(a, b)[0, 1] for a, b in zip(ours.predict(queries).T, theirs.predict(queries).T, strict=True)]
