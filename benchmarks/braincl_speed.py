@@ -2,7 +2,10 @@
 
 All contenders take turns in one run on the same data; memory is measured in processes of their own.
 
-    python benchmarks/braincl_speed.py [--model MODEL_DIR] [--json OUT.json]
+    python benchmarks/braincl_speed.py [--model MODEL_DIR | --model population] [--json OUT.json]
+
+`--model population` is the network of `--preset small` with a random population prior of full rank: how long a fit
+takes does not depend on what was learned.
 """
 
 from __future__ import annotations
@@ -14,16 +17,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from braincl import InContextEncoder, RidgeCV
+from braincl.network import SharedContextNetwork
+from braincl.prior import Prior
 from braincl.published import PerVoxelConfig, PerVoxelNetwork
+from braincl.schedule import PRESETS
 from setcore.files import write_json
 
-IMAGES, FEATURES, VOXELS, MANY_VOXELS = 100, 512, 20_000, 200_000
+IMAGES, FEATURES, VOXELS = 100, 512, 20_000
 REPEATS = 5
 ALPHAS = np.logspace(-3, 4, 15)
 PUBLISHED_VOXELS = 4  # enough for a time per voxel
@@ -40,8 +47,17 @@ def make_context(voxels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def model(path: str | None) -> Callable[..., NDArray[np.float32]]:
     """The in-context encoder."""
-    encoder = InContextEncoder.from_pretrained(path)
+    encoder = with_prior() if path == "population" else InContextEncoder.from_pretrained(path)
     return lambda X, Y: encoder.fit(X, Y).coef_
+
+
+def with_prior() -> InContextEncoder:
+    """The network of the preset "small", untrained, with a random population prior."""
+    rng = np.random.default_rng(1)
+    root = rng.standard_normal((FEATURES, FEATURES)) / np.sqrt(FEATURES)
+    network = SharedContextNetwork(replace(PRESETS["small"].network, features=FEATURES))
+    network.set_prior(Prior(np.zeros(1), 0.1 * rng.standard_normal((1, FEATURES)), (root @ root.T)[None]))
+    return InContextEncoder(network.eval())
 
 
 def ridge(X: NDArray[np.float32], Y: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -92,14 +108,17 @@ def child(path: str | None, voxels: int) -> None:
 def main() -> None:
     """Run all, print the table, write the JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="model folder or embedded name (default: the embedded weights)")
+    parser.add_argument("--model", help="model folder, embedded name (default: the embedded weights), or: population")
+    parser.add_argument(
+        "--voxels", type=int, default=VOXELS, help="of the comparison; memory is also taken of ten times"
+    )
     parser.add_argument("--json", metavar="OUT.json")
     parser.add_argument("--child", type=int, metavar="VOXELS", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(args.model, args.child)
         return
-    X, Y = make_context(VOXELS)
+    X, Y = make_context(args.voxels)
     contenders = {
         "in-context encoder": model(args.model),
         "braincl RidgeCV": ridge,
@@ -116,14 +135,17 @@ def main() -> None:
     medians = {name: float(np.median(times)) for name, times in seconds.items()}
     reference = medians["himalaya KernelRidgeCV (numpy)"]
     print(
-        f"{VOXELS} voxels, {IMAGES} images, {FEATURES} features, {torch.get_num_threads()} threads, median of {REPEATS}"
+        f"{args.voxels} voxels, {IMAGES} images, {FEATURES} features, {torch.get_num_threads()} threads, "
+        f"median of {REPEATS}"
     )
     for name, median in medians.items():
         print(f"  {name:32}{median:8.2f} s   {median / reference:6.2f} x himalaya (numpy)")
     published = published_seconds_per_voxel(X, Y)
-    print(f"  published network               {published:8.2f} s a voxel, {published * VOXELS / 3600:.1f} h in all")
+    print(
+        f"  published network               {published:8.2f} s a voxel, {published * args.voxels / 3600:.1f} h in all"
+    )
     memory = {}
-    for voxels in (VOXELS, MANY_VOXELS):
+    for voxels in (args.voxels, 10 * args.voxels):
         memory[str(voxels)] = found = measure_memory(args.model, voxels)
         print(
             f"  in-context encoder, {voxels:>7} voxels: {found['seconds']:.2f} s, peak {found['peak_gb']:.2f} GB "
