@@ -3,9 +3,10 @@
 The image side of a context is solved once per subject: one eigendecomposition per expert (`braincl.experts`), shared by
 all voxels. Experts are the population prior of the training subjects, the same prior trusted less, the components of a
 mixture prior, and generic priors that need no training subject.
-A voxel's posterior over experts and over its noise level is exact Bayes plus a learned correction: every (voxel,
-expert) pair is a token of evidence, experts attend to each other, and subject-wide averages tell each voxel how its
-neighbours fared. Untrained, the network is the population-prior (or generic) ridge with its noise integrated out.
+A voxel's weights over an expert's noise levels are exact Bayes plus a learned correction; those over experts start from
+what each predicts on the context (`braincl.judge`), for the voxel and for all voxels: every (voxel, expert) pair is a
+token, experts attend to each other, and subject-wide averages tell each voxel how its neighbours fared. Untrained, the
+network is near population-prior (or generic) ridge with its noise integrated out.
 
 The encoder that comes out is linear: ``w_v = sum_c p_vc (s_vc mu_c + Sigma_c A' a_vc)``.
 
@@ -50,8 +51,8 @@ class SharedContextConfig:
         mean scaled. A new subject need not be like the training subjects.
     scales : tuple of float
         Versions of the Gaussian population prior that take the variance of a voxel's signal from the training voxels,
-        times this factor; the first one is the start. Real tuning is steeper than the prior: a strong signal is better
-        explained by a likely direction than by a large scale, though evidence, which trusts the prior, says otherwise.
+        times this factor; the first one is the start. On real recordings evidence prefers a larger signal than
+        predicts best.
     judged : bool
         Experts are weighed by their predictions on the context (`braincl.judge`), not by their evidence alone. False in
         models of before.
@@ -77,6 +78,8 @@ class SharedContextConfig:
         object.__setattr__(self, "relaxations", tuple((float(s), float(m)) for s, m in self.relaxations))
         if self.architecture != "shared_context":
             raise ValueError(f"architecture is {self.architecture!r}, expected 'shared_context'")
+        if any(scale <= 0 for scale in self.scales):
+            raise ValueError(f"scales of the signal's variance must be positive, got {self.scales}")
         if not self.powers or self.features < 0 or self.components < 0 or (self.components and not self.features):
             raise ValueError("a network needs generic powers, and a mixture needs the features of its prior")
 
