@@ -215,8 +215,9 @@ class SharedContextNetwork(nn.Module):
         Scores (V, c, 2): log evidence, leave-one-out log likelihood.
         """
         log_evidence, residuals, share, freedom = [], [], [], []
-        for expert, found in zip(experts, evidences, strict=True):
-            log_likelihood = found.log_likelihood.flatten(1)
+        before = self._log_shares(experts) if self.config.judged else torch.zeros(len(experts), 1)
+        for expert, found, log_shares in zip(experts, evidences, before, strict=True):
+            log_likelihood = (found.log_likelihood + log_shares[:, None]).flatten(1)
             weights = log_likelihood.softmax(dim=1)
             top = log_likelihood.max(dim=1, keepdim=True)  # the evidence is its likelihood over its posterior weight
             log_evidence.append((top.values - weights.gather(1, top.indices).log())[:, 0])
@@ -265,12 +266,9 @@ class SharedContextNetwork(nn.Module):
         """Posterior over experts, signal share and scale; sums to one per voxel."""
         correction = self.corrections(reading, voxels)
         odds = torch.logit(torch.as_tensor(SIGNAL_SHARES, dtype=correction.dtype)) / 4
-        flat = torch.full_like(self.share_logits, -math.log(len(SIGNAL_SHARES)))
-        shares = torch.stack([flat if expert.signal else self.log_share_prior() for expert in reading.experts])
-        by_share = shares + correction[..., 1:] * odds
-        level = correction[..., 0]
+        by_share = self._log_shares(reading.experts) + correction[..., 1:] * odds
+        level = correction[..., 0] + self._log_prior(reading.experts).to(correction.dtype)
         if reading.judgement is None:
-            level = level + self._log_prior(reading.experts).to(correction.dtype)
             by_share = by_share + level[..., None]
         log_likelihood = torch.stack([evidence.log_likelihood for evidence in found], dim=1)
         log_weights = torch.addcmul(by_share[..., None], log_likelihood, self.temper.exp())
@@ -280,16 +278,29 @@ class SharedContextNetwork(nn.Module):
         among = (level + inside + scores @ self.trust).softmax(dim=1)
         return log_weights.flatten(2).softmax(dim=2).view_as(log_weights) * among[..., None, None]
 
+    def _log_shares(self, experts: list[Expert]) -> Float[Tensor, "c h"]:
+        """Log weight of each noise level of each expert before any evidence; even where the signal is known."""
+        even = torch.full_like(self.share_logits, -math.log(len(SIGNAL_SHARES)))
+        return torch.stack([even if expert.signal else self.log_share_prior() for expert in experts])
+
     def log_share_prior(self) -> Float[Tensor, "h"]:
         """Log weight of each share of signal before any evidence, up to a constant."""
-        return self.share_logits + (self.prior_shares.log() if self.config.features else 0)
+        if self.config.features:
+            return self.share_logits + self.prior_shares.log()
+        return self.share_logits - (math.log(len(SIGNAL_SHARES)) if self.config.judged else 0)
 
     def _log_prior(self, experts: list[Expert]) -> Tensor:
-        """Log weight of each expert before any evidence: the start first, the others held back until trained."""
+        """Log weight of each expert before any evidence.
+
+        The start first, the others held back until trained; where experts are judged by their predictions it takes
+        less to hold them back, and the mixture, which is there only if it predicted training subjects better, is first.
+        """
+        mixture = torch.tensor([expert.kind == "mixture" for expert in experts])
+        if self.config.judged:
+            return torch.where(mixture, 0.0, -1.0 if mixture.any() else 0.0)
         prior = torch.full((len(experts),), -4.0)
         prior[0] = 0.0
-        mixture = [c for c, expert in enumerate(experts) if expert.kind == "mixture"]
-        if mixture:
+        if mixture.any():
             prior[mixture] = self.prior_log_weights[1:]
         return prior
 
