@@ -1,15 +1,16 @@
 """Encoding as a search: the tokens of one mesh that decode best within a file of so many bytes.
 
 `choose_price` quantises a latent at several prices of a bit and takes what decodes best. `refine` goes on from there:
-first the latent itself moves against the mesh's own surface through the frozen decoder, then each kept token has a
-vector of its own that starts at its code, while the decoder always sees the nearest codes (straight-through, Bengio et
-al. 2013), so that what is minimised is what the file will hold. Axes: b batch (1), n point, k token, v code,
-c latent channel.
+first the tokens' vectors move freely against the mesh's own surface through the frozen decoder, which keeps the latent
+within what the file's tokens can say, and are quantised anew. Then each token is drawn at random from the codes near
+its vector, by a softmax with Gumbel noise whose temperature falls until only the nearest code is left (Yang, Bamler &
+Mandt, "Improving Inference for Neural Image Compression", arXiv 2006.04240; gradients through the nearest code alone,
+straight through, gain nothing here: one token moves the whole shape, and no step is small). Axes: b batch (1), n point,
+k token, v code, c latent channel.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -44,29 +45,25 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps on the latent and on the tokens, and samples a step.
+    """How much work an effort means: gradient steps on free vectors and on tokens, and samples a step."""
 
-    With `both_starts` half of the token steps begin at the encoder's own latent, half at the moved one.
-    """
-
-    latent_steps: int
+    free_steps: int
     steps: int
     samples: int = 2048
-    both_starts: bool = False
-    learning_rate: float = 0.1
+    learning_rate: float = 0.05
 
 
 PRICES = (0.03, 0.1, 0.2, 0.4, 0.8)
 """Prices of a bit that are tried beside none, in half squared error of a token's vector at the last scale that fits."""
-PULL = 0.02
-"""Share of the way to its code that a vector is moved each step, so that none drifts off."""
+HOT, COLD = 0.3, 0.03
+"""Temperature of the draws of codes at the first and the last step, in half squared distance."""
 SHARPER_WEIGHT = 0.5
 """Of the loss's second term; without it thin parts fade away. (In training it cost more than it brought.)"""
 PREFIX_EVERY = 4
 """One token step in so many is for a prefix of scales instead of the whole file."""
 HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
-EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 110), "best": Schedule(60, 440, both_starts=True)}
+EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 160), "best": Schedule(80, 640)}
 
 Fit = Callable[[NDArray[np.int64]], int]
 """How many of some ids (all scales, flat) fit into the file."""
@@ -171,10 +168,11 @@ def refine(
     progress : bool
         A progress bar on standard error.
     """
-    bar = tqdm(total=schedule.latent_steps + schedule.steps, desc="refine", unit="step", disable=not progress)
-    starts = [search.choose_price(latent)]
+    bar = tqdm(total=schedule.free_steps + schedule.steps, desc="refine", unit="step", disable=not progress)
 
-    def steps(count: int, parameter: Tensor, stage: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Iterator[int]:
+    def steps(
+        count: int, parameter: Tensor, stage: str, loss: Callable[[int, Tensor, Tensor], Tensor]
+    ) -> Iterator[int]:
         """Adam on `parameter` under a cosine; yields after each step."""
         optimizer = torch.optim.Adam([parameter], lr=schedule.learning_rate, betas=(0.9, 0.95))
         for step in range(count):
@@ -184,46 +182,56 @@ def refine(
                 group["lr"] = schedule.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / count)))
             samples = _subset(search.target, torch_generator(search.seed, stage, step), schedule.samples)
             optimizer.zero_grad(set_to_none=True)
-            loss(*samples).backward()
+            loss(step, *samples).backward()
             optimizer.step()
             bar.update()
             yield step
 
-    def move_tokens(start: Choice, count: int) -> Choice:
-        """The best state on the way from a choice of tokens."""
+    def move_freely(start: Choice) -> Choice:
+        """What is chosen for the latent of vectors that need not be codes, if it is better."""
+        vectors = search.codebook[torch.from_numpy(start.ids[: start.kept])].clone().requires_grad_()
+
+        def loss(step: int, *samples: Tensor) -> Tensor:
+            return search.field_error(search.latent(vectors), *samples)
+
+        for _ in steps(schedule.free_steps, vectors, "free", loss):
+            pass
+        return min(start, search.choose_price(search.latent(vectors.detach())), key=lambda choice: choice.loss)
+
+    def move_tokens(start: Choice) -> Choice:
+        """The best state met while the codes of each token settle."""
         best, costs, kept = start, search.costs(start.ids, start.price), start.kept
         vectors = search.codebook[torch.from_numpy(start.ids)].clone().requires_grad_()
         half_power = search.codebook.square().sum(1) / 2
 
-        def codes(tokens: int) -> Tensor:
-            return (half_power - vectors[:tokens].detach() @ search.codebook.T + costs[:tokens]).argmin(1)
+        def distances(tokens: int) -> Tensor:
+            """Half the squared distance to each code, plus its cost and what is the same for all codes."""
+            return half_power - vectors[:tokens] @ search.codebook.T + costs[:tokens]
 
-        def token_loss(points: Tensor, distances: Tensor) -> Tensor:
+        def loss(step: int, *samples: Tensor) -> Tensor:
             """Of the whole file, and every now and then of one of its prefixes, which are files too."""
             inner = search.ends[search.ends < kept]
-            turn, prefix = divmod(next(turns), PREFIX_EVERY)
+            turn, prefix = divmod(step, PREFIX_EVERY)
             shown = int(inner[turn % len(inner)]) if len(inner) and prefix == PREFIX_EVERY - 1 else kept
-            straight = (vectors - vectors.detach())[:shown]
-            return search.field_error(search.latent(search.codebook[codes(shown)] + straight), points, distances)
+            temperature = HOT * (COLD / HOT) ** (step / schedule.steps)
+            draw = torch.rand(shown, len(half_power), generator=torch_generator(search.seed, "codes", step))
+            gumbel = -torch.log(-torch.log(draw.clamp(1e-9, 1 - 1e-7)))
+            shares = torch.softmax(gumbel - distances(shown) / temperature, dim=1)
+            return search.field_error(search.latent(shares @ search.codebook), *samples)
 
-        turns = itertools.count()
-        for step in steps(count, vectors, "tokens", token_loss):
-            with torch.no_grad():
-                vectors[:kept].lerp_(search.codebook[codes(kept)], PULL)
-            if (step + 1) % LOOK_EVERY == 0 or step + 1 == count:
-                now = search.judge(codes(len(vectors)).numpy(), start.price)
+        for step in steps(schedule.steps, vectors, "tokens", loss):
+            if (step + 1) % LOOK_EVERY == 0 or step + 1 == schedule.steps:
+                with torch.no_grad():
+                    ids = distances(len(vectors)).argmin(1).numpy()
+                now = search.judge(ids, start.price)
                 costs, kept = search.costs(now.ids, start.price), now.kept
                 best = min(best, now, key=lambda choice: choice.loss)
         return best
 
-    if schedule.latent_steps:
-        moved = latent.clone().requires_grad_()
-        for _ in steps(schedule.latent_steps, moved, "latent", lambda *samples: search.field_error(moved, *samples)):
-            pass
-        starts.append(search.choose_price(moved.detach()))
-    if not schedule.both_starts:
-        starts = [min(starts, key=lambda choice: choice.loss)]
-    best = min((move_tokens(start, schedule.steps // len(starts)) for start in starts), key=lambda choice: choice.loss)
+    best = search.choose_price(latent)
+    if schedule.free_steps:
+        best = move_freely(best)
+    best = move_tokens(best)
     bar.close()
     return best.ids[: best.kept]
 
