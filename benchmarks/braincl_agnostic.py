@@ -1,17 +1,19 @@
-"""The embedding-agnostic model: the subjects that it is trained on, and its scores where encoder and pictures are new.
+"""The embedding-agnostic model against ridge where encoder and pictures are new; subjects to train one over encoders.
 
+    python benchmarks/braincl_agnostic.py --v4 V4 --json OUT.json
     python benchmarks/braincl_agnostic.py --training OUT
-    braincl train OUT/*.nc --preset agnostic --out MODEL --minutes 30
-    python benchmarks/braincl_agnostic.py --models MODEL agnostic --v4 V4 --json OUT.json
+    braincl train OUT/*.nc --preset agnostic --out MODEL --steps 3000
+    python benchmarks/braincl_agnostic.py --models MODEL agnostic --encoder mobilenetv2 --v4 V4
+
+Scores: against per-voxel cross-validated ridge, on simulated subjects over an encoder and pictures (Tux Paint) that
+were not in training, and on V4; `braincl evaluate` says how. The embedded weights were trained on MobileNetV2
+and renders, so that EfficientNet-Lite2 is the new encoder.
 
 Training: simulated subjects over the renders of sweethome3d-furniture (CC0, CC BY) through three image encoders
 (EfficientNet-Lite0, 1, 2), in three views each: all features on random axes, 256 standardised principal axes of unit
 norm, 64 axes with a flattened spectrum. Two subjects a view: voxels with the tuning of BOLD5000's CSI1 carried over and
 noise that they share, and voxels of eight groups beside a bulk. The network sees inner products only, so that a
-rotation of any of these is the same to it.
-
-Scores: against per-voxel cross-validated ridge, on simulated subjects over another encoder (MobileNetV2) and other
-pictures (Tux Paint), and on the V4 recordings, whose features are MobileNetV2's, too; `braincl evaluate` says how.
+rotation of any of these is the same to it. What came of it: `benchmarks/braincl_log.md`.
 """
 
 from __future__ import annotations
@@ -79,9 +81,9 @@ def training(cache: Path) -> Iterator[tuple[str, xr.Dataset]]:
             yield f"{encoder}_{kind}_groups.nc", groups.dataset
 
 
-def new_subjects(cache: Path, seed: int) -> Iterator[tuple[str, xr.Dataset]]:
-    """Simulated subjects over an encoder and pictures that were not in training."""
-    features = demo.embeddings("mobilenetv2", "tuxpaint", cache)
+def new_subjects(encoder: str, cache: Path, seed: int) -> Iterator[tuple[str, xr.Dataset]]:
+    """Simulated subjects over an encoder, and pictures that were not in training."""
+    features = demo.embeddings(encoder, "tuxpaint", cache)
     ids = features["image_id"].values
     for kind, X in views(features, project=False, seed=seed):
         priors: dict[str, Prior] = {
@@ -121,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training", type=Path, metavar="OUT", help="write the training subjects here, and end")
     parser.add_argument("--models", nargs="+", default=["agnostic"], help="model folders or names of embedded weights")
+    parser.add_argument("--encoder", default="efficientnet_lite2", choices=demo.ENCODERS, help="of simulated subjects")
     parser.add_argument("--v4", type=Path, help="folder of the V4 recordings")
     parser.add_argument("--sessions", nargs="+", default=SESSIONS, help="of the V4 recordings (default: all)")
     parser.add_argument("--draws", type=int, default=5)
@@ -135,7 +138,7 @@ def main() -> None:
         return
     models = {Path(path).name: InContextEncoder.from_pretrained(path) for path in args.models}
     rows = []
-    for name, subject in new_subjects(args.cache, args.seed):
+    for name, subject in new_subjects(args.encoder, args.cache, args.seed):
         rows += score(models, name, subject, CONTEXTS, args.draws, 130)
     for session in args.sessions if args.v4 else ():
         subject = average_duplicates(open_responses(args.v4 / f"v4_{session}.nc"))

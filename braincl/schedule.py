@@ -132,7 +132,7 @@ EXPERTS = SharedContextConfig(
 )  # fmt: skip
 PRESETS = {
     "small": TrainConfig(network=EXPERTS),
-    "agnostic": TrainConfig(network=SharedContextConfig(judged=True), agnostic=True, report_every=200),
+    "agnostic": TrainConfig(agnostic=True, report_every=200),
     "paper": TrainConfig(
         network=replace(EXPERTS, width=64, hidden=128, layers=3),
         schedule=Schedule(real=Stage(0.6, 8, 1000, 0.4)),
