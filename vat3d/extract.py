@@ -20,8 +20,42 @@ _BATCH = 1 << 17
 _MARGIN = 1e-3
 
 
+class GridField:
+    """A field that remembers its values at grid points, for extractions at several levels.
+
+    Parameters
+    ----------
+    field : callable
+        Takes float32 points (n, 3), returns (n,) values. Values that are not finite become +-1000, far outside or in.
+    """
+
+    def __init__(self, field: Field) -> None:
+        self._field = field
+        self._known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Values (n,) at points (n, 3), batch by batch."""
+        points = points.astype(np.float32)
+        parts = [np.asarray(self._field(points[k : k + _BATCH]), np.float64) for k in range(0, len(points), _BATCH)]
+        return np.nan_to_num(np.concatenate(parts), nan=1e3, posinf=1e3, neginf=-1e3)
+
+    def at(self, numbers: np.ndarray, side: int) -> np.ndarray:
+        """Values at the grid points of these numbers, sorted and each there once."""
+        known, values = self._known.get(side, (numbers[:0], np.empty(0)))
+        places = np.searchsorted(known, numbers)
+        new = np.ones(len(numbers), bool)
+        new[places < len(known)] = known[places[places < len(known)]] != numbers[places < len(known)]
+        if new.any():
+            found = self(_position(_grid(numbers[new], side), side))
+            values = np.insert(values, places[new], found)
+            known = np.insert(known, places[new], numbers[new])
+            self._known[side] = known, values
+            places = np.searchsorted(known, numbers)
+        return np.asarray(values[places])
+
+
 def extract_surface(
-    field: Field,
+    field: Field | GridField,
     resolution: int = 128,
     coarse: int = 32,
     iso: float = 0.0,
@@ -39,7 +73,7 @@ def extract_surface(
 
     Parameters
     ----------
-    field : callable
+    field : callable or GridField
         Takes float32 points (n, 3), returns (n,) values, negative inside, such as a signed distance. Values that are
         not finite count as outside.
     resolution : int, 8..512
@@ -62,6 +96,7 @@ def extract_surface(
     """
     if not 8 <= resolution <= MAX_RESOLUTION:
         raise CodecError(f"resolution {resolution} lies outside 8..{MAX_RESOLUTION}")
+    field = field if isinstance(field, GridField) else GridField(field)
     levels = 0
     while resolution >= coarse << (levels + 1):
         levels += 1
@@ -112,14 +147,7 @@ def _position(points: np.ndarray, side: int) -> np.ndarray:
     return points * (2 * HALF_WIDTH / side) - HALF_WIDTH
 
 
-def _evaluate(field: Field, points: np.ndarray, iso: float) -> np.ndarray:
-    """Field minus `iso`, batch by batch; what is not finite is far outside."""
-    points = points.astype(np.float32)
-    parts = [np.asarray(field(points[k : k + _BATCH]), np.float64) for k in range(0, len(points), _BATCH)]
-    return np.nan_to_num(np.concatenate(parts), nan=1e3, posinf=1e3, neginf=-1e3) - iso
-
-
-def _corner_values(field: Field, cells: np.ndarray, side: int, iso: float) -> np.ndarray:
+def _corner_values(field: GridField, cells: np.ndarray, side: int, iso: float) -> np.ndarray:
     """The field at the corners of cells, shape (n, 8), each grid point evaluated once.
 
     Points on the border of the cube are outside, and no value is exactly zero.
@@ -128,7 +156,7 @@ def _corner_values(field: Field, cells: np.ndarray, side: int, iso: float) -> np
     points = np.sort(corners.ravel(), kind="stable")
     points = points[np.concatenate([[True], points[1:] != points[:-1]])]
     where = _grid(points, side)
-    values = _evaluate(field, _position(where, side), iso)
+    values = field.at(points, side) - iso
     tiny = 1e-9
     values[((where == 0) | (where == side)).any(1) & (values < tiny)] = tiny
     values[values == 0] = tiny
@@ -144,7 +172,7 @@ def _crossed(values: np.ndarray) -> np.ndarray:
     return np.asarray(inside.any(1) & ~inside.all(1))
 
 
-def _follow(field: Field, cells: np.ndarray, side: int, iso: float) -> tuple[np.ndarray, np.ndarray]:
+def _follow(field: GridField, cells: np.ndarray, side: int, iso: float) -> tuple[np.ndarray, np.ndarray]:
     """The given cells and all that the surface enters from them, with the field at their corners."""
     values = _corner_values(field, cells, side, iso)
     steps = _offsets(side)[[1, 2, 4]]
@@ -168,7 +196,7 @@ def _follow(field: Field, cells: np.ndarray, side: int, iso: float) -> tuple[np.
 
 
 def _place(
-    field: Field, start: np.ndarray, stop: np.ndarray, at_start: np.ndarray, at_stop: np.ndarray, iso: float
+    field: GridField, start: np.ndarray, stop: np.ndarray, at_start: np.ndarray, at_stop: np.ndarray, iso: float
 ) -> np.ndarray:
     """Zeros of the field on grid edges: linear interpolation, then one secant step inside the bracket.
 
@@ -176,7 +204,7 @@ def _place(
     """
     low, high = np.zeros(len(start)), np.ones(len(start))
     share = at_start / (at_start - at_stop)
-    middle = _evaluate(field, start + share[:, None] * (stop - start), iso)
+    middle = field(start + share[:, None] * (stop - start)) - iso
     same = (middle < 0) == (at_start < 0)
     low, at_low = np.where(same, share, low), np.where(same, middle, at_start)
     high, at_high = np.where(same, high, share), np.where(same, at_stop, middle)

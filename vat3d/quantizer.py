@@ -86,6 +86,7 @@ class ScaleQuantizer(nn.Module):
     low: Tensor
     basis: Tensor
     basis_step: Tensor
+    axes: Tensor
     mean: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
@@ -101,6 +102,8 @@ class ScaleQuantizer(nn.Module):
             self.register_buffer("basis", torch.zeros(max(self.components), frequencies, dtype=torch.int8))
             self.register_buffer("basis_step", torch.ones(max(self.components)))
             self.register_buffer("mean", torch.zeros(3, self.grid, self.grid, self.channels))
+            self.register_buffer("axes", torch.zeros(self.basis.shape), persistent=False)
+            self.register_load_state_dict_post_hook(lambda module, _: module._set_axes())
             self.log_spread = nn.ParameterList(torch.zeros(count) for count in self.components)
         self.log_gain = nn.Parameter(torch.linspace(0, -2, len(self.sides)))
         convs = [nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False) for _ in self.sides]
@@ -121,15 +124,14 @@ class ScaleQuantizer(nn.Module):
         """The lower frequencies of every plane and channel."""
         return torch.einsum("ir,js,bprsc->bpijc", self.waves, self.waves, grid)[:, :, self.low].flatten(1)
 
-    def axes(self, scale: int) -> Float[Tensor, "n m"]:
-        """The principal components of a scale, orthonormal to within their 8 bits."""
-        count = self.components[scale]
-        return self.basis[:count].float() * self.basis_step[:count, None]
+    def _set_axes(self) -> None:
+        """The principal components in float32, orthonormal to within their 8 bits."""
+        self.axes = self.basis.float() * self.basis_step[:, None]
 
     def reduce(self, grid: Float[Tensor, "b p r r c"], scale: int) -> Float[Tensor, "b k c"]:
         """Vectors of a scale's tokens, in token order, in units of the scale's gains."""
         if scale < len(self.components):
-            found = self.spectrum(grid) @ self.axes(scale).T
+            found = self.spectrum(grid) @ self.axes[: self.components[scale]].T
             return (found / self.log_spread[scale].exp()).unflatten(1, (-1, self.channels))
         scale -= len(self.components)
         weights = getattr(self, f"reduce_{scale}")
@@ -141,7 +143,9 @@ class ScaleQuantizer(nn.Module):
         if scale < len(self.components):
             found = vectors.flatten(1) * self.log_spread[scale].exp()
             spectrum = found.new_zeros(len(found), 3, self.grid, self.grid, self.channels)
-            spectrum[:, :, self.low] = (found @ self.axes(scale)).view(len(found), 3, -1, self.channels)
+            spectrum[:, :, self.low] = (found @ self.axes[: self.components[scale]]).view(
+                len(found), 3, -1, self.channels
+            )
             return torch.einsum("ir,js,bpijc->bprsc", self.waves, self.waves, spectrum)
         scale -= len(self.components)
         side, weights = self.sides[scale], getattr(self, f"raise_{scale}")
@@ -241,6 +245,7 @@ class ScaleQuantizer(nn.Module):
             axes = axes.T.flip(0)[: len(self.basis)]
             self.basis_step.copy_(axes.abs().amax(1) / 127)
             self.basis.copy_(torch.round(axes / self.basis_step[:, None]))
+            self._set_axes()
         residual, pools = latent - self.start(len(latent)), []
         for scale in range(len(self.scales)):
             gain = (

@@ -121,6 +121,8 @@ class MeshTokenizer:
         CodecError
             Not even the first scale fits, or `effort` is unknown.
         """
+        from vat3d.extract import GridField
+
         if effort not in EFFORTS:
             raise CodecError(f"unknown effort {effort!r}; choose one of {', '.join(EFFORTS)}")
         started = time.perf_counter()
@@ -151,7 +153,7 @@ class MeshTokenizer:
         original = _Original(solid, place)
         if min_f_score is not None:
             stream = self._fewest_scales(stream, original, min_f_score)
-        field = self.field(stream)
+        field = GridField(self.field(stream))  # levels share most of its values
         stream = self._best_level(stream, original, field)
         stream.report["f_score@0.02"] = self._f_score(stream, original, field)
         stream.report.update(stream.sizes)

@@ -7,7 +7,7 @@ import trimesh
 from scipy.ndimage import map_coordinates
 
 from vat3d.errors import CodecError
-from vat3d.extract import HALF_WIDTH, decimate, extract_surface, is_closed_manifold
+from vat3d.extract import HALF_WIDTH, GridField, decimate, extract_surface, is_closed_manifold
 from vat3d.inside import Solid
 from vat3d.marching import CORNERS, EDGES, polygonise, triangle_table
 from vat3d.mesh_io import load_mesh
@@ -245,3 +245,21 @@ def test_real_meshes_equal_the_dense_grid(shared_data, name):
         found = (np.abs(vertices - part.vertices[0]).sum(1) < 1e-12).any()
         assert found or part.extents.max() < 2 * HALF_WIDTH / 32
     assert len(vertices) <= len(dense_vertices)
+
+
+def test_levels_of_a_remembered_field_equal_separate_extractions_and_ask_less_of_it():
+    asked = []
+
+    def counted(points):
+        asked.append(len(points))
+        return torus(points)
+
+    remembered = GridField(counted)
+    for iso in (0.0, 0.02, 0.01, -0.03):
+        before = sum(asked)
+        vertices, faces = extract_surface(remembered, resolution=64, iso=iso)
+        shared = sum(asked) - before
+        expected, expected_faces = extract_surface(counted, resolution=64, iso=iso)
+        assert np.array_equal(vertices, expected)
+        assert np.array_equal(faces, expected_faces)
+        assert shared <= (sum(asked) - before) / 2 if iso == 0.0 else shared < (sum(asked) - before) / 4
