@@ -1,16 +1,18 @@
-"""Codebook against finite scalar quantisation at equal bits, on the latents of one trained encoder.
+"""What quantisers leave of a latent at equal bits, on the latents of one trained encoder.
 
-    python benchmarks/vat3d_quantiser.py DATASET... [--model MODEL_DIR] [--steps 600] [--json OUT.json]
+    python benchmarks/vat3d_quantiser.py DATASET... [--model MODEL_DIR] [--steps 200] [--json OUT.json]
 
-Both are multi-scale residual quantisers on the same token schedule with 512 codes, fitted from scratch on the latents
-of training shapes by squared error: one codebook shared by the scales (`vat3d.quantizer`), or three numbers of eight
-levels (arXiv 2309.15505) behind a linear map for each scale. Printed: bits (entropy of each scale's ids on validation
-shapes) and the share of the latents' variance that is left, after each scale.
+All are multi-scale residual quantisers with 512 codes, fitted from scratch on the latents of training shapes by squared
+error: `components`, one codebook shared by scales of principal components and scales over areas of the planes
+(`vat3d.quantizer`, default preset); `areas`, the same with areas only (the first preset's token schedule); `scalar`, on
+that schedule three numbers of eight levels (arXiv 2309.15505) behind a linear map for each scale. Printed: bits
+(entropy of each scale's ids on validation shapes) and the share of the latents' variance left, after each scale.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,13 +25,14 @@ from setcore.files import write_json
 from setcore.seeding import numpy_generator, torch_generator
 from vat3d import MeshTokenizer
 from vat3d.augment import make_batch
-from vat3d.config import CodecConfig, TrainConfig
+from vat3d.config import PRESETS, CodecConfig, TrainConfig
 from vat3d.network import CodecNetwork
 from vat3d.prepare import Dataset
 from vat3d.quantizer import ScaleQuantizer
 from vat3d.rate import CodeUse
 
 LEVELS, NUMBERS, BATCH = 8, 3, 16
+AREAS = (1, 2, 3, 4, 6, 8, 12, 16, 16, 16)
 
 
 class ScalarQuantizer(ScaleQuantizer):
@@ -127,22 +130,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", type=Path)
     parser.add_argument("--model")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", default="vat3d_quantiser.json")
     args = parser.parse_args()
     network = MeshTokenizer.from_pretrained(args.model).network
     datasets = [Dataset(folder) for folder in args.datasets]
-    train, held = latents(network, datasets, "train", 1024), latents(network, datasets, "validation", 128)
+    train, held = latents(network, datasets, "train", 4096), latents(network, datasets, "validation", 192)
     result = {}
-    for name, kind in (("codebook", ScaleQuantizer), ("scalar", ScalarQuantizer)):
+    components = PRESETS["default"][0]
+    areas = dataclasses.replace(components, components=(), band=0, sides=AREAS)
+    kinds = {"components": (ScaleQuantizer, components), "areas": (ScaleQuantizer, areas)}
+    for name, (kind, config) in (kinds | {"scalar": (ScalarQuantizer, areas)}).items():
         torch.manual_seed(0)
-        quantizer = kind(network.config)
+        quantizer = kind(config)
         fit(quantizer, train, args.steps)
         result[name] = measure(quantizer, held)
-        print(f"{name:9}", *(f"{bits} bits: {left:.3f}" for bits, left in result[name]), sep="  ")
+        print(f"{name:10}", *(f"{bits} bits: {left:.3f}" for bits, left in result[name]), sep="  ")
     curves = {name: np.array(rows).T for name, rows in result.items()}
     for budget in (1_000, 2_000, 4_000, 8_000, 16_000):
-        left = {name: float(np.interp(budget, *curve)) for name, curve in curves.items()}
+        left = {name: float(np.exp(np.interp(budget, curve[0], np.log(curve[1])))) for name, curve in curves.items()}
         print(f"{budget:6} bits:", *(f"{name} {value:.3f}" for name, value in left.items()))
     write_json(args.json, result)
 

@@ -63,7 +63,7 @@ PREFIX_EVERY = 4
 """One token step in so many is for a prefix of scales instead of the whole file."""
 HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
-EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 160), "best": Schedule(80, 640)}
+EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 160), "best": Schedule(60, 440)}
 
 Fit = Callable[[NDArray[np.int64]], int]
 """How many of some ids (all scales, flat) fit into the file."""
