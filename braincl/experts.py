@@ -157,10 +157,11 @@ class Context:
         self.systems.append(System(vectors, mix))
         return len(self.systems) - 1, eigenvalues
 
-    def generic(self, power: float) -> Expert:
+    def generic(self, power: float, signal: float = 0.0) -> Expert:
         """Zero-mean prior ``Sigma ~ (C + eps I)^power``, C the covariance of the context embeddings.
 
-        Power 0 is ridge; a positive power expects tuning along the directions in which pictures vary most.
+        Power 0 is ridge; a positive power expects tuning along the directions in which pictures vary most. `signal`:
+        see `Expert`.
         """
         images = len(self.A)
         system, own = self._own
@@ -170,7 +171,7 @@ class Context:
         level = images / (own * raw).sum()
         zeros = torch.zeros_like(own), torch.zeros_like(self.offset)
         outside = float(level * floor**power)
-        return Expert("generic", power, 0.0, system, level * own * raw, level * raw, *zeros, outside)
+        return Expert("generic", power, 0.0, system, level * own * raw, level * raw, *zeros, outside, signal)
 
     def add_basis(self, covariance: Float[Tensor, "e e"]) -> int:
         """Make ``A Sigma`` a basis and return its index."""

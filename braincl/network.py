@@ -53,6 +53,9 @@ class SharedContextConfig:
         Versions of the Gaussian population prior that take the variance of a voxel's signal from the training voxels,
         times this factor; the first one is the start. On real recordings evidence prefers a larger signal than
         predicts best.
+    signals : tuple of float
+        Versions of every generic prior whose signal has this share of a response's variance, beside those that
+        integrate over it.
     judged : bool
         Experts are weighed by their predictions on the context (`braincl.judge`), not by their evidence alone. False in
         models of before.
@@ -67,6 +70,7 @@ class SharedContextConfig:
     components: int = 0
     relaxations: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0), (0.3, 0.5), (0.7, 0.7))
     scales: tuple[float, ...] = ()
+    signals: tuple[float, ...] = ()
     judged: bool = False
     powers: tuple[float, ...] = (0.0, 0.5, 1.0)
     width: int = 32
@@ -78,8 +82,8 @@ class SharedContextConfig:
         object.__setattr__(self, "relaxations", tuple((float(s), float(m)) for s, m in self.relaxations))
         if self.architecture != "shared_context":
             raise ValueError(f"architecture is {self.architecture!r}, expected 'shared_context'")
-        if any(scale <= 0 for scale in self.scales):
-            raise ValueError(f"scales of the signal's variance must be positive, got {self.scales}")
+        if any(value <= 0 for value in (*self.scales, *self.signals)):
+            raise ValueError(f"scales and shares of the signal must be positive, got {self.scales}, {self.signals}")
         if not self.powers or self.features < 0 or self.components < 0 or (self.components and not self.features):
             raise ValueError("a network needs generic powers, and a mixture needs the features of its prior")
 
@@ -122,7 +126,7 @@ class SharedContextNetwork(nn.Module):
             self.register_buffer("prior_covariances", eye.repeat(priors, 1, 1))
             self.register_buffer("prior_log_weights", torch.zeros(priors))
             self.register_buffer("prior_shares", torch.full((len(SIGNAL_SHARES),), 1 / len(SIGNAL_SHARES)))
-        inputs = 2 * LOCAL + GLOBAL + len(KINDS) + 3 + 2 * bool(config.scales)
+        inputs = 2 * LOCAL + GLOBAL + len(KINDS) + 3 + 2 * bool(config.scales or config.signals)
         self.embed = nn.Sequential(nn.Linear(inputs, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width))
         self.gate = nn.ModuleList(TinySetBlock(config.width, config.heads, config.hidden) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
@@ -167,7 +171,8 @@ class SharedContextNetwork(nn.Module):
             for c in range(1, 1 + self.config.components):
                 basis = context.add_basis(covariances[c])
                 experts.append(context.gaussian("mixture", means[c], basis))
-        return experts + [context.generic(power) for power in self.config.powers]
+        signals = (0.0, *self.config.signals)
+        return experts + [context.generic(power, signal) for signal in signals for power in self.config.powers]
 
     @torch.no_grad()
     def read(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 1024) -> Reading:
@@ -245,12 +250,14 @@ class SharedContextNetwork(nn.Module):
         images, rank = len(reading.context.A), len(reading.experts[-1].eigenvalues)  # rank: E counts empty directions
         count = len(reading.features)
         overall = torch.tensor([math.log(images) / 5, math.log(count) / 8, math.log(rank) / 6, math.log(images / rank)])
-        kinds = torch.zeros(len(reading.experts), len(KINDS) + 3 + 2 * bool(self.config.scales))
+        known = 2 * bool(self.config.scales or self.config.signals)
+        kinds = torch.zeros(len(reading.experts), len(KINDS) + 3 + known)
         for c, expert in enumerate(reading.experts):
             kinds[c, KINDS.index(expert.kind)] = 1
             kinds[c, len(KINDS) : len(KINDS) + 3] = torch.tensor([expert.strength, expert.mean_scale, float(c == 0)])
             if expert.signal:
-                kinds[c, -2:] = torch.tensor([1.0, math.log2(self.config.scales[c])])
+                level = expert.signal if expert.kind == "generic" else self.config.scales[c]
+                kinds[c, -2:] = torch.tensor([1.0, math.log2(level)])
         alike = torch.cat([reading.mean_features, overall.expand(len(kinds), -1), kinds], dim=1)  # for all voxels
         first, *others = self.embed
         assert isinstance(first, nn.Linear)
@@ -297,7 +304,7 @@ class SharedContextNetwork(nn.Module):
         """
         mixture = torch.tensor([expert.kind == "mixture" for expert in experts])
         if self.config.judged:
-            return torch.where(mixture, 0.0, -1.0 if mixture.any() else 0.0)
+            return torch.where(mixture, 0.0, -2.0 if mixture.any() else 0.0)
         prior = torch.full((len(experts),), -4.0)
         prior[0] = 0.0
         if mixture.any():

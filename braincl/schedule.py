@@ -126,15 +126,16 @@ class TrainConfig:
     report_every: int = 50
 
 
-# Besides the population prior itself; each further expert costs time per voxel, and more of them predicted no better.
-EXPERTS = SharedContextConfig(
+# Each further expert costs time per voxel, and more of them predicted no better.
+POPULATION_EXPERTS = SharedContextConfig(
     scales=(1.0, 0.5, 2.0), relaxations=((0.3, 1.0), (0.7, 0.7)), powers=(0.0, 0.5), judged=True
 )  # fmt: skip
+AGNOSTIC_EXPERTS = SharedContextConfig(powers=(0.0, 0.5), signals=(0.05, 0.15, 0.4), judged=True)
 PRESETS = {
-    "small": TrainConfig(network=EXPERTS),
-    "agnostic": TrainConfig(agnostic=True, report_every=200),
+    "small": TrainConfig(network=POPULATION_EXPERTS),
+    "agnostic": TrainConfig(network=AGNOSTIC_EXPERTS, agnostic=True, report_every=200),
     "paper": TrainConfig(
-        network=replace(EXPERTS, width=64, hidden=128, layers=3),
+        network=replace(POPULATION_EXPERTS, width=64, hidden=128, layers=3),
         schedule=Schedule(real=Stage(0.6, 8, 1000, 0.4)),
         queries=200,
         voxels=1024,

@@ -225,8 +225,9 @@ class _Trainer:
         size = round(math.exp(rng.uniform(low, high)))
         order = rng.permutation(len(X))[: size + config.queries]
         if rng.random() < stage.simulated:
-            Y = simulate_stray(task.gaussian if task.mixture is None or rng.random() < 0.5 else task.mixture,
-                               X[order], config.voxels, rng)  # fmt: skip
+            # A mixture is there because it predicts better; a quarter of the subjects still have none of its groups.
+            prior = task.gaussian if task.mixture is None or rng.random() < 0.25 else task.mixture
+            Y = simulate_stray(prior, X[order], config.voxels, rng)
             X = X[order]
         else:
             count = int(np.exp(rng.uniform(np.log(16), np.log(max(config.voxels, 17)))))
@@ -272,7 +273,7 @@ class _Trainer:
             rng = numpy_generator(self.seed, "validation", index)
             X, Y = task.subject.X, task.subject.Y[:, rng.permutation(task.subject.Y.shape[1])[: self.config.voxels]]
             Y = Y[:, Y[task.validation].std(axis=0) > 1e-6]
-            stray = simulate_stray(task.gaussian, X, self.config.voxels, rng)
+            stray = simulate_stray(task.mixture or task.gaussian, X, self.config.voxels, rng)
             for size in self.config.validation_contexts:
                 context = rng.permutation(task.train)[: min(size, len(task.train))]
                 loss, predicted = self._loss(X[context], Y[context], X[task.validation], Y[task.validation])
