@@ -83,7 +83,7 @@ class Expert:
 
 
 class Grid(NamedTuple):
-    """The (h, q) grid of one expert: s (h, q) and tau (h,)."""
+    """The (h, q) grid of one expert: s (h, q) and tau (h,). There is one scale only where the signal is known."""
 
     scale: Tensor
     ratio: Tensor
@@ -279,7 +279,7 @@ def make_grid(expert: Expert, images: int) -> Grid:
     like = expert.eigenvalues
     if expert.signal:
         noise = torch.logspace(math.log10(2), math.log10(0.02), len(SIGNAL_SHARES), dtype=like.dtype)
-        return Grid(torch.full((len(noise), SCALES), math.sqrt(expert.signal), dtype=like.dtype), noise / expert.signal)
+        return Grid(torch.full((len(noise), 1), math.sqrt(expert.signal), dtype=like.dtype), noise / expert.signal)
     shares = torch.as_tensor(SIGNAL_SHARES, dtype=like.dtype)
     width = 2.5 / math.sqrt(2 * max(images - 1, 1))
     relative = torch.exp(torch.linspace(-width, width, SCALES, dtype=like.dtype))

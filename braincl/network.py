@@ -225,7 +225,8 @@ class SharedContextNetwork(nn.Module):
             log_likelihood = (found.log_likelihood + log_shares[:, None]).flatten(1)
             weights = log_likelihood.softmax(dim=1)
             top = log_likelihood.max(dim=1, keepdim=True)  # the evidence is its likelihood over its posterior weight
-            log_evidence.append((top.values - weights.gather(1, top.indices).log())[:, 0])
+            found_evidence = (top.values - weights.gather(1, top.indices).log())[:, 0]
+            log_evidence.append(found_evidence - math.log(found.grid.scale.shape[1]))  # scales are alike before it
             residual, total = leave_one_out(
                 expert, found, weights.view_as(found.log_likelihood), context.systems[expert.system].vectors, Y
             )
@@ -269,21 +270,28 @@ class SharedContextNetwork(nn.Module):
             tokens = block(tokens)
         return self.read_out(self.norm(tokens))
 
-    def weights(self, reading: Reading, found: list[Evidence], voxels: slice) -> Float[Tensor, "v c h q"]:
-        """Posterior over experts, signal share and scale; sums to one per voxel."""
+    def weights(self, reading: Reading, found: list[Evidence], voxels: slice) -> list[Float[Tensor, "v h q"]]:
+        """Posterior over signal share and scale, one tensor an expert; over all of them it sums to one per voxel."""
         correction = self.corrections(reading, voxels)
         odds = torch.logit(torch.as_tensor(SIGNAL_SHARES, dtype=correction.dtype)) / 4
         by_share = self._log_shares(reading.experts) + correction[..., 1:] * odds
         level = correction[..., 0] + self._log_prior(reading.experts).to(correction.dtype)
         if reading.judgement is None:
             by_share = by_share + level[..., None]
-        log_likelihood = torch.stack([evidence.log_likelihood for evidence in found], dim=1)
-        log_weights = torch.addcmul(by_share[..., None], log_likelihood, self.temper.exp())
+        logits = [
+            torch.addcmul(of_expert[..., None], evidence.log_likelihood, self.temper.exp())
+            for of_expert, evidence in zip(by_share.unbind(dim=1), found, strict=True)
+        ]
         if reading.judgement is None:
-            return log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+            joint = torch.cat([part.flatten(1) for part in logits], dim=1).softmax(dim=1)
+            sizes = [part[0].numel() for part in logits]
+            return [weights.view_as(part) for weights, part in zip(joint.split(sizes, dim=1), logits, strict=True)]
         scores, inside = (part[voxels] for part in reading.judgement)
         among = (level + inside + scores @ self.trust).softmax(dim=1)
-        return log_weights.flatten(2).softmax(dim=2).view_as(log_weights) * among[..., None, None]
+        return [
+            part.flatten(1).softmax(dim=1).view_as(part) * share[:, None, None]
+            for part, share in zip(logits, among.unbind(dim=1), strict=True)
+        ]
 
     def _log_shares(self, experts: list[Expert]) -> Float[Tensor, "c h"]:
         """Log weight of each noise level of each expert before any evidence; even where the signal is known."""
@@ -325,7 +333,7 @@ class SharedContextNetwork(nn.Module):
         weights = self.weights(reading, found, voxels)
         means, of_systems = [], [torch.zeros(()) for _ in context.systems]
         for c, expert in enumerate(reading.experts):
-            solution = solve(expert, found[c], weights[:, c])
+            solution = solve(expert, found[c], weights[c])
             means.append(solution.mean_coefficient)
             of_systems[expert.system] = of_systems[expert.system] + solution.dual * expert.gain
         duals = Y.new_zeros(Y.shape[1], len(context.bases), len(Y))
@@ -349,12 +357,12 @@ class SharedContextNetwork(nn.Module):
         mean = torch.zeros(Y.shape[1], len(queries), dtype=Y.dtype)
         second, variance = torch.zeros_like(mean), torch.zeros_like(mean)
         for c, expert in enumerate(experts):
-            solution = solve(expert, found[c], weights[:, c])
+            solution = solve(expert, found[c], weights[c])
             cross = crosses[expert.system] * expert.gain  # (t, k)
             part = torch.outer(solution.mean_coefficient, low @ expert.mean_weights) + solution.dual @ cross.T
-            mass = weights[:, c].sum(dim=(1, 2)).clamp(min=1e-12)
+            mass = weights[c].sum(dim=(1, 2)).clamp(min=1e-12)
             mean, second = mean + part, second + part.square() / mass[:, None]
-            power = (weights[:, c] * found[c].grid.scale.square()).sum(dim=2)  # (V, h)
+            power = (weights[c] * found[c].grid.scale.square()).sum(dim=2)  # (V, h)
             prior = context.prior_variance(expert, centred).to(Y.dtype)
             noise = power @ found[c].grid.ratio * (1 + 1 / len(Y))
             explained = (power @ found[c].inverse) @ cross.square().T

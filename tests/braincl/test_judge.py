@@ -45,7 +45,7 @@ def test_an_expert_of_known_signal_is_population_prior_ridge_at_its_most_likely_
     expert = context.gaussian("population", torch.as_tensor(prior.means[0]), basis, signal=signal)
     grid = make_grid(expert, len(X))
     noise = torch.logspace(math.log10(2), math.log10(0.02), 16, dtype=torch.float64)
-    torch.testing.assert_close(grid.scale**2 * grid.ratio[:, None], noise[:, None].expand(16, 5))
+    torch.testing.assert_close(grid.scale**2 * grid.ratio[:, None], noise[:, None])
     finer = _noise_grid(signal)
     torch.testing.assert_close(finer.scale[0, 0], grid.scale[0, 0])
     found = evidence(expert, len(X), context.project(Y), finer)
@@ -82,7 +82,8 @@ def test_untrained_the_best_predictions_of_all_voxels_decide():
     Y = X @ (against[:, None] + 0.3 * dense(12, 40, seed=1)) + dense(150, 40, seed=2)
     Y = ((Y - Y.mean(dim=0)) / Y.std(dim=0, unbiased=False)).float()
     reading = network.read(X.float(), Y)
-    weights = network.weights(reading, reading.evidence(Y, slice(0, 40)), slice(0, 40)).sum(dim=(2, 3))
+    found = network.weights(reading, reading.evidence(Y, slice(0, 40)), slice(0, 40))
+    weights = torch.stack([of_expert.sum(dim=(1, 2)) for of_expert in found], dim=1)
     errors = []
     for expert, found in zip(reading.experts, reading.evidence(Y, slice(0, 40)), strict=True):
         posterior = found.log_likelihood.flatten(1).softmax(1).view_as(found.log_likelihood)
