@@ -1,19 +1,17 @@
-"""The embedding-agnostic model against ridge where encoder and pictures are new; subjects to train one over encoders.
+"""The embedding-agnostic model: the subjects that it is trained on, and its scores where encoder and pictures are new.
 
-    python benchmarks/braincl_agnostic.py --v4 V4 --json OUT.json
     python benchmarks/braincl_agnostic.py --training OUT
     braincl train OUT/*.nc --preset agnostic --out MODEL --steps 3000
-    python benchmarks/braincl_agnostic.py --models MODEL agnostic --encoder mobilenetv2 --v4 V4
-
-Scores: against per-voxel cross-validated ridge, on simulated subjects over an encoder and pictures (Tux Paint) that
-were not in training, and on V4; `braincl evaluate` says how. The embedded weights were trained on MobileNetV2
-and renders, so that EfficientNet-Lite2 is the new encoder.
+    python benchmarks/braincl_agnostic.py --models MODEL agnostic --v4 V4 --json OUT.json
 
 Training: simulated subjects over the renders of sweethome3d-furniture (CC0, CC BY) through three image encoders
 (EfficientNet-Lite0, 1, 2), in three views each: all features on random axes, 256 standardised principal axes of unit
 norm, 64 axes with a flattened spectrum. Two subjects a view: voxels with the tuning of BOLD5000's CSI1 carried over and
 noise that they share, and voxels of eight groups beside a bulk. The network sees inner products only, so that a
-rotation of any of these is the same to it. What came of it: `benchmarks/braincl_log.md`.
+rotation of any of these is the same to it.
+
+Scores: against per-voxel cross-validated ridge, on simulated subjects over another encoder (MobileNetV2) and other
+pictures (Tux Paint), and on the V4 recordings, whose features are MobileNetV2's, too; `braincl evaluate` says how.
 """
 
 from __future__ import annotations
@@ -123,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training", type=Path, metavar="OUT", help="write the training subjects here, and end")
     parser.add_argument("--models", nargs="+", default=["agnostic"], help="model folders or names of embedded weights")
-    parser.add_argument("--encoder", default="efficientnet_lite2", choices=demo.ENCODERS, help="of simulated subjects")
+    parser.add_argument("--encoder", default="mobilenetv2", choices=demo.ENCODERS, help="of simulated subjects")
     parser.add_argument("--v4", type=Path, help="folder of the V4 recordings")
     parser.add_argument("--sessions", nargs="+", default=SESSIONS, help="of the V4 recordings (default: all)")
     parser.add_argument("--draws", type=int, default=5)

@@ -130,7 +130,7 @@ class TrainConfig:
 POPULATION_EXPERTS = SharedContextConfig(
     scales=(1.0, 0.5, 2.0), relaxations=((0.3, 1.0), (0.7, 0.7)), powers=(0.0, 0.5), judged=True
 )  # fmt: skip
-AGNOSTIC_EXPERTS = SharedContextConfig(powers=(0.0, 0.5), signals=(0.05, 0.15, 0.4), judged=True)
+AGNOSTIC_EXPERTS = SharedContextConfig(signals=(0.1, 0.3), judged=True)
 PRESETS = {
     "small": TrainConfig(network=POPULATION_EXPERTS),
     "agnostic": TrainConfig(network=AGNOSTIC_EXPERTS, agnostic=True, report_every=200),
