@@ -73,7 +73,7 @@ def _info(args: argparse.Namespace) -> None:
         "features": found["features"] or "any"
     }
     lines = [f"{name}: {', '.join(v) if isinstance(v, list) else v}" for name, v in shown.items() if v is not None]
-    stages = str(config_from_dict(Schedule, schedule, args.model)).split("; ") if schedule else ["not stated"]
+    stages = str(config_from_dict(Schedule, schedule, found["model"])).split("; ") if schedule else ["not stated"]
     print_result(found, args.json, "\n".join([*lines, *(f"stage {stage}" for stage in stages)]))
 
 
