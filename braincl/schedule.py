@@ -122,7 +122,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     validation_images: int = 200
-    validation_contexts: tuple[int, ...] = (20, 100, 300)
+    validation_contexts: tuple[int, ...] = (10, 30, 100, 300)
     report_every: int = 50
 
 

@@ -311,15 +311,21 @@ def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray
 
     What a side lacks by `TIP` or less is made up smoothly (the shift grows with the cube of the distance from the
     middle). More is a lost tip, whose place is unknown: then the side's outermost vertex alone is drawn out to the box,
-    which leaves the rest of the surface where it was decoded.
+    which leaves the rest of the surface where it was decoded. What a side has too much is pressed into the layer below,
+    so that no two vertices come to lie in one place, as they would if they were clipped.
     """
-    fitted = np.clip(vertices, -half, half)
+    fitted = np.array(vertices, np.float64)
     for axis in range(3):
         for side in (-1.0, 1.0):
             x = side * fitted[:, axis]
             tip = int(x.argmax())
             missing = half[axis] - x[tip]
-            if missing <= TIP and x[tip] > 3 * missing:  # the shift keeps the order of points
+            if missing < 0:
+                start = max(0.0, half[axis] + 2 * missing)
+                outer = x > start
+                pressed = start + (x[outer] - start) * ((half[axis] - start) / (x[tip] - start))
+                fitted[outer, axis] = side * np.minimum(pressed, half[axis])
+            elif missing <= TIP and x[tip] > 3 * missing:  # the shift keeps the order of points
                 outer = x > 0
                 fitted[outer, axis] += side * missing * (x[outer] / x[tip]) ** 3
             else:

@@ -180,13 +180,15 @@ def test_small_gaps_to_the_box_are_closed_smoothly() -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 9.0])
 def test_a_lost_tip_moves_one_vertex_a_side(shift: float) -> None:
+    """Also of a surface that lies wholly outside of the box, where it is pressed to the side."""
     half = np.array([1.0, 0.7, 0.1])
     moved = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 3)) * half + np.array([shift, 0, 0])
     fitted = fit_box(moved, half)
     np.testing.assert_allclose(fitted.min(0), -half)
     np.testing.assert_allclose(fitted.max(0), half)
-    still = (fitted == np.clip(moved, -half, half)).all(1)
+    still = (fitted == moved)[:, 1:].all(1) & ((fitted == moved)[:, 0] | (shift > 1))
     assert still.sum() >= len(moved) - 6
+    assert len(np.unique(fitted, axis=0)) == len(fitted)
 
 
 def test_info_counts_everything(tokenizer: MeshTokenizer) -> None:
@@ -199,3 +201,17 @@ def test_info_counts_everything(tokenizer: MeshTokenizer) -> None:
 def test_decoding_leaves_no_gradients(tokenizer: MeshTokenizer) -> None:
     assert not any(parameter.requires_grad for parameter in tokenizer.network.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_what_lies_beyond_the_box_is_pressed_into_it_and_stays_apart() -> None:
+    half = np.array([1.0, 0.6, 0.01])
+    above = np.array([0.1, 0.2, 0.995, 1.002, 1.006])
+    column = np.stack([above, np.full(5, 0.3), np.full(5, 0.002)], axis=1)
+    corners = np.array([[-1.0, -0.6, -0.017], [0.0, 0.6, 0.017], [0.0, 0.0, 0.016]])
+    fitted = fit_box(np.concatenate([column, corners]), half)
+    assert (np.abs(fitted) <= half).all()
+    np.testing.assert_allclose(fitted.max(0), half)
+    np.testing.assert_allclose(fitted.min(0), -half)
+    assert np.array_equal(fitted[:2, 0], above[:2])
+    assert (np.diff(fitted[:5, 0]) > 0).all()
+    assert fitted[6, 2] > fitted[7, 2]
