@@ -104,7 +104,7 @@ class ScaleQuantizer(nn.Module):
             self.register_buffer("mean", torch.zeros(3, self.grid, self.grid, self.channels))
             self.register_buffer("axes", torch.zeros(self.basis.shape), persistent=False)
             self.register_load_state_dict_post_hook(lambda module, _: module._set_axes())
-            self.log_spread = nn.ParameterList(torch.zeros(count) for count in self.components)
+        self.log_spread = nn.ParameterList(torch.zeros(count) for count in self.components)
         self.log_gain = nn.Parameter(torch.linspace(0, -2, len(self.sides)))
         convs = [nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False) for _ in self.sides]
         for conv in convs:
@@ -169,10 +169,7 @@ class ScaleQuantizer(nn.Module):
     @torch.no_grad()
     def weights(self) -> Float[Tensor, " n"]:
         """Squared error in the latent, per unit of squared error in a token's vector, for each token."""
-        parts = [
-            (2 * spread).exp().view(-1, self.channels).mean(1)
-            for spread in (self.log_spread if self.components else ())
-        ]
+        parts = [(2 * spread).exp().view(-1, self.channels).mean(1) for spread in self.log_spread]
         for side, gain in zip(self.sides, self.log_gain, strict=True):
             parts.append(((self.grid / side) ** 2 * (2 * gain).exp()).expand(3 * side * side))
         return torch.cat(parts)
@@ -247,10 +244,7 @@ class ScaleQuantizer(nn.Module):
             self.basis.copy_(torch.round(axes / self.basis_step[:, None]))
             self._set_axes()
         residual, pools = latent - self.start(len(latent)), []
-        for scale in range(len(self.scales)):
-            gain = (
-                self.log_spread[scale] if scale < len(self.components) else self.log_gain[scale - len(self.components)]
-            )
+        for scale, gain in enumerate([*self.log_spread, *self.log_gain]):
             gain.zero_()
             seen = self.reduce(residual, scale)
             spread = (seen.flatten(1).std(0) if gain.dim() else seen.std()).clamp_min(1e-4)

@@ -231,7 +231,8 @@ def refine(
     best = search.choose_price(latent)
     if schedule.free_steps:
         best = move_freely(best)
-    best = move_tokens(best)
+    if schedule.steps:
+        best = move_tokens(best)
     bar.close()
     return best.ids[: best.kept]
 
