@@ -100,6 +100,9 @@ class TrainConfig:
     network : SharedContextConfig
         `features` and `components` are set from the data.
     schedule : Schedule
+    start : str
+        Model whose gate training starts from, embedded name or folder, its network of the sizes of `network`; empty for
+        an untrained gate.
     agnostic : bool
         Train a network without a population prior, which takes any embedding; the priors of the training subjects then
         only make the simulated ones. Subjects may have embeddings of several image encoders.
@@ -115,6 +118,7 @@ class TrainConfig:
 
     network: SharedContextConfig = field(default_factory=SharedContextConfig)
     schedule: Schedule = field(default_factory=Schedule)
+    start: str = ""
     agnostic: bool = False
     queries: int = 100
     voxels: int = 256
@@ -132,7 +136,7 @@ POPULATION_EXPERTS = SharedContextConfig(
 )  # fmt: skip
 AGNOSTIC_EXPERTS = SharedContextConfig(signals=(0.1, 0.3), judged=True)
 PRESETS = {
-    "small": TrainConfig(network=POPULATION_EXPERTS),
+    "small": TrainConfig(network=POPULATION_EXPERTS, start="agnostic"),
     "agnostic": TrainConfig(network=AGNOSTIC_EXPERTS, agnostic=True, report_every=200),
     "paper": TrainConfig(
         network=replace(POPULATION_EXPERTS, width=64, hidden=128, layers=3),

@@ -6,6 +6,8 @@ amounts, with contexts of one size; the same over all sizes; the training subjec
 the fold that leaves it out, so that the gate learns how far a prior may be trusted on somebody new. The best weights on
 validation pictures are kept, the untrained gate among the candidates: training cannot make the closed form worse there.
 
+The gate starts from what the embedded agnostic weights have learned, if the config names them.
+
 Every step's random numbers depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
 """
 
@@ -28,7 +30,7 @@ from tqdm import tqdm
 
 from braincl.base import standardiser
 from braincl.describe import stored_schedule
-from braincl.encoder import ModelCard, load_model, save_encoder
+from braincl.encoder import ModelCard, find_model, load_model, save_encoder
 from braincl.errors import ResponseError
 from braincl.network import SharedContextNetwork
 from braincl.population import PopulationFit, Subject, load_or_fit
@@ -104,9 +106,10 @@ def meta_train(
         A response set cannot be used, or embeddings differ in width or backbone.
     InputError
         `out` holds a model already and `resume` is not set, was trained on other data or with another schedule or other
-        settings, is in use, or cannot be written.
+        settings, is in use, or cannot be written; or the model that training starts from has another network.
     """
     config = config or PRESETS["small"]
+    start = _learned(config)
     budget = budget or Budget(minutes=15.0)
     groups = _of_one_backbone([open_responses(source) for source in datasets], config.agnostic)
     prepared = [prepare_subjects(group) for group in groups]
@@ -124,7 +127,7 @@ def meta_train(
             components = len(fits[0].mixture.means) if fits[0].mixture is not None else 0
             shape = replace(config.network, features=prepared[0][0].X.shape[1], components=components)
             config = replace(config, network=shape)
-        trainer = _Trainer(folder, prepared, fits, config, budget, seed, backbone)
+        trainer = _Trainer(folder, prepared, fits, config, budget, seed, backbone, start)
         return trainer.run(stopwatch, progress)
 
 
@@ -167,10 +170,11 @@ def prepare_subjects(datasets: Sequence[xr.Dataset | str | Path]) -> list[Subjec
 class _Trainer:
     def __init__(
         self, folder: Path, groups: list[list[Subject]], fits: list[PopulationFit], config: TrainConfig, budget: Budget,
-        seed: int, backbone: str,
+        seed: int, backbone: str, start: dict[str, Tensor],
     ) -> None:  # fmt: skip
         self.folder, self.fits, self.subjects = folder, fits, [subject for group in groups for subject in group]
         self.config, self.budget, self.seed, self.backbone = config, budget, seed, backbone
+        self.start = start
         self.tasks = [
             task for group, fit in zip(groups, fits, strict=True) for task in _make_tasks(group, fit, config, seed)
         ]
@@ -194,6 +198,9 @@ class _Trainer:
             self.position = saved["stage"]
             stopwatch = Stopwatch(saved["seconds"])
         else:
+            if self.start:  # the closed form stays the first candidate
+                self._validate_and_keep(step, 0.0)
+                self.network.load_state_dict(self.start, strict=False)
             self._report(step, stopwatch, 0.0)
         voxels, started = 0, stopwatch.seconds
         with tqdm(disable=not progress, unit="step", desc="braincl train", initial=step) as bar:
@@ -289,8 +296,8 @@ class _Trainer:
             "prior_ridge_r": float(np.mean(prior_r)),
         }
 
-    def _report(self, step: int, stopwatch: Stopwatch, loss: float) -> dict[str, Any]:
-        """Validate, keep the weights if they are the best so far, write a checkpoint."""
+    def _validate_and_keep(self, step: int, loss: float) -> dict[str, Any]:
+        """Validate, and keep the weights if they are the best so far."""
         row: dict[str, Any] = {
             "step": step,
             "stage": self.config.schedule.names[self.position],
@@ -301,6 +308,11 @@ class _Trainer:
         if row["validation_loss"] < self.best:
             self.best = row["validation_loss"]
             self._save_model(row)
+        return row
+
+    def _report(self, step: int, stopwatch: Stopwatch, loss: float) -> dict[str, Any]:
+        """Validate, keep the best weights, write a checkpoint."""
+        row = self._validate_and_keep(step, loss)
         save_training_state(self.folder, self.network, self.optimizer, {
             "step": step, "stage": self.position, "seconds": stopwatch.seconds, "best": self.best,
             "history": self.history, "config": asdict(self.config), "fingerprint": self._fingerprint(),
@@ -342,6 +354,25 @@ class _Trainer:
             digest.update(f"{subject.name} {subject.X.shape} {subject.Y.shape}".encode())
             digest.update(np.ascontiguousarray(subject.Y).tobytes())
         return digest.hexdigest()
+
+
+def _learned(config: TrainConfig) -> dict[str, Tensor]:
+    """What the model that training starts from has learned, by name of parameter; nothing without one.
+
+    Raises
+    ------
+    ModelError, CheckpointError
+        There is no such model, or it cannot be read.
+    InputError
+        Its network has other sizes.
+    """
+    if not config.start:
+        return {}
+    learned = dict(load_model(find_model(config.start))[0].named_parameters())
+    wanted = dict(SharedContextNetwork(config.network).named_parameters())
+    if {name: part.shape for name, part in learned.items()} != {name: part.shape for name, part in wanted.items()}:
+        raise InputError(f"training cannot start from {config.start}: its network has other sizes; set start to ''")
+    return learned
 
 
 def _make_tasks(subjects: list[Subject], fit: PopulationFit, config: TrainConfig, seed: int) -> list[_Task]:

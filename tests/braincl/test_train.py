@@ -20,10 +20,10 @@ from synthetic import make_responses
 
 from braincl.describe import describe_model, stored_schedule
 from braincl.encoder import InContextEncoder
-from braincl.errors import ResponseError
-from braincl.network import SharedContextConfig
+from braincl.errors import ModelError, ResponseError
+from braincl.network import SharedContextConfig, SharedContextNetwork
 from braincl.responses import save_responses
-from braincl.schedule import Schedule, Stage, TrainConfig
+from braincl.schedule import PRESETS, Schedule, Stage, TrainConfig
 from braincl.stray import simulate_stray
 from braincl.train import meta_train
 from setcore.checkpoint import WEIGHTS_FILE, config_from_dict, load_tensors
@@ -85,6 +85,33 @@ def test_same_seed_same_weights_another_seed_others(finished, tmp_path):
     meta_train(subjects(), TINY, tmp_path / "other", budget=Budget(steps=5), seed=4, progress=False)
     name = "model.read_out.weight"
     assert not np.array_equal(final_state(finished)[name], final_state(tmp_path / "other")[name])
+
+
+def test_training_starts_from_a_model_and_keeps_the_closed_form_a_candidate(finished, tmp_path):
+    """With a learning rate of zero what was learned there stays; the new subjects' prior is their own."""
+    config = replace(TINY, start=str(finished), learning_rate=0.0)
+    meta_train(subjects(), config, tmp_path / "model", budget=Budget(steps=3), seed=8, progress=False)
+    start, state = load_tensors(finished / WEIGHTS_FILE), final_state(tmp_path / "model")
+    learned = [name for name, _ in SharedContextNetwork(TINY.network).named_parameters()]
+    assert_same({name: start[name].float() for name in learned}, {name: state[f"model.{name}"] for name in learned})
+    meta_train(subjects(), TINY, tmp_path / "untrained", budget=Budget(steps=1), seed=8, progress=False)
+    first, second, *_ = progress(tmp_path / "model")["history"]
+    assert first == progress(tmp_path / "untrained")["history"][0]
+    assert second["validation_loss"] != first["validation_loss"]
+
+
+def test_a_start_of_other_sizes_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="agnostic: its network has other sizes"):
+        meta_train(subjects(), replace(TINY, start="agnostic"), tmp_path / "model", budget=Budget(steps=1))
+    with pytest.raises(ModelError, match="neither a model folder nor an embedded model"):
+        meta_train(subjects(), replace(TINY, start="nobody"), tmp_path / "model", budget=Budget(steps=1))
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_default_preset_starts_from_the_embedded_agnostic_weights():
+    shapes = {name: values.shape for name, values in InContextEncoder.from_pretrained().network.named_parameters()}
+    assert PRESETS["small"].start == "agnostic"
+    assert shapes == {name: v.shape for name, v in SharedContextNetwork(PRESETS["small"].network).named_parameters()}
 
 
 SCRIPT = """
