@@ -55,15 +55,13 @@ class Schedule:
 
 PRICES = (0.03, 0.1, 0.2, 0.4, 0.8)
 """Prices of a bit that are tried beside none, in half squared error of a token's vector at the last scale that fits."""
-HOT, COLD = 0.3, 0.03
+HOT, COLD = 0.15, 0.06
 """Temperature of the draws of codes at the first and the last step, in half squared distance."""
 SHARPER_WEIGHT = 0.5
 """Of the loss's second term; without it thin parts fade away. (In training it cost more than it brought.)"""
-PREFIX_EVERY = 4
-"""One token step in so many is for a prefix of scales instead of the whole file."""
 HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
-EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(40, 160), "best": Schedule(60, 440)}
+EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(80, 120), "best": Schedule(150, 350)}
 
 Fit = Callable[[NDArray[np.int64]], int]
 """How many of some ids (all scales, flat) fit into the file."""
@@ -209,14 +207,10 @@ def refine(
             return half_power - vectors[:tokens] @ search.codebook.T + costs[:tokens]
 
         def loss(step: int, *samples: Tensor) -> Tensor:
-            """Of the whole file, and every now and then of one of its prefixes, which are files too."""
-            inner = search.ends[search.ends < kept]
-            turn, prefix = divmod(step, PREFIX_EVERY)
-            shown = int(inner[turn % len(inner)]) if len(inner) and prefix == PREFIX_EVERY - 1 else kept
             temperature = HOT * (COLD / HOT) ** (step / schedule.steps)
-            draw = torch.rand(shown, len(half_power), generator=torch_generator(search.seed, "codes", step))
+            draw = torch.rand(kept, len(half_power), generator=torch_generator(search.seed, "codes", step))
             gumbel = -torch.log(-torch.log(draw.clamp(1e-9, 1 - 1e-7)))
-            shares = torch.softmax(gumbel - distances(shown) / temperature, dim=1)
+            shares = torch.softmax(gumbel - distances(kept) / temperature, dim=1)
             return search.field_error(search.latent(shares @ search.codebook), *samples)
 
         for step in steps(schedule.steps, vectors, "tokens", loss):

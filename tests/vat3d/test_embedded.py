@@ -1,0 +1,64 @@
+"""What the embedded weights must do for every mesh, and on surfaces whose distance is known."""
+
+import manifold3d
+import numpy as np
+import pytest
+import trimesh
+
+from vat3d import MeshTokenizer
+from vat3d.mesh_io import load_mesh
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return MeshTokenizer.from_pretrained()
+
+
+def complaints(source, data, decoded):
+    """What is wrong with a file of at most 512 bytes and the mesh that it decodes to."""
+    vertices, faces, _ = load_mesh(source)
+    used = vertices[np.unique(faces)]
+    sides = np.abs(decoded.bounds - [used.min(0), used.max(0)]).max() / (np.ptp(used, axis=0).max() / 2)
+    centred = np.ascontiguousarray(decoded.vertices - decoded.vertices.mean(0))
+    solid = manifold3d.Manifold(manifold3d.Mesh64(centred, decoded.faces.astype(np.uint64)))
+    checks = {
+        f"{len(data)} bytes": len(data) <= 512,
+        "not watertight": decoded.is_watertight,
+        "not consistently wound": decoded.is_winding_consistent,
+        str(solid.status()): solid.status() == manifold3d.Error.NoError,
+        f"a side of the box is off by {sides:.3f}": sides <= 0.02,
+    }
+    return [fault for fault, fine in checks.items() if not fine]
+
+
+@pytest.mark.slow
+def test_every_development_mesh_fits_and_decodes_watertight_in_its_frame(shared_data, tokenizer):
+    found = {}
+    for path in sorted((shared_data / "meshes_dev").glob("*.ply")):
+        data = tokenizer.encode(path, max_bytes=512, effort="fast").to_bytes()
+        found[path.name] = complaints(path, data, tokenizer.decode(data, resolution=64))
+    assert len(found) > 100
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+def sphere_distance(points):
+    return np.linalg.norm(points, axis=1) - 1
+
+
+def torus_distance(points):
+    return np.hypot(np.hypot(points[:, 0], points[:, 1]) - 1, points[:, 2]) - 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "distance"),
+    [
+        (trimesh.creation.icosphere(4, radius=1), sphere_distance),
+        (trimesh.creation.torus(1, 0.4, 96, 48), torus_distance),
+    ],
+    ids=["sphere", "torus"],
+)
+def test_analytic_surfaces_lie_within_two_percent_of_the_radius(tokenizer, mesh, distance):
+    stream = tokenizer.encode(mesh, max_bytes=1024, effort="best", progress=False)
+    points = tokenizer.decode(stream).sample(20_000, seed=0)
+    assert np.abs(distance(points)).mean() < 0.02
