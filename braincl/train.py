@@ -368,7 +368,7 @@ def _learned(config: TrainConfig) -> dict[str, Tensor]:
     """
     if not config.start:
         return {}
-    learned = dict(load_model(find_model(config.start))[0].named_parameters())
+    learned: dict[str, Tensor] = dict(load_model(find_model(config.start))[0].named_parameters())
     wanted = dict(SharedContextNetwork(config.network).named_parameters())
     if {name: part.shape for name, part in learned.items()} != {name: part.shape for name, part in wanted.items()}:
         raise InputError(f"training cannot start from {config.start}: its network has other sizes; set start to ''")
