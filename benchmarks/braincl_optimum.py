@@ -1,7 +1,7 @@
 """How close to the Bayes optimum: the model on simulated populations whose optimum is known.
 
     python benchmarks/make_demo_data.py --embeddings EMBEDDINGS
-    python benchmarks/braincl_optimum.py EMBEDDINGS --out OUT [--minutes 15]
+    python benchmarks/braincl_optimum.py EMBEDDINGS --out OUT [--minutes 15 | --steps 1400]
 
 Three subjects of 1,500 voxels, on pictures of furniture through MobileNetV2, meta-train `--preset small`; a fourth is
 tested on other pictures (drawings) through another encoder (EfficientNet-Lite2), both reduced to 64 axes whose place in
@@ -55,7 +55,7 @@ def groups_prior(X: NDArray[Any], seed: int) -> Prior:
     return normalised(Prior(np.full(GROUPS, -np.log(GROUPS)), means, covariances), X.T @ X / len(X))
 
 
-def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], minutes: float, seed: int) -> list[dict[str, Any]]:
+def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], budget: Budget, seed: int) -> list[dict[str, Any]]:
     """Meta-train on three subjects, score a fourth; one row a method and context size."""
     ids = np.array([f"{k:016x}" for k in range(len(train))])
     subjects = [
@@ -63,7 +63,7 @@ def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], minutes: float, s
         for i in range(3)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        meta_train([s.dataset for s in subjects], out=folder, budget=Budget(minutes=minutes), seed=seed)
+        meta_train([s.dataset for s in subjects], out=folder, budget=budget, seed=seed)
         encoder = InContextEncoder.from_pretrained(folder)
     new = simulate_subject(test, prior, TEST_VOXELS, seed=seed + 99, name="simulated new", signal_shares=SHARES)
     Y = new.dataset["response"].values
@@ -124,7 +124,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("embeddings", type=Path, help="folder made by make_demo_data.py --embeddings")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=15.0)
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, default=15.0)
+    budget.add_argument("--steps", type=int, help="the same weights on every machine")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     train = reduced(args.embeddings / "mobilenetv2_sweethome.nc")
@@ -133,10 +135,11 @@ def main() -> None:
         "(a) one Gaussian": gaussian_prior(train, seed=args.seed),
         "(b) eight groups": groups_prior(train, args.seed),
     }
+    allowed = Budget(steps=args.steps) if args.steps else Budget(minutes=args.minutes)
     results = {}
     for name, prior in populations.items():
         print(name, flush=True)
-        results[name] = run(prior, train, test, args.minutes, args.seed)
+        results[name] = run(prior, train, test, allowed, args.seed)
     write_json(args.out.with_suffix(".json"), results)
     plot(results, args.out.with_suffix(".png"))
 
