@@ -140,13 +140,22 @@ class InContextEncoder(LinearEncoder):
         self._scale = scale[self._live]
         self._Y = torch.as_tensor(standardise(Y), dtype=torch.float32)
         self._X = torch.as_tensor(X)
-        coef, intercept = np.zeros((Y.shape[1], X.shape[1]), np.float32), Y[0].astype(np.float32).copy()
         with torch.inference_mode():
-            weights, bias = self._emit()
-        coef[self._live] = weights * self._scale[:, None]
-        intercept[self._live] = bias * self._scale + shift[self._live]
+            coef, bias = self._emit()
+        coef *= self._scale[:, None]  # in place: for many voxels copies would take longer than the network
+        intercept = (bias * self._scale + shift[self._live]).astype(np.float32)
+        if len(self._live) < Y.shape[1]:
+            coef, intercept = self._with_constant_voxels(coef, intercept, Y)
         self.coef_, self.intercept_ = coef, intercept
         return self
+
+    def _with_constant_voxels(
+        self, coef: NDArray[Any], intercept: NDArray[Any], Y: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Weights and intercepts of all voxels from those that vary; the others keep their value."""
+        weights, bias = np.zeros((Y.shape[1], coef.shape[1]), np.float32), Y[0].astype(np.float32)
+        weights[self._live], bias[self._live] = coef, intercept
+        return weights, bias
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy does without the evidence that `fit` kept at hand; `predict` gathers it anew."""
