@@ -3,8 +3,9 @@
     vat3d bench FOLDER --budgets 256,512,1024 --effort fast --json fast.json          (and so for other efforts)
     python benchmarks/vat3d_rate_distortion.py fast.json normal.json best.json --out REPORT_DIR [--gallery FOLDER]
 
-Writes `rate_distortion.png` and `table.md`, and with `--gallery` (the folder that was measured) `gallery.png`: twelve
-meshes at three budgets beside Draco's, encoded anew at the effort of the last file.
+Compares efforts on the meshes that all of the files hold. Writes `rate_distortion.png` and `table.md`, and with
+`--gallery` (the folder that was measured) `gallery.png`: twelve meshes at three budgets beside Draco's, encoded anew at
+the effort of the last file.
 """
 
 from __future__ import annotations
@@ -49,6 +50,15 @@ def scores(meshes: list[Record], method: str, budget: str) -> np.ndarray:
     return np.array([entry[SCORE] if entry else 0.0 for entry in found])
 
 
+def common_meshes(runs: dict[str, Record]) -> dict[str, Record]:
+    """The runs with only those meshes that all of them measured."""
+    shared = set.intersection(*({mesh["file"] for mesh in run["meshes"]} for run in runs.values()))
+    return {
+        effort: run | {"meshes": [mesh for mesh in run["meshes"] if mesh["file"] in shared]}
+        for effort, run in runs.items()
+    }
+
+
 def curves(runs: dict[str, Record]) -> list[tuple[str, str, list[Record], list[int]]]:
     """Label, method, meshes and budgets of every curve: ours at each effort, then Draco as in the last run."""
     lines = [(f"vat3d, {effort}", "ours", run["meshes"], run["settings"]["budgets"]) for effort, run in runs.items()]
@@ -57,9 +67,10 @@ def curves(runs: dict[str, Record]) -> list[tuple[str, str, list[Record], list[i
 
 
 def save_plot(runs: dict[str, Record], path: Path) -> None:
-    """Mean F@.02 against bytes with quartiles, for all meshes and for closed ones."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("all", "closed"), strict=True):
+    """Mean F@.02 against bytes with quartiles, for all meshes and, where some are open, for closed ones."""
+    kinds = ("closed",) if all(mesh["closed"] for mesh in curves(runs)[0][2]) else ("all", "closed")
+    figure = Figure(figsize=(5 * len(kinds), 4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
         for number, (label, method, meshes, budgets) in enumerate(curves(runs)):
             chosen = [mesh for mesh in meshes if KINDS[kind](mesh)]
             values = np.array([scores(chosen, method, str(budget)) for budget in budgets])
@@ -73,7 +84,7 @@ def save_plot(runs: dict[str, Record], path: Path) -> None:
         axes.set(xlabel="bytes of file", title=f"{kind}: {len(chosen)} meshes", ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("F-score at .02, mean and quartiles")
-    figure.axes[1].legend(loc="lower right")
+    figure.axes[-1].legend(loc="lower right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
 
@@ -145,7 +156,7 @@ def main() -> None:
     parser.add_argument("--model")
     args = parser.parse_args()
     found = [read_json(path) for path in args.bench]
-    runs = {run["settings"]["effort"]: run for run in found}
+    runs = common_meshes({run["settings"]["effort"]: run for run in found})
     args.out.mkdir(parents=True, exist_ok=True)
     save_plot(runs, args.out / "rate_distortion.png")
     text = table(runs, read_classes(args.gallery))
