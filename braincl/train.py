@@ -107,9 +107,12 @@ def meta_train(
     InputError
         `out` holds a model already and `resume` is not set, was trained on other data or with another schedule or other
         settings, is in use, or cannot be written; or the model that training starts from has another network.
+    ModelError, CheckpointError
+        There is no model to start from, or it cannot be read.
     """
     config = config or PRESETS["small"]
-    start = _learned(config)
+    resuming = resume and (Path(out) / STATE_FILE).is_file()
+    start = {} if resuming else _learned(config)
     budget = budget or Budget(minutes=15.0)
     groups = _of_one_backbone([open_responses(source) for source in datasets], config.agnostic)
     prepared = [prepare_subjects(group) for group in groups]

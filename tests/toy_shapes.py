@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import manifold3d
 import numpy as np
 import torch
+import trimesh
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,6 +36,13 @@ def ellipsoid_distance(points: Tensor, half: Tensor) -> Tensor:
     """Signed distance to a centred ellipsoid, to first order."""
     near = (points / half).norm(dim=-1)
     return near * (near - 1) / (points / half**2).norm(dim=-1).clamp_min(1e-6)
+
+
+def accepted(vertices: np.ndarray, faces: np.ndarray) -> bool:
+    """manifold3d takes the mesh, and trimesh finds a closed, consistently wound volume."""
+    solid = manifold3d.Manifold(manifold3d.Mesh64(np.ascontiguousarray(vertices), faces.astype(np.uint64)))
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    return solid.status() == manifold3d.Error.NoError and solid.volume() > 0 and mesh.is_volume
 
 
 class Toy:

@@ -3,7 +3,7 @@
 `choose_price` quantises a latent at several prices of a bit and takes what decodes best. `refine` goes on from there:
 first the tokens' vectors move freely against the mesh's own surface through the frozen decoder, which keeps the latent
 within what the file's tokens can say, and are quantised anew. Then each token is drawn at random from the codes near
-its vector, by a softmax with Gumbel noise whose temperature falls until only the nearest code is left (Yang, Bamler &
+its vector, by a softmax with Gumbel noise whose temperature falls until the nearest code hardly changes (Yang, Bamler &
 Mandt, "Improving Inference for Neural Image Compression", arXiv 2006.04240; gradients through the nearest code alone,
 straight through, gain nothing here: one token moves the whole shape, and no step is small). Axes: b batch (1), n point,
 k token, v code, c latent channel.

@@ -1,9 +1,9 @@
 """What the embedded weights must do for every mesh, and on surfaces whose distance is known."""
 
-import manifold3d
 import numpy as np
 import pytest
 import trimesh
+from toy_shapes import accepted
 
 from vat3d import MeshTokenizer
 from vat3d.mesh_io import load_mesh
@@ -20,12 +20,9 @@ def complaints(source, data, decoded):
     used = vertices[np.unique(faces)]
     sides = np.abs(decoded.bounds - [used.min(0), used.max(0)]).max() / (np.ptp(used, axis=0).max() / 2)
     centred = np.ascontiguousarray(decoded.vertices - decoded.vertices.mean(0))
-    solid = manifold3d.Manifold(manifold3d.Mesh64(centred, decoded.faces.astype(np.uint64)))
     checks = {
         f"{len(data)} bytes": len(data) <= 512,
-        "not watertight": decoded.is_watertight,
-        "not consistently wound": decoded.is_winding_consistent,
-        str(solid.status()): solid.status() == manifold3d.Error.NoError,
+        "not a closed, consistently wound volume": accepted(centred, decoded.faces),
         f"a side of the box is off by {sides:.3f}": sides <= 0.02,
     }
     return [fault for fault, fine in checks.items() if not fine]

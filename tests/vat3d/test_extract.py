@@ -1,10 +1,10 @@
 """Extraction: always a closed manifold, equal to the dense grid, true to analytic surfaces."""
 
-import manifold3d
 import numpy as np
 import pytest
 import trimesh
 from scipy.ndimage import map_coordinates
+from toy_shapes import accepted
 
 from vat3d.errors import CodecError
 from vat3d.extract import HALF_WIDTH, GridField, decimate, extract_surface, is_closed_manifold
@@ -43,13 +43,6 @@ def noise(seed, order):
     """A random field, with ambiguous cells everywhere."""
     grid = np.random.default_rng(seed).standard_normal((14, 14, 14))
     return lambda points: map_coordinates(grid, ((points + HALF_WIDTH) / (2 * HALF_WIDTH) * 13).T, order=order)
-
-
-def accepted(vertices, faces):
-    """manifold3d takes the mesh, and trimesh finds a closed, consistently wound volume."""
-    solid = manifold3d.Manifold(manifold3d.Mesh64(np.ascontiguousarray(vertices), faces.astype(np.uint64)))
-    mesh = trimesh.Trimesh(vertices, faces, process=False)
-    return solid.status() == manifold3d.Error.NoError and solid.volume() > 0 and mesh.is_volume
 
 
 def test_the_table_closes_every_pair_of_cells():
