@@ -2,8 +2,9 @@
 
 A mesh from the wild is a set of connected components. Closed ones (no open edge, or only a rim that is short against
 their area) bound a solid, decided by the generalised winding number (Jacobson et al. 2013, fast form Barill et al.
-2018): |w| > 1/2, so that a mesh that is inside out is the same solid. Open sheets, and closed parts flatter than a
-shell, become shells of half-thickness `SHELL`. The solid is the union of both.
+2018): |w| > 1/2, so that a mesh that is inside out is the same solid. Open sheets, closed parts flatter than a shell, and
+faces of closed parts that bound nothing because others cancel them (a blade modelled as its two sides in one place),
+become shells of half-thickness `SHELL`. The solid is the union of both.
 """
 
 from __future__ import annotations
@@ -39,24 +40,29 @@ class Solid:
     Attributes
     ----------
     report : dict
-        `closed_components`, `open_components`, `shell` (half-thickness, 0 if no part needed one) and `closed`, true
-        where the mesh's own surface bounds the whole solid.
+        `closed_components`, `open_components`, `cancelled_faces` (of closed ones, made into shells), `shell`
+        (half-thickness, 0 if no part needed one) and `closed`, true where the mesh's own surface bounds the whole
+        solid.
     """
 
     def __init__(self, mesh: CanonicalMesh) -> None:
         self.mesh = mesh
         closed = _closed_components(mesh)
         in_closed = closed[mesh.component]
+        cancelled = _cancelled(mesh, in_closed)
+        in_closed &= ~cancelled
         self._closed_faces = np.ascontiguousarray(mesh.faces[in_closed])
         self._open_faces = np.ascontiguousarray(mesh.faces[~in_closed])
         self._closed_tree = _tree(mesh.vertices, self._closed_faces)
         self._open_tree = _tree(mesh.vertices, self._open_faces)
         self._area, self._normal = face_areas_normals(mesh.vertices, mesh.faces)
         self._is_open = ~in_closed
+        self._two_sided = self._is_open & ~cancelled
         self._trusted = mesh.report["watertight"] and bool(closed.all())
         self.report: dict[str, Any] = {
             "closed_components": int(closed.sum()),
             "open_components": int((~closed).sum()),
+            "cancelled_faces": int(cancelled.sum()),
             "shell": SHELL if len(self._open_faces) else 0.0,
             "closed": not len(self._open_faces),
         }
@@ -95,8 +101,8 @@ class Solid:
     def surface_samples(self, n: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Points and outward normals on the surface of the solid.
 
-        Area-uniform over the faces of closed parts and over the two offset sides of sheets; what lies inside another
-        part is left out.
+        Area-uniform over the faces of closed parts and over the two offset sides of sheets (a face that others cancel
+        gives one side, they the other); what lies inside another part is left out.
 
         Returns
         -------
@@ -108,7 +114,7 @@ class Solid:
             No point of any face lies on the border of inside and outside (faces that cancel each other).
         """
         rng = numpy_generator(seed, "surface")
-        weight = self._area * np.where(self._is_open, 2.0, 1.0)
+        weight = self._area * np.where(self._two_sided, 2.0, 1.0)
         cumulative = np.cumsum(weight / weight.sum())
         found_points, found_normals, found = [], [], 0
         share, tried = 1.0, 0
@@ -116,7 +122,7 @@ class Solid:
             size = min(int(1.1 * (n - found) / share) + 256, MOST_TRIED)
             face = np.minimum(np.searchsorted(cumulative, rng.random(size), side="right"), len(weight) - 1)
             points = _uniform_on(self.mesh.vertices[self.mesh.faces[face]], rng)
-            normals = self._normal[face] * np.where(self._is_open[face] & (rng.random(size) < 0.5), -1.0, 1.0)[:, None]
+            normals = self._normal[face] * np.where(self._two_sided[face] & (rng.random(size) < 0.5), -1.0, 1.0)[:, None]
             points = points + normals * np.where(self._is_open[face], SHELL, 0.0)[:, None]
             border, normals = self._border(points, normals, self._is_open[face])
             found_points.append(points[border])
@@ -162,9 +168,27 @@ class Solid:
         return np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
 
     def _wound(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        import igl
+        return _wound(self.mesh.vertices, self._closed_faces, points)
 
-        return np.abs(igl.fast_winding_number(self.mesh.vertices, self._closed_faces, points)) > 0.5
+
+def _wound(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], points: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Whether faces wind about points (n, 3)."""
+    import igl
+
+    return np.abs(igl.fast_winding_number(vertices, faces, np.ascontiguousarray(points))) > 0.5
+
+
+def _cancelled(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the chosen faces have outside on both sides; only looked for where more than two faces share an edge."""
+    cancelled = np.zeros(len(mesh.faces), bool)
+    if mesh.report["nonmanifold_edges"] and in_closed.any():
+        faces = np.ascontiguousarray(mesh.faces[in_closed])
+        centre, step = mesh.vertices[faces].mean(1), PROBE * face_areas_normals(mesh.vertices, faces)[1]
+        sides = [_wound(mesh.vertices, faces, centre + side * step) for side in (1, -1)]
+        cancelled[in_closed] = ~(sides[0] | sides[1])
+    return cancelled
 
 
 def _closed_components(mesh: CanonicalMesh) -> NDArray[np.bool_]:
@@ -186,16 +210,11 @@ def _closed_components(mesh: CanonicalMesh) -> NDArray[np.bool_]:
 
 def _separates(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> bool:
     """Whether the chosen faces, which are not consistently oriented, have inside and outside on their two sides."""
-    import igl
-
     faces = np.ascontiguousarray(mesh.faces[chosen])
     area, normal = face_areas_normals(mesh.vertices, faces)
     largest = np.argsort(-area, kind="stable")[:64]
     centre, step = mesh.vertices[faces[largest]].mean(1), PROBE * normal[largest]
-    ahead, behind = (
-        np.abs(igl.fast_winding_number(mesh.vertices, faces, np.ascontiguousarray(centre + side * step))) > 0.5
-        for side in (1, -1)
-    )
+    ahead, behind = (_wound(mesh.vertices, faces, centre + side * step) for side in (1, -1))
     return bool(area[largest] @ (ahead != behind) > 0.5 * area[largest].sum())
 
 

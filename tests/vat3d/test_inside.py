@@ -40,7 +40,9 @@ def test_signed_distance_of_a_box_is_exact(change):
     box = solid(BOX.vertices * 7 + 3, faces)
     np.testing.assert_allclose(box.signed_distance(POINTS), box_distance(POINTS, HALF), atol=1e-6)
     np.testing.assert_array_equal(box.contains(POINTS), box_distance(POINTS, HALF) < 0)
-    assert box.report == {"closed_components": 1, "open_components": 0, "shell": 0.0, "closed": True}
+    assert box.report == {
+        "closed_components": 1, "open_components": 0, "cancelled_faces": 0, "shell": 0.0, "closed": True,
+    }  # fmt: skip
 
 
 def test_volume_fraction_of_a_sphere():
@@ -52,7 +54,9 @@ def test_an_open_sheet_is_a_shell_of_stated_thickness():
     nearest = np.clip(POINTS, [-1, -0.7, 0], [1, 0.7, 0])
     expected = np.linalg.norm(POINTS - nearest, axis=1) - SHELL
     np.testing.assert_allclose(sheet.signed_distance(POINTS), expected, atol=1e-6)
-    assert sheet.report == {"closed_components": 0, "open_components": 1, "shell": SHELL, "closed": False}
+    assert sheet.report == {
+        "closed_components": 0, "open_components": 1, "cancelled_faces": 0, "shell": SHELL, "closed": False,
+    }  # fmt: skip
     points, normals = sheet.surface_samples(2000, seed=1)
     np.testing.assert_allclose(np.abs(points[:, 2]), SHELL, atol=1e-12)
     np.testing.assert_array_equal(np.sign(points[:, 2]), normals[:, 2])
@@ -74,6 +78,27 @@ def test_closed_and_open_parts_are_united():
 
 def test_a_flat_box_becomes_a_shell():
     assert solid(BOX.vertices * [1, 1, 0.005], BOX.faces).report["closed"] is False
+
+
+def test_a_blade_of_two_coincident_sides_is_kept_as_a_shell():
+    """A fin on a box, its two sides split along different diagonals: they cancel, and the winding number loses them."""
+    vertices = np.concatenate([BOX.vertices, [[1, -0.5, 0.75], [1, 0.5, 0.75]]])
+    foot = [int(np.flatnonzero((BOX.vertices == corner).all(1))[0]) for corner in ([1, -0.5, 0.25], [1, 0.5, 0.25])]
+    (a, b), c, d = foot, 9, 8
+    front, back = [[a, b, c], [a, c, d]], [[b, a, d], [b, d, c]]
+    finned = solid(vertices, np.concatenate([BOX.faces, front, back]))
+    assert finned.report == {
+        "closed_components": 1, "open_components": 0, "cancelled_faces": 4, "shell": SHELL, "closed": False,
+    }  # fmt: skip
+    frame = 0.5 * (vertices.min(0) + vertices.max(0))  # the longest half-side is 1 already
+    sheet = np.maximum(np.abs(POINTS + frame - [1, 0, 0.5]) - [0, 0.5, 0.25], 0)
+    expected = np.minimum(box_distance(POINTS + frame, HALF), np.linalg.norm(sheet, axis=1) - SHELL)
+    np.testing.assert_allclose(finned.signed_distance(POINTS), expected, atol=1e-6)
+    points, normals = finned.surface_samples(20_000, 0)
+    on_fin = points[:, 2] + frame[2] > 0.25 + 1e-9
+    assert 0.5 == pytest.approx((normals[on_fin, 0] > 0).mean(), abs=0.03)
+    box_area, fin_area = BOX.area, 2 * 0.5
+    assert on_fin.mean() == pytest.approx(fin_area / (fin_area + box_area), abs=0.01)
 
 
 def test_a_small_hole_stays_closed():
