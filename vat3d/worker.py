@@ -40,6 +40,8 @@ class MeshItem:
         Mesh file; None for a procedural shape.
     seed : int or None
         Seed of `vat3d.procedural.shape`.
+    opened : bool
+        The seed is one of `vat3d.procedural_open.open_shape` instead.
     """
 
     name: str
@@ -48,6 +50,7 @@ class MeshItem:
     group: str
     path: str | None = None
     seed: int | None = None
+    opened: bool = False
 
 
 def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
@@ -69,8 +72,9 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
     category = item.category
     if item.seed is not None:
         from vat3d.procedural import shape
+        from vat3d.procedural_open import open_shape
 
-        vertices, faces, category = shape(item.seed)
+        vertices, faces, category = (open_shape if item.opened else shape)(item.seed)
     else:
         vertices, faces, _ = load_mesh(item.path)
     mesh = canonical_mesh(vertices, faces)

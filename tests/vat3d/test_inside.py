@@ -96,7 +96,7 @@ def test_a_blade_of_two_coincident_sides_is_kept_as_a_shell():
     np.testing.assert_allclose(finned.signed_distance(POINTS), expected, atol=1e-6)
     points, normals = finned.surface_samples(20_000, 0)
     on_fin = points[:, 2] + frame[2] > 0.25 + 1e-9
-    assert 0.5 == pytest.approx((normals[on_fin, 0] > 0).mean(), abs=0.03)
+    assert (normals[on_fin, 0] > 0).mean() == pytest.approx(0.5, abs=0.03)
     box_area, fin_area = BOX.area, 2 * 0.5
     assert on_fin.mean() == pytest.approx(fin_area / (fin_area + box_area), abs=0.01)
 

@@ -38,6 +38,7 @@ def test_object_names(path, name):
 def test_procedural_items_grow_by_appending():
     assert procedural_items(3, 5) == procedural_items(9, 5)[:3]
     assert len({item.seed for item in procedural_items(50)}) == 50
+    assert not {item.name for item in procedural_items(3)} & {item.name for item in procedural_items(3, opened=True)}
 
 
 @pytest.fixture
