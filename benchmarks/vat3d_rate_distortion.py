@@ -100,6 +100,7 @@ def table(runs: dict[str, Record], classes: dict[str, str]) -> str:
             if chosen:
                 cells = [f"{scores(chosen, method, str(budget)).mean():.3f}" for budget in budgets]
                 lines.append(f"| {kind} ({len(chosen)}) | {label} | " + " | ".join(cells) + " |")
+    lines += ["", *sizes_table(runs)]
     if classes:
         middle = str(GALLERY_BUDGETS[1])
         lines += [
@@ -116,6 +117,24 @@ def table(runs: dict[str, Record], classes: dict[str, str]) -> str:
                 cells.append(f"{scores(chosen, method, middle).mean():.2f}" if chosen else "-")
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", COD_VAE, ""])
+
+
+def sizes_table(runs: dict[str, Record]) -> list[str]:
+    """Mean bytes of header and payload, coded and at whole bits an id, of the last run."""
+    effort, run = list(runs.items())[-1]
+    lines = [
+        f"Mean bytes of a file, `{effort}`:",
+        "",
+        "| budget | header | ids at 9 bits | ids coded | file |",
+        "|" + "---|" * 5,
+    ]
+    for budget in map(str, run["settings"]["budgets"]):
+        found = [mesh["ours"][budget] for mesh in run["meshes"] if mesh["ours"][budget]]
+        cells = [
+            f"{np.mean([entry[key] for entry in found]):.1f}" for key in ("header", "payload_raw", "payload", "bytes")
+        ]
+        lines.append(f"| {budget} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def read_classes(folder: Path | None) -> dict[str, str]:
@@ -139,9 +158,9 @@ def gallery(folder: Path, meshes: list[Record], tokenizer: MeshTokenizer, effort
         for budget in GALLERY_BUDGETS:
             stream = tokenizer.encode(source, budget, effort, progress=False)
             row.append(tokenizer.decode(stream, 128))
-            texts.append(f"vat3d {len(stream.to_bytes())} B")
+            texts.append(f"vat3d {len(stream.to_bytes())} B, F {stream.report[SCORE]:.2f}")
             found = draco[budget]
-            row.append(draco_mesh(source, found) if found else row[-1])
+            row.append(draco_mesh(source, found) if found else None)
             texts.append(f"Draco {found['bytes']} B, F {found[SCORE]:.2f}" if found else "Draco: nothing fits")
         rows.append(row)
         captions.append(texts)

@@ -66,7 +66,8 @@ def bench(
     -------
     dict
         ``settings``, ``summary`` (see `summarise`), ``meshes`` (per mesh: ceiling, and per method and budget the
-        scores of `vat3d.evaluate` with bytes and seconds, None where nothing fits), ``failures``.
+        scores of `vat3d.evaluate` with bytes (ours with those of header and payload) and seconds, None where nothing
+        fits), ``failures``.
 
     Raises
     ------
@@ -156,7 +157,7 @@ def _measure(path: Path, tokenizer: Tokenizer, settings: dict[str, Any], cache: 
         encoded = time.perf_counter()
         decoded = tokenizer.decode(TokenStream.from_bytes(data, stream.model), resolution=settings["resolution"])
         ours[str(budget)] = {
-            "bytes": len(data),
+            **stream.sizes,
             "encode_seconds": round(encoded - start, 3),
             "decode_seconds": round(time.perf_counter() - encoded, 3),
             **reference.compare(decoded),

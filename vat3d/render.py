@@ -76,14 +76,17 @@ def mesh_box(mesh: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def save_gallery(
-    path: str | Path, rows: Sequence[Sequence[Any]], captions: Sequence[Sequence[str]] | None = None, size: int = 320
+    path: str | Path,
+    rows: Sequence[Sequence[Any | None]],
+    captions: Sequence[Sequence[str]] | None = None,
+    size: int = 320,
 ) -> None:
     """Write a PNG of meshes in rows; all meshes of a row are shown in the frame of its first one.
 
     Parameters
     ----------
     path : file to write
-    rows : meshes, rows of equal length; a pair side by side is one row of two
+    rows : meshes, rows of equal length; a pair side by side is one row of two. None leaves a place empty
     captions : one text for each mesh, optional
     size : pixels a side of each picture
 
@@ -104,7 +107,8 @@ def save_gallery(
     for i, row in enumerate(rows):
         box = mesh_box(row[0])
         for j, mesh in enumerate(row):
-            sheet.paste(Image.fromarray(render_mesh(mesh, size, box=box)), (j * size, i * (size + bar) + bar))
+            if mesh is not None:
+                sheet.paste(Image.fromarray(render_mesh(mesh, size, box=box)), (j * size, i * (size + bar) + bar))
             if captions:
                 draw.text((j * size + 6, i * (size + bar) + 3), captions[i][j], fill="black")
     with atomic_path(path) as temporary:

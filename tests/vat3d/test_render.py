@@ -43,9 +43,12 @@ def test_gallery(tmp_path):
     save_gallery(path, [[ball, box, ball], [box, box, ball]], [["a", "b", "c"], ["d", "e", "f"]], size=40)
     with Image.open(path) as image:
         assert image.size == (120, 2 * (40 + 18))
-    save_gallery(path, [[ball, box]], size=50)
+    save_gallery(path, [[ball, None]], size=50)
     with Image.open(path) as image:
         assert image.size == (100, 50)
+        drawn = np.asarray(image).min(2) < 255
+        assert drawn[:, :50].any()
+        assert not drawn[:, 50:].any()
 
 
 def test_what_cannot_be_drawn(tmp_path):
