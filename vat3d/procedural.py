@@ -18,7 +18,7 @@ from vat3d import procedural_organic as organic
 from vat3d import procedural_solids as solids
 from vat3d import procedural_vehicles as vehicles
 from vat3d.errors import MeshError
-from vat3d.procedural_parts import Manifold, Rng, chance
+from vat3d.procedural_parts import Manifold, Rng, builder_name, chance
 
 FAMILIES: dict[str, tuple[Callable[[Rng], Manifold], float]] = {
     "quadruped": (organic.quadruped, 3.0),
@@ -88,11 +88,7 @@ def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], ND
         The seed's parts cancelled to nothing, or the family does not exist.
     """
     rng = numpy_generator(seed, "procedural")
-    if family is None:
-        weights = np.array([weight for _, weight in FAMILIES.values()])
-        family = list(FAMILIES)[int(rng.choice(len(weights), p=weights / weights.sum()))]
-    if family not in FAMILIES:
-        raise MeshError(f"there is no procedural family {family!r}; choose one of {', '.join(FAMILIES)}")
+    family = builder_name(rng, FAMILIES, family)
     solid = FAMILIES[family][0](rng)
     if chance(rng, 0.35):
         solid = deform(solid, rng)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.errors import MeshError
 from vat3d.procedural import shape
-from vat3d.procedural_parts import Rng, chance, curve, pick, rotation, solid_from, tube
+from vat3d.procedural_parts import Rng, builder_name, chance, curve, pick, rotation, solid_from, tube
 
 Mesh = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -168,11 +168,7 @@ def open_shape(seed: int, kind: str | None = None) -> tuple[NDArray[np.float64],
         The kind does not exist, or nothing was left of the shape.
     """
     rng = numpy_generator(derive_seed(seed, "open"))
-    if kind is None:
-        weights = np.array([weight for _, weight in KINDS.values()])
-        kind = list(KINDS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
-    if kind not in KINDS:
-        raise MeshError(f"there is no kind of open shape {kind!r}; choose one of {', '.join(KINDS)}")
+    kind = builder_name(rng, KINDS, kind)
     vertices, faces = KINDS[kind][0](rng)
     if not len(faces):
         raise MeshError(f"the open shape {kind} of seed {seed} is empty")

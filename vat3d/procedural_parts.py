@@ -5,7 +5,7 @@ All lengths are in the shape's own unit and z points up. `Rng` is numpy's genera
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -13,6 +13,8 @@ import manifold3d
 import numpy as np
 from manifold3d import CrossSection, Manifold
 from numpy.typing import NDArray
+
+from vat3d.errors import MeshError
 
 Rng = np.random.Generator
 Numbers: TypeAlias = NDArray[Any] | Sequence[Any] | float
@@ -29,6 +31,22 @@ def chance(rng: Rng, probability: float) -> bool:
 def pick(rng: Rng, *choices: Any) -> Any:
     """One of `choices`."""
     return choices[int(rng.integers(len(choices)))]
+
+
+def builder_name(rng: Rng, builders: Mapping[str, tuple[Any, float]], name: str | None) -> str:
+    """`name`, or one drawn by the relative frequencies in a table of builders.
+
+    Raises
+    ------
+    MeshError
+        The table does not hold `name`.
+    """
+    if name is None:
+        weights = np.array([weight for _, weight in builders.values()])
+        return list(builders)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+    if name not in builders:
+        raise MeshError(f"there is no procedural shape {name!r}; choose one of {', '.join(builders)}")
+    return name
 
 
 def _triple(at: Numbers) -> tuple[float, float, float]:

@@ -51,7 +51,7 @@ def test_seeds_decide_everything():
 
 
 def test_unknown_family():
-    with pytest.raises(MeshError, match="no procedural family"):
+    with pytest.raises(MeshError, match="no procedural shape"):
         shape(0, "unicorn")
 
 

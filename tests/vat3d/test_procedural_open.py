@@ -31,7 +31,7 @@ def test_seeds_decide_everything():
 
 
 def test_unknown_kind():
-    with pytest.raises(MeshError, match="no kind of open shape"):
+    with pytest.raises(MeshError, match="no procedural shape"):
         open_shape(0, "unicorn")
 
 
