@@ -141,12 +141,7 @@ class ScaleQuantizer(nn.Module):
     def expand(self, vectors: Float[Tensor, "b k c"], scale: int) -> Float[Tensor, "b p r r c"]:
         """A scale's contribution to the grid from its token vectors; the mirror of `reduce`, and linear."""
         if scale < len(self.components):
-            found = vectors.flatten(1) * self.log_spread[scale].exp()
-            spectrum = found.new_zeros(len(found), 3, self.grid, self.grid, self.channels)
-            spectrum[:, :, self.low] = (found @ self.axes[: self.components[scale]]).view(
-                len(found), 3, -1, self.channels
-            )
-            return torch.einsum("ir,js,bpijc->bprsc", self.waves, self.waves, spectrum)
+            return self._compose(vectors.flatten(1) * self.log_spread[scale].exp())
         scale -= len(self.components)
         side, weights = self.sides[scale], getattr(self, f"raise_{scale}")
         cells = torch.empty_like(vectors)
@@ -155,6 +150,25 @@ class ScaleQuantizer(nn.Module):
         grid = torch.einsum("ri,sj,bpijc->bprsc", weights, weights, cells) * self.log_gain[scale].exp()
         mixed = self.smooth[scale](grid.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return grid + mixed.unflatten(0, (-1, 3))
+
+    def _compose(self, found: Float[Tensor, "b n"]) -> Float[Tensor, "b p r r c"]:
+        """The grid that the first n components make up."""
+        spectrum = found.new_zeros(len(found), 3, self.grid, self.grid, self.channels)
+        spectrum[:, :, self.low] = (found @ self.axes[: found.shape[1]]).view(len(found), 3, -1, self.channels)
+        return torch.einsum("ir,js,bpijc->bprsc", self.waves, self.waves, spectrum)
+
+    def assemble(self, parts: Sequence[Float[Tensor, "b _ c"]]) -> Float[Tensor, "b p r r c"]:
+        """Latent grid of the token vectors of the first scales; the last one may hold fewer than its full count."""
+        latent = self.start(len(parts[0]) if parts else 1)
+        found = latent.new_zeros(len(latent), max(self.components, default=0))
+        for scale, vectors in enumerate(parts):
+            vectors = functional.pad(vectors, (0, 0, 0, self.scales[scale] - vectors.shape[1]))
+            if scale < len(self.components):  # in one product for all scales: they share their components
+                known = vectors.flatten(1) * self.log_spread[scale].exp()
+                found = found + functional.pad(known, (0, found.shape[1] - known.shape[1]))
+            else:
+                latent = latent + self.expand(vectors, scale)
+        return latent + self._compose(found) if self.components else latent
 
     def nearest(self, vectors: Float[Tensor, "m c"], cost: Float[Tensor, "#m v"] | None = None) -> Int[Tensor, " m"]:
         """Index of the nearest code in float32; ties go to the lowest index.
@@ -221,12 +235,7 @@ class ScaleQuantizer(nn.Module):
 
     def dequantize(self, ids: Sequence[Int[Tensor, "b _"]]) -> Float[Tensor, "b p r r c"]:
         """Latent grid of a prefix of tokens; the last scale may hold fewer than its full count."""
-        total = self.start(len(ids[0]) if ids else 1)
-        for scale, chosen in enumerate(ids):
-            vectors = self.codebook[chosen]
-            vectors = functional.pad(vectors, (0, 0, 0, self.scales[scale] - chosen.shape[1]))
-            total = total + self.expand(vectors, scale)
-        return total
+        return self.assemble([self.codebook[chosen] for chosen in ids])
 
     @torch.no_grad()
     def initialise(self, latent: Float[Tensor, "b p r r c"], generator: torch.Generator) -> None:

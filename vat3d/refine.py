@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from setcore.seeding import torch_generator
@@ -111,15 +110,8 @@ class Search:
 
     def latent(self, vectors: Float[Tensor, "k c"]) -> Float[Tensor, "1 p r r c"]:
         """The latent of the first tokens' vectors."""
-        start, latent = 0, self.network.quantizer.start(1)
-        for scale, end in enumerate(self.ends):
-            part = vectors[start:end]
-            if not len(part):
-                break
-            missing = int(end) - start - len(part)
-            latent = latent + self.network.quantizer.expand(functional.pad(part, (0, 0, 0, missing))[None], scale)
-            start = int(end)
-        return latent
+        cuts = [int(end) for end in self.ends if end < len(vectors)]
+        return self.network.quantizer.assemble(vectors[None].tensor_split(cuts, dim=1))
 
     @torch.no_grad()
     def judge(self, ids: NDArray[np.int64], price: float) -> Choice:
