@@ -86,7 +86,8 @@ def turned_sheet(rng: Rng) -> Mesh:
     whole = chance(rng, 0.7)
     sides = pick(rng, 40, 40, 40, 4, 6, 8)
     angle = np.linspace(0, 2 * np.pi if whole else u(1.5, 5.5), sides, endpoint=not whole)
-    angle = angle + 0.0 if sides > 8 or not whole else angle + np.pi / sides
+    if whole and sides <= 8:
+        angle += np.pi / sides
     waves, depth = rng.integers(3, 12), pick(rng, 0, 0, u(0.02, 0.12))
     radius = profile[:, :1] * (1 + depth * np.cos(waves * angle) * np.linspace(1, u(0, 1), len(profile))[:, None])
     z = np.broadcast_to(profile[:, 1:], radius.shape)
