@@ -18,7 +18,7 @@ from vat3d import procedural_organic as organic
 from vat3d import procedural_solids as solids
 from vat3d import procedural_vehicles as vehicles
 from vat3d.errors import MeshError
-from vat3d.procedural_parts import Manifold, Rng, builder_name, chance
+from vat3d.procedural_parts import Manifold, Rng, arrays, builder_name, chance
 
 FAMILIES: dict[str, tuple[Callable[[Rng], Manifold], float]] = {
     "quadruped": (organic.quadruped, 3.0),
@@ -92,9 +92,7 @@ def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], ND
     solid = FAMILIES[family][0](rng)
     if chance(rng, 0.35):
         solid = deform(solid, rng)
-    mesh = solid.to_mesh64()
-    vertices = np.asarray(mesh.vert_properties, np.float64)[:, :3]
-    faces = np.asarray(mesh.tri_verts).astype(np.int64)
+    vertices, faces = arrays(solid)
     if not len(faces) or solid.volume() <= 0:
         raise MeshError(f"the procedural shape {family} of seed {seed} is empty")
     return vertices, faces, family

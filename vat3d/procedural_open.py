@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.errors import MeshError
 from vat3d.procedural import shape
-from vat3d.procedural_parts import Rng, builder_name, chance, curve, pick, rotation, solid_from, tube
+from vat3d.procedural_parts import Rng, arrays, builder_name, chance, curve, pick, rotation, solid_from, tube
 
 Mesh = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -59,9 +59,7 @@ def cut_away(rng: Rng) -> Mesh:
         offset = float(along.min() + rng.uniform(0.03, 0.6) * (along.max() - along.min()))
         solid = solid.trim_by_plane(tuple(normal), offset)
         planes.append((normal, offset))
-    mesh = solid.to_mesh64()
-    vertices = np.asarray(mesh.vert_properties, np.float64)[:, :3]
-    faces = np.asarray(mesh.tri_verts).astype(np.int64)
+    vertices, faces = arrays(solid)
     for normal, offset in planes:
         on = np.abs(vertices @ normal - offset) < 1e-6 * np.abs(vertices).max()
         faces = faces[~on[faces].all(1)]
@@ -125,8 +123,7 @@ def foliage(rng: Rng) -> Mesh:
     for stem in range(int(rng.integers(1, 6))):
         lean = rng.normal(0, 0.3, 2) * (stem > 0)
         path = curve([[0, 0, 0], [*lean * 0.6, 0.5], [*lean, u(0.6, 1.3)]], 16)
-        mesh = tube(path, np.linspace(u(0.02, 0.05), 0.012, 16), sides=6).to_mesh64()
-        parts.append((np.asarray(mesh.vert_properties)[:, :3], np.asarray(mesh.tri_verts).astype(np.int64)))
+        parts.append(arrays(tube(path, np.linspace(u(0.02, 0.05), 0.012, 16), sides=6)))
         for _ in range(int(rng.integers(4, 14))):
             vertices, faces = leaf(rng, long * u(0.6, 1.2), wide, bend)
             turn = rotation("z", u(0, 360)) @ rotation("y", -np.degrees(lift) + u(-25, 25))

@@ -148,8 +148,7 @@ def tube(path: Numbers, radius: Numbers, closed: bool = False, sides: int = 14, 
 
 def superquadric(radii: Numbers, e1: float, e2: float, n: int = 24) -> Manifold:
     """A superquadric: exponents near 0 give a box, 1 an ellipsoid, 2 an octahedron."""
-    unit = np.asarray(Manifold.sphere(1.0, n).to_mesh64().vert_properties)[:, :3]
-    faces = np.asarray(Manifold.sphere(1.0, n).to_mesh64().tri_verts)
+    unit, faces = arrays(Manifold.sphere(1.0, n))
     theta = np.arctan2(unit[:, 2], np.hypot(unit[:, 0], unit[:, 1]))
     phi = np.arctan2(unit[:, 1], unit[:, 0])
 
@@ -171,6 +170,12 @@ def solid_from(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Ma
     """A manifold3d solid from a closed triangle mesh."""
     # copies, since manifold3d refuses read-only arrays
     return Manifold(manifold3d.Mesh64(np.array(vertices, np.float64, order="C"), np.array(faces, np.uint64, order="C")))
+
+
+def arrays(solid: Manifold) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices (n, 3) and outward faces (m, 3) of a solid."""
+    mesh = solid.to_mesh64()
+    return np.asarray(mesh.vert_properties, np.float64)[:, :3], np.asarray(mesh.tri_verts).astype(np.int64)
 
 
 def union(parts: Iterable[Manifold]) -> Manifold:
