@@ -1,10 +1,10 @@
 """What is inside a mesh: closed parts by winding number, open sheets as thin shells.
 
-A mesh from the wild is a set of connected components. Closed ones (no open edge, or only a rim that is short against
-their area) bound a solid, decided by the generalised winding number (Jacobson et al. 2013, fast form Barill et al.
-2018): |w| > 1/2, so that a mesh that is inside out is the same solid. Open sheets, closed parts flatter than a shell,
-and faces of closed parts that bound nothing because others cancel them (a blade modelled as its two sides in one
-place), become shells of half-thickness `SHELL`. The solid is the union of both.
+A mesh from the wild is a set of connected components. Closed ones (no open edge, or only cracks and small holes) bound
+a solid, decided by the generalised winding number (Jacobson et al. 2013, fast form Barill et al. 2018): |w| > 1/2, so
+that a mesh that is inside out is the same solid. Open sheets, closed parts flatter than a shell, and faces of closed
+parts that bound nothing (a fin; a blade modelled as its two sides in one place), become shells of half-thickness
+`SHELL`. The solid is the union of both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from vat3d.repair import CanonicalMesh, edge_table, face_areas_normals, signed_v
 SHELL = 0.008
 """Half-thickness of the shell of an open sheet, in the evaluation frame."""
 RIM = 0.05
-"""A component counts as closed while its open rim is shorter than this share of the root of its area."""
+"""A component counts as closed while its open rim is shorter than this share of the root of its area, ..."""
+HOLE = 0.01
+"""... or while its holes fill less than this share of what half of its surface sees (the error of the winding number
+there): cracks, however long, and small openings close; a bowl, a hat or a vase with a wide neck stays a sheet."""
 FLAT = 0.002
 """A closed component with less volume than this times its area is a sheet."""
 PROBE = 2.0**-12
@@ -40,29 +43,30 @@ class Solid:
     Attributes
     ----------
     report : dict
-        `closed_components`, `open_components`, `cancelled_faces` (of closed ones, made into shells), `shell`
-        (half-thickness, 0 if no part needed one) and `closed`, true where the mesh's own surface bounds the whole
-        solid.
+        `closed_components`, how many of them have cracks or holes that were closed (`holed_components`),
+        `open_components`, `loose_faces` (of closed components, made into shells), `shell` (half-thickness, 0 if no part
+        needed one) and `closed`, true where no part needed one.
     """
 
     def __init__(self, mesh: CanonicalMesh) -> None:
         self.mesh = mesh
-        closed = _closed_components(mesh)
+        closed, holed = _closed_components(mesh)
         in_closed = closed[mesh.component]
-        cancelled = _cancelled(mesh, in_closed)
-        in_closed &= ~cancelled
+        loose, paired = _loose(mesh, in_closed)
+        in_closed &= ~loose
         self._closed_faces = np.ascontiguousarray(mesh.faces[in_closed])
         self._open_faces = np.ascontiguousarray(mesh.faces[~in_closed])
         self._closed_tree = _tree(mesh.vertices, self._closed_faces)
         self._open_tree = _tree(mesh.vertices, self._open_faces)
         self._area, self._normal = face_areas_normals(mesh.vertices, mesh.faces)
         self._is_open = ~in_closed
-        self._two_sided = self._is_open & ~cancelled
+        self._two_sided = self._is_open & ~paired
         self._trusted = mesh.report["watertight"] and bool(closed.all())
         self.report: dict[str, Any] = {
             "closed_components": int(closed.sum()),
+            "holed_components": int(holed.sum()),
             "open_components": int((~closed).sum()),
-            "cancelled_faces": int(cancelled.sum()),
+            "loose_faces": int(loose.sum()),
             "shell": SHELL if len(self._open_faces) else 0.0,
             "closed": not len(self._open_faces),
         }
@@ -101,8 +105,8 @@ class Solid:
     def surface_samples(self, n: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Points and outward normals on the surface of the solid.
 
-        Area-uniform over the faces of closed parts and over the two offset sides of sheets (a face that others cancel
-        gives one side, they the other); what lies inside another part is left out.
+        Area-uniform over the faces of closed parts and over the two offset sides of sheets (one side each where two
+        loose faces lie in one place); what lies inside another part is left out.
 
         Returns
         -------
@@ -170,29 +174,33 @@ class Solid:
         return np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
 
     def _wound(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return _wound(self.mesh.vertices, self._closed_faces, points)
+        return _winding(self.mesh.vertices, self._closed_faces, points) > 0.5
 
 
-def _wound(vertices: NDArray[np.float64], faces: NDArray[np.int64], points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether faces wind about points (n, 3)."""
+def _winding(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], points: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How often faces wind about points (n, 3), whichever way round."""
     import igl
 
-    return np.abs(igl.fast_winding_number(vertices, faces, np.ascontiguousarray(points))) > 0.5
+    return np.abs(igl.fast_winding_number(vertices, faces, np.ascontiguousarray(points)))
 
 
-def _cancelled(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the chosen faces have outside on both sides; only looked for where more than two faces share an edge."""
-    cancelled = np.zeros(len(mesh.faces), bool)
+def _loose(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the chosen faces have outside on both sides, and which of those have others in the same place, that
+    cancel them (a single one has winding numbers of a half); sought only where three faces or more share an edge."""
+    loose, paired = np.zeros((2, len(mesh.faces)), bool)
     if mesh.report["nonmanifold_edges"] and in_closed.any():
         faces = np.ascontiguousarray(mesh.faces[in_closed])
         centre, step = mesh.vertices[faces].mean(1), PROBE * face_areas_normals(mesh.vertices, faces)[1]
-        sides = [_wound(mesh.vertices, faces, centre + side * step) for side in (1, -1)]
-        cancelled[in_closed] = ~(sides[0] | sides[1])
-    return cancelled
+        highest = np.maximum(*(_winding(mesh.vertices, faces, centre + side * step) for side in (1, -1)))
+        loose[in_closed] = highest <= 0.5
+        paired[in_closed] = highest < 0.25
+    return loose, paired
 
 
-def _closed_components(mesh: CanonicalMesh) -> NDArray[np.bool_]:
-    """Whether each component bounds a solid."""
+def _closed_components(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each component bounds a solid, and whether it does so in spite of an open rim."""
     edges, edge, direction = edge_table(mesh.faces)
     odd = np.bincount(edge) % 2 == 1
     owner = np.empty(len(edges), np.int64)
@@ -201,21 +209,28 @@ def _closed_components(mesh: CanonicalMesh) -> NDArray[np.bool_]:
     area = np.bincount(mesh.component, face_areas_normals(mesh.vertices, mesh.faces)[0])
     rim = np.bincount(owner, length * odd, minlength=len(area))
     volume = np.abs(signed_volumes(mesh.vertices, mesh.faces, mesh.component))
-    closed = (rim <= RIM * np.sqrt(area)) & (volume > FLAT * area)
+    closed = volume > FLAT * area
     uneven = np.bincount(owner, np.bincount(edge, direction) != 0, minlength=len(area)) > 0
     for part in np.flatnonzero(closed & uneven):
-        closed[part] = _separates(mesh, mesh.component == part)
-    return closed
+        separating, error = _separation(mesh, mesh.component == part)
+        closed[part] = separating > 0.5 and (rim[part] <= RIM * np.sqrt(area[part]) or error <= HOLE)
+    return closed, closed & (rim > 0)
 
 
-def _separates(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> bool:
-    """Whether the chosen faces, which are not consistently oriented, have inside and outside on their two sides."""
+def _separation(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> tuple[float, float]:
+    """Share of the area of the chosen faces that has inside on one side only, and the median over area of how far
+    their winding numbers, on either side, are from whole; of the largest faces."""
     faces = np.ascontiguousarray(mesh.faces[chosen])
     area, normal = face_areas_normals(mesh.vertices, faces)
-    largest = np.argsort(-area, kind="stable")[:64]
-    centre, step = mesh.vertices[faces[largest]].mean(1), PROBE * normal[largest]
-    ahead, behind = (_wound(mesh.vertices, faces, centre + side * step) for side in (1, -1))
-    return bool(area[largest] @ (ahead != behind) > 0.5 * area[largest].sum())
+    largest = np.argsort(-area, kind="stable")[:512]
+    area, centre, step = area[largest], mesh.vertices[faces[largest]].mean(1), PROBE * normal[largest]
+    at = np.concatenate([centre + step, centre - step])
+    wound = _winding(mesh.vertices, faces, at).reshape(2, -1)
+    ahead, behind = wound > 0.5
+    error = np.abs(wound - wound.round()).max(0)
+    order = np.argsort(error, kind="stable")
+    half = np.searchsorted(np.cumsum(area[order]), 0.5 * area.sum())
+    return float(area @ (ahead != behind) / area.sum()), float(error[order][half])
 
 
 def _tree(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Any:

@@ -41,7 +41,8 @@ def test_signed_distance_of_a_box_is_exact(change):
     np.testing.assert_allclose(box.signed_distance(POINTS), box_distance(POINTS, HALF), atol=1e-6)
     np.testing.assert_array_equal(box.contains(POINTS), box_distance(POINTS, HALF) < 0)
     assert box.report == {
-        "closed_components": 1, "open_components": 0, "cancelled_faces": 0, "shell": 0.0, "closed": True,
+        "closed_components": 1, "holed_components": 0, "open_components": 0, "loose_faces": 0,
+        "shell": 0.0, "closed": True,
     }  # fmt: skip
 
 
@@ -55,7 +56,8 @@ def test_an_open_sheet_is_a_shell_of_stated_thickness():
     expected = np.linalg.norm(POINTS - nearest, axis=1) - SHELL
     np.testing.assert_allclose(sheet.signed_distance(POINTS), expected, atol=1e-6)
     assert sheet.report == {
-        "closed_components": 0, "open_components": 1, "cancelled_faces": 0, "shell": SHELL, "closed": False,
+        "closed_components": 0, "holed_components": 0, "open_components": 1, "loose_faces": 0,
+        "shell": SHELL, "closed": False,
     }  # fmt: skip
     points, normals = sheet.surface_samples(2000, seed=1)
     np.testing.assert_allclose(np.abs(points[:, 2]), SHELL, atol=1e-12)
@@ -88,7 +90,8 @@ def test_a_blade_of_two_coincident_sides_is_kept_as_a_shell():
     front, back = [[a, b, c], [a, c, d]], [[b, a, d], [b, d, c]]
     finned = solid(vertices, np.concatenate([BOX.faces, front, back]))
     assert finned.report == {
-        "closed_components": 1, "open_components": 0, "cancelled_faces": 4, "shell": SHELL, "closed": False,
+        "closed_components": 1, "holed_components": 0, "open_components": 0, "loose_faces": 4,
+        "shell": SHELL, "closed": False,
     }  # fmt: skip
     frame = 0.5 * (vertices.min(0) + vertices.max(0))  # the longest half-side is 1 already
     sheet = np.maximum(np.abs(POINTS + frame - [1, 0, 0.5]) - [0, 0.5, 0.25], 0)
@@ -99,6 +102,44 @@ def test_a_blade_of_two_coincident_sides_is_kept_as_a_shell():
     assert (normals[on_fin, 0] > 0).mean() == pytest.approx(0.5, abs=0.03)
     box_area, fin_area = BOX.area, 2 * 0.5
     assert on_fin.mean() == pytest.approx(fin_area / (fin_area + box_area), abs=0.01)
+
+
+def test_a_single_fin_is_a_sheet_and_its_body_a_solid():
+    ball = trimesh.creation.icosphere(subdivisions=4)
+    a, b = ball.faces[0][:2]
+    tip = 1.5 * ball.vertices[[a, b]].mean(0)
+    finned = solid(np.concatenate([ball.vertices, [tip]]), np.concatenate([ball.faces, [[a, b, len(ball.vertices)]]]))
+    report = finned.report
+    assert (report["closed_components"], report["loose_faces"], report["shell"]) == (1, 1, SHELL)
+    box = np.ptp(finned.mesh.vertices, axis=0).prod() * finned.mesh.half_side**3
+    assert finned.volume_fraction(50_000) == pytest.approx(ball.volume / box, rel=0.03)
+
+
+@pytest.mark.parametrize(("height", "closed"), [(0.99, True), (0.8, False)])
+def test_a_small_opening_closes_and_a_wide_one_stays_open(height, closed):
+    """A unit sphere without what lies above a height: openings of radius .14 and .6."""
+    ball = trimesh.creation.icosphere(subdivisions=5)
+    bowl = solid(ball.vertices, ball.faces[(ball.triangles_center[:, 2] < height)])
+    report = bowl.report
+    assert report["closed"] == closed
+    assert (report["closed_components"], report["holed_components"]) == (int(closed), int(closed))
+    assert (bowl.volume_fraction() > 0.5) == closed
+
+
+def test_a_long_crack_of_no_width_closes():
+    """A sphere of two halves that touch at two vertices only: the rims together are longer than a great circle."""
+    ball = trimesh.creation.icosphere(subdivisions=4)
+    upper = ball.triangles_center[:, 2] > 0
+    rim = np.intersect1d(ball.faces[upper], ball.faces[~upper])
+    moved = np.arange(len(ball.vertices))
+    moved[rim[2:]] = len(ball.vertices) + np.arange(len(rim) - 2)
+    shifted = ball.vertices[rim[2:]] * (1 + 1e-4)
+    cracked = solid(
+        np.concatenate([ball.vertices, shifted]), np.concatenate([ball.faces[upper], moved[ball.faces[~upper]]])
+    )
+    assert cracked.mesh.report["open_edges"] > 100
+    assert cracked.report["closed"]
+    assert cracked.report["holed_components"] == cracked.report["closed_components"] == 1
 
 
 def test_a_small_hole_stays_closed():
