@@ -17,8 +17,11 @@ def test_every_kind_is_open_or_thin(kind, seed):
     vertices, faces, name = open_shape(seed, kind)
     assert name == kind
     solid = Solid(canonical_mesh(vertices, faces))
-    assert solid.report["open_components"] or kind == "turned_sheet"
-    assert solid.volume_fraction() < 0.35
+    if kind == "cut_away":  # what is left may close again, where the cut is small
+        assert solid.report["open_components"] or solid.report["holed_components"]
+    else:
+        assert solid.report["open_components"] or kind == "turned_sheet"
+        assert solid.volume_fraction() < 0.35
     points, normals = solid.surface_samples(500)
     assert np.abs(solid.signed_distance(points)).max() <= PROBE
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1)
