@@ -92,10 +92,15 @@ def _encode(args: argparse.Namespace) -> None:
 
 
 def _encoded_line(result: dict[str, Any]) -> str:
-    line = f"{result['out']}: {result['bytes']} bytes, F@.02 {result['f_score@0.02']:.3f}"
+    parts = [f"{result['out']}: {result['bytes']} bytes, F@.02 {result['f_score@0.02']:.3f}"]
+    if result["holed_components"]:
+        parts.append(f"cracks and small holes of {result['holed_components']} parts were closed")
     if result["shell"]:
-        line += f"; {result['open_components']} open parts became shells of half-thickness {result['shell']}"
-    return "; ".join([line, *result["notes"]])
+        thin = f"{result['open_components']} open parts"
+        if result["loose_faces"]:
+            thin += f" and {result['loose_faces']} faces that bound nothing"
+        parts.append(f"{thin} became shells of half-thickness {result['shell']}")
+    return "; ".join([*parts, *result["notes"]])
 
 
 def _add_decode(commands: Any) -> None:

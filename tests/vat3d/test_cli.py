@@ -72,6 +72,23 @@ def test_encode_decode_eval_info(
     assert 0 < scores["f_score@0.02"] <= scores["ceiling"]["f_score@0.02"]
 
 
+def test_encode_says_what_was_closed_and_what_became_a_shell(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A ball with one face missing and a fin, beside a bowl."""
+    ball = trimesh.creation.icosphere(subdivisions=3)
+    count, foot = len(ball.vertices), ball.faces[5][:2]
+    vertices = np.concatenate([ball.vertices, ball.vertices + [3, 0, 0], [1.5 * ball.vertices[foot].mean(0)]])
+    faces = np.concatenate([ball.faces[1:], ball.faces[:400] + count, [[*foot, 2 * count]]])
+    trimesh.Trimesh(vertices, faces, process=False).export(tmp_path / "in.ply")
+    capsys.readouterr()
+    arguments = ["--effort", "fast", "--max-bytes", "150", "--model", MODEL]
+    assert main(["encode", str(tmp_path / "in.ply"), str(tmp_path / "out.vat"), *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "cracks and small holes of 1 parts were closed" in said
+    assert "1 open parts and 1 faces that bound nothing became shells" in said
+
+
 def test_a_folder_in_a_folder_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     meshes, out = tmp_path / "meshes", tmp_path / "tokens"
     meshes.mkdir()
