@@ -78,7 +78,7 @@ def test_encode_says_what_was_closed_and_what_became_a_shell(
     """A ball with one face missing and a fin, beside a bowl."""
     ball = trimesh.creation.icosphere(subdivisions=3)
     count, foot = len(ball.vertices), ball.faces[5][:2]
-    vertices = np.concatenate([ball.vertices, ball.vertices + [3, 0, 0], [1.5 * ball.vertices[foot].mean(0)]])
+    vertices = np.concatenate([ball.vertices, ball.vertices + np.array([3, 0, 0]), [1.5 * ball.vertices[foot].mean(0)]])
     faces = np.concatenate([ball.faces[1:], ball.faces[:400] + count, [[*foot, 2 * count]]])
     trimesh.Trimesh(vertices, faces, process=False).export(tmp_path / "in.ply")
     capsys.readouterr()
