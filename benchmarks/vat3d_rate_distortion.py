@@ -3,7 +3,8 @@
     vat3d bench FOLDER --budgets 256,512,1024 --effort fast --json fast.json          (and so for other efforts)
     python benchmarks/vat3d_rate_distortion.py fast.json normal.json best.json --out REPORT_DIR [--gallery FOLDER]
 
-Compares efforts on the meshes that all of the files hold. Writes `rate_distortion.png` and `table.md`, and with
+Compares efforts on the meshes that all of the files hold. Writes `rate_distortion.png`, `meshes.png` (every mesh at the
+smallest budget, last effort) and `table.md`, and with
 `--gallery` (the folder that was measured) `gallery.png`: twelve meshes at three budgets beside Draco's, encoded anew at
 the effort of the last file.
 """
@@ -89,6 +90,37 @@ def save_plot(runs: dict[str, Record], path: Path) -> None:
         figure.savefig(temporary, dpi=150, format="png")
 
 
+def save_scatter(run: Record, path: Path) -> None:
+    """F@.02 of each mesh at the smallest budget, ours against Draco's."""
+    effort, budget = run["settings"]["effort"], str(min(run["settings"]["budgets"]))
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for number, kind in enumerate(("closed", "open")):
+        chosen = [mesh for mesh in run["meshes"] if KINDS[kind](mesh)]
+        ours, draco = (scores(chosen, method, budget) for method in ("ours", "draco"))
+        label = f"{kind}: {len(chosen)} meshes, {(ours > draco).sum()} above"
+        axes.scatter(draco, ours, s=16, color=f"C{number}", alpha=0.8, label=label)
+    axes.plot([0, 1], [0, 1], color="grey", lw=1)
+    axes.set(xlabel="F-score at .02, decimation + Draco", ylabel=f"F-score at .02, vat3d, {effort}")
+    axes.set(title=f"at most {budget} bytes", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def joined(found: list[Record]) -> dict[str, Record]:
+    """Runs by effort; parts of one run, measured with the same settings, are put together."""
+    runs: dict[str, Record] = {}
+    for run in found:
+        effort = run["settings"]["effort"]
+        if effort in runs and runs[effort]["settings"] != run["settings"]:
+            raise SystemExit(f"two files of effort {effort} were measured with different settings; name one of them")
+        meshes = runs.get(effort, {"meshes": []})["meshes"] + run["meshes"]
+        runs[effort] = run | {"meshes": sorted(meshes, key=lambda mesh: mesh["file"])}
+    return runs
+
+
 def table(runs: dict[str, Record], classes: dict[str, str]) -> str:
     """Mean F@.02 by kind of mesh, and by class at the middle budget, as Markdown."""
     lines = ["| meshes | method | " + " | ".join(map(str, curves(runs)[-1][3])) + " |"]
@@ -169,21 +201,22 @@ def gallery(folder: Path, meshes: list[Record], tokenizer: MeshTokenizer, effort
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", nargs="+", type=Path, help="JSON files of `vat3d bench`, one for each effort")
+    parser.add_argument("bench", nargs="+", type=Path, help="JSON files of `vat3d bench`")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="the meshes that were measured")
     parser.add_argument("--model")
     args = parser.parse_args()
     found = [read_json(path) for path in args.bench]
-    runs = common_meshes({run["settings"]["effort"]: run for run in found})
+    runs = common_meshes(joined(found))
     args.out.mkdir(parents=True, exist_ok=True)
     save_plot(runs, args.out / "rate_distortion.png")
+    save_scatter(list(runs.values())[-1], args.out / "meshes.png")
     text = table(runs, read_classes(args.gallery))
     (args.out / "table.md").write_text(text, encoding="utf-8")
     print(text)
     if args.gallery:
         tokenizer, effort = MeshTokenizer.from_pretrained(args.model), found[-1]["settings"]["effort"]
-        gallery(args.gallery, found[-1]["meshes"], tokenizer, effort, args.out / "gallery.png")
+        gallery(args.gallery, list(runs.values())[-1]["meshes"], tokenizer, effort, args.out / "gallery.png")
 
 
 if __name__ == "__main__":
