@@ -3,10 +3,10 @@
     vat3d bench FOLDER --budgets 256,512,1024 --effort fast --json fast.json          (and so for other efforts)
     python benchmarks/vat3d_rate_distortion.py fast.json normal.json best.json --out REPORT_DIR [--gallery FOLDER]
 
-Compares efforts on the meshes that all of the files hold. Writes `rate_distortion.png`, `meshes.png` (every mesh at the
-smallest budget, last effort) and `table.md`, and with
-`--gallery` (the folder that was measured) `gallery.png`: twelve meshes at three budgets beside Draco's, encoded anew at
-the effort of the last file.
+Compares efforts on the meshes that all of the files hold; several files of one effort (a folder measured in parts)
+count as one run. Writes `rate_distortion.png`, `meshes.png` (every mesh at the smallest budget, last effort) and
+`table.md`, and with `--gallery` (the folder that was measured) `gallery.png`: twelve meshes at three budgets beside
+Draco's, encoded anew at the effort of the last file.
 """
 
 from __future__ import annotations
@@ -206,17 +206,17 @@ def main() -> None:
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="the meshes that were measured")
     parser.add_argument("--model")
     args = parser.parse_args()
-    found = [read_json(path) for path in args.bench]
-    runs = common_meshes(joined(found))
+    runs = common_meshes(joined([read_json(path) for path in args.bench]))
     args.out.mkdir(parents=True, exist_ok=True)
     save_plot(runs, args.out / "rate_distortion.png")
-    save_scatter(list(runs.values())[-1], args.out / "meshes.png")
+    effort, last = list(runs.items())[-1]
+    save_scatter(last, args.out / "meshes.png")
     text = table(runs, read_classes(args.gallery))
     (args.out / "table.md").write_text(text, encoding="utf-8")
     print(text)
     if args.gallery:
-        tokenizer, effort = MeshTokenizer.from_pretrained(args.model), found[-1]["settings"]["effort"]
-        gallery(args.gallery, list(runs.values())[-1]["meshes"], tokenizer, effort, args.out / "gallery.png")
+        tokenizer = MeshTokenizer.from_pretrained(args.model)
+        gallery(args.gallery, last["meshes"], tokenizer, effort, args.out / "gallery.png")
 
 
 if __name__ == "__main__":

@@ -105,3 +105,6 @@ def test_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
+    assert main(["--out", str(tmp_path / "open"), "--open"]) == 2
+    assert "--procedural N" in capsys.readouterr().err
+    assert not (tmp_path / "open").exists()
