@@ -110,8 +110,8 @@ class Tables:
             digits += 1
         return digits
 
-    def encode(self, ids: np.ndarray) -> bytes:
-        """Code the ids of a prefix, shape (count,).
+    def encode(self, ids: np.ndarray, extra: int = 0, extras: int = 1) -> bytes:
+        """Code the ids of a prefix, shape (count,), and with them a number `extra` below `extras`.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Tables:
         """
         ids = self._check(ids)
         body = max(ids.size - self._digits, 0)
-        state = 1
+        state = extras + extra
         for symbol in ids[body:][::-1].tolist():
             state = state * self.codes + symbol
         rows = self._rows(ids)[:body]
@@ -139,9 +139,13 @@ class Tables:
         CodecError
             The payload is not exactly what `encode` writes for any `count` ids.
         """
+        return self.decode_with(payload, count, 1)[0]
+
+    def decode_with(self, payload: bytes, count: int, extras: int) -> tuple[np.ndarray, int]:
+        """The `count` ids in `payload`, and the number below `extras` that came with them."""
         if not 0 <= count <= self.tokens:
             raise CodecError(f"the file claims {count} tokens, but its model has {self.tokens}; the file is damaged")
-        if not payload or payload[-1] == 0 or 8 * len(payload) > PRECISION * (count + 2):
+        if not payload or payload[-1] == 0 or 8 * len(payload) > PRECISION * (count + 2) + extras.bit_length():
             raise CodecError("the file has bytes beyond its tokens; it is damaged or something was appended")
         state = int.from_bytes(payload, "little")
         row, parent, bucket = self.row.tolist(), self.parent.tolist(), self.bucket.tolist()
@@ -156,17 +160,17 @@ class Tables:
         while len(ids) < count:
             state, symbol = divmod(state, self.codes)
             ids.append(symbol)
-        if state != 1:
+        if not extras <= state < 2 * extras:
             raise CodecError("the file does not end where its tokens end; it is damaged")
-        return np.array(ids, dtype=np.int64)
+        return np.array(ids, dtype=np.int64), state - extras
 
     def bits(self, ids: np.ndarray) -> np.ndarray:
         """Information content of each token in bits, shape (count,)."""
         ids = self._check(ids)
         return np.asarray(PRECISION - np.log2(self.frequencies[self._rows(ids), ids]))
 
-    def longest_prefix(self, ids: np.ndarray, max_bytes: int) -> int:
-        """The largest count for which ``len(encode(ids[:count])) <= max_bytes``.
+    def longest_prefix(self, ids: np.ndarray, max_bytes: int, extra: int = 0, extras: int = 1) -> int:
+        """The largest count for which ``len(encode(ids[:count], extra, extras)) <= max_bytes``.
 
         Raises
         ------
@@ -177,7 +181,7 @@ class Tables:
         digits = min(self._digits, ids.size)
         size = np.cumsum(self.bits(ids))[: ids.size - digits] + digits * np.log2(self.codes)
         count = digits + int(np.searchsorted(size, 8 * max_bytes + 8, side="right"))  # a byte beyond what can fit
-        while len(self.encode(ids[:count])) > max_bytes:
+        while len(self.encode(ids[:count], extra, extras)) > max_bytes:
             if count == 0:
                 raise CodecError(f"no token fits into {max_bytes} bytes")
             count -= 1

@@ -19,11 +19,12 @@ from vat3d.entropy import Tables
 from vat3d.errors import CodecError
 from vat3d.frame import Frame
 
-MAGIC, VERSIONS = b"V\xb3", (1, 2)
+MAGIC, VERSIONS = b"V\xb3", (1, 2, 3)
 CRC_BYTES, COUNT_BYTES, ID_BYTES = 4, 2, 4
 HEADER_LIMIT = 26
-LEVELS, LEVEL_STEP = 8, 0.001
-"""How many levels a file can ask for, and their distance, in half-sides; the level takes the count's top three bits."""
+LEVEL_STEP = 0.001
+LEVELS = (0, 1, 2, 3, 4, 6, 9, 13)
+"""Levels, in steps of `LEVEL_STEP` half-sides, that scales can have; scales of one level may have any of 0 to 7."""
 _COUNT_BITS = 13
 SMALLEST_FILE = len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + CRC_BYTES + 6
 TOKENS_FILE = "tokens.safetensors"
@@ -134,15 +135,16 @@ class TokenStream:
     model : TokenModel
     report : dict
         What the encoder found, did and reached; not part of the file.
-    level : int
-        The surface lies where the decoded distance is `level` times `LEVEL_STEP`: above 0 where thin parts would break.
+    levels : tuple of int, one per scale present
+        Decoded up to a scale, the surface lies where the distance is the scale's level times `LEVEL_STEP`: above 0
+        where thin parts would break, or where so few tokens would leave nothing inside. All 0, if not given.
     """
 
     ids: list[np.ndarray]
     frame: Frame
     model: TokenModel
     report: dict[str, Any] = field(default_factory=dict)
-    level: int = 0
+    levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         present = [np.asarray(part, dtype=np.int64) for part in self.ids]
@@ -158,9 +160,11 @@ class TokenStream:
         flat = np.concatenate(present)
         if flat.min() < 0 or flat.max() >= self.model.tables.codes:
             raise CodecError(f"a token id lies outside 0..{self.model.tables.codes - 1}")
-        if not 0 <= self.level < LEVELS:
-            raise CodecError(f"level {self.level} lies outside 0..{LEVELS - 1}")
+        levels = tuple(self.levels) or (0,) * len(sizes)
+        if len(levels) != len(sizes) or not (_alike(levels) or set(levels) <= set(LEVELS)):
+            raise CodecError(f"levels {levels} of {len(sizes)} scales are not each one of {LEVELS}")
         object.__setattr__(self, "ids", present)
+        object.__setattr__(self, "levels", levels)
 
     @property
     def model_id(self) -> str:
@@ -171,6 +175,11 @@ class TokenStream:
     def scales(self) -> tuple[int, ...]:
         """Tokens present in each scale."""
         return tuple(part.size for part in self.ids)
+
+    @property
+    def level(self) -> int:
+        """Level of the last scale present, at which the stream decodes."""
+        return self.levels[-1]
 
     @property
     def count(self) -> int:
@@ -187,17 +196,20 @@ class TokenStream:
 
     def _header(self) -> bytes:
         """Everything before the payload; the checksum that closes the file counts as header, too."""
+        alike = _alike(self.levels)
+        level = self.level if alike else LEVELS.index(self.level)
+        version = 3 if not alike else 2 if level else 1
         return (
             MAGIC
-            + bytes([VERSIONS[self.level > 0]])
+            + bytes([version])
             + bytes.fromhex(self.model_id)
-            + (self.count | self.level << _COUNT_BITS).to_bytes(COUNT_BYTES, "little")
+            + (self.count | level << _COUNT_BITS).to_bytes(COUNT_BYTES, "little")
             + self.frame.to_bytes()
         )
 
     def to_bytes(self) -> bytes:
         """The file."""
-        body = self._header() + self.model.tables.encode(np.concatenate(self.ids))
+        body = self._header() + self.model.tables.encode(np.concatenate(self.ids), *_extra(self.levels))
         return body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
 
     @classmethod
@@ -215,7 +227,7 @@ class TokenStream:
         CodecError
             The file is truncated, altered, longer than it should be, of a newer version, or belongs to another model.
         """
-        model_id, count, level, frame, payload = _parse(bytes(data))
+        model_id, version, count, level, frame, payload = _parse(bytes(data))
         if model is None:
             models = embedded_models()
             if model_id not in models:
@@ -227,7 +239,16 @@ class TokenStream:
             raise CodecError(f"the file was written with model {model_id}, not with {model.model_id}; use that model")
         if count == 0:
             raise CodecError("the file holds no tokens; it is damaged")
-        return cls(model.split(model.tables.decode(payload, count)), frame, model, level=level)
+        scales = int(np.searchsorted(np.cumsum(model.scales), count)) + 1
+        flat, extra = model.tables.decode_with(payload, count, len(LEVELS) ** (scales - 1) if version > 2 else 1)
+        levels = [level] * scales
+        if version > 2:
+            levels = [LEVELS[extra // len(LEVELS) ** scale % len(LEVELS)] for scale in range(scales - 1)]
+            levels.append(LEVELS[level])
+        stream = cls(model.split(flat), frame, model, levels=tuple(levels))
+        if stream.to_bytes() != data:
+            raise CodecError("the file is of a later version than what it holds asks for; it is damaged")
+        return stream
 
     def truncate(self, scales: int) -> TokenStream:
         """The first `scales` scales as a stream of its own, a coarser file of the same mesh.
@@ -239,14 +260,14 @@ class TokenStream:
         """
         if not 1 <= scales <= len(self.ids):
             raise CodecError(f"cannot keep {scales} scales of {len(self.ids)}; choose 1..{len(self.ids)}")
-        return replace(self, ids=self.ids[:scales], report=dict(self.report))
+        return replace(self, ids=self.ids[:scales], levels=self.levels[:scales], report=dict(self.report))
 
     def prefix(self, count: int) -> TokenStream:
         """The first `count` tokens, the last scale perhaps partial."""
         if not 1 <= count <= self.count:
             raise CodecError(f"cannot keep {count} tokens of {self.count}")
-        flat = np.concatenate(self.ids)[:count]
-        return replace(self, ids=self.model.split(flat), report=dict(self.report))
+        ids = self.model.split(np.concatenate(self.ids)[:count])
+        return replace(self, ids=ids, levels=self.levels[: len(ids)], report=dict(self.report))
 
     def fit(self, max_bytes: int) -> TokenStream:
         """The longest prefix whose file takes at most `max_bytes`.
@@ -256,23 +277,43 @@ class TokenStream:
         CodecError
             Not even the first scale fits.
         """
-        return self.prefix(tokens_within(np.concatenate(self.ids), self.frame, self.model, max_bytes))
+        return self.prefix(tokens_within(np.concatenate(self.ids), self.frame, self.model, max_bytes, self.levels))
 
 
-def tokens_within(ids: np.ndarray, frame: Frame, model: TokenModel, max_bytes: int) -> int:
-    """How many of `ids`, shape (count,), a file of at most `max_bytes` holds.
+def tokens_within(
+    ids: np.ndarray, frame: Frame, model: TokenModel, max_bytes: int, levels: Sequence[int] | None = None
+) -> int:
+    """How many of `ids`, shape (count,), a file of at most `max_bytes` holds; whatever its levels, if none are given.
 
     Raises
     ------
     CodecError
         Not even the first scale fits.
     """
-    header = header_bytes(frame)
-    count = model.tables.longest_prefix(ids, max_bytes - header) if max_bytes > header else 0
+    room = max_bytes - header_bytes(frame)
+    present = len(model.split(ids))
+    for scales, end in zip(range(present, 0, -1), np.cumsum(model.scales)[present - 1 :: -1], strict=True):
+        extra, extras = _extra(levels[:scales] if levels else (LEVELS[-1],) * (scales - 1) + (0,))
+        count = model.tables.longest_prefix(ids[:end], room, extra, extras) if 8 * room >= extras.bit_length() else 0
+        if count > end - model.scales[scales - 1]:
+            break
     if count < min(model.scales[0], ids.size):
-        least = header + len(model.tables.encode(ids[: model.scales[0]]))
+        least = header_bytes(frame) + len(model.tables.encode(ids[: model.scales[0]]))
         raise CodecError(f"{max_bytes} bytes do not hold the first scale, which takes {least}; allow more bytes")
     return count
+
+
+def _alike(levels: Sequence[int]) -> bool:
+    """Whether a file says its level once, in three bits: it is the same for all scales, and at most 7."""
+    return len(set(levels)) == 1 and 0 <= levels[0] < 1 << (16 - _COUNT_BITS)
+
+
+def _extra(levels: Sequence[int]) -> tuple[int, int]:
+    """Levels of all scales but the last as one number, and how many such numbers there are; (0, 1) where alike."""
+    if _alike(levels):
+        return 0, 1
+    number = sum(LEVELS.index(level) * len(LEVELS) ** scale for scale, level in enumerate(levels[:-1]))
+    return number, len(LEVELS) ** (len(levels) - 1)
 
 
 def header_bytes(frame: Frame) -> int:
@@ -291,8 +332,8 @@ def read_model_id(data: bytes) -> str:
     return _parse(bytes(data))[0]
 
 
-def _parse(data: bytes) -> tuple[str, int, int, Frame, bytes]:
-    """Model id, token count, level, frame and payload of a file whose checksum is right."""
+def _parse(data: bytes) -> tuple[str, int, int, int, Frame, bytes]:
+    """Model id, version, token count, level, frame and payload of a file whose checksum is right."""
     if not data.startswith(MAGIC):
         raise CodecError("not a vat3d token file (its first two bytes are wrong)" if data else "the file is empty")
     if len(data) < SMALLEST_FILE:
@@ -310,7 +351,7 @@ def _parse(data: bytes) -> tuple[str, int, int, Frame, bytes]:
     level = 0
     if version > 1:
         count, level = count % (1 << _COUNT_BITS), count >> _COUNT_BITS
-        if level == 0:
+        if version == 2 and level == 0:
             raise CodecError("the file is of version 2 and asks for no level; it is damaged")
     frame, position = Frame.read(body, position + COUNT_BYTES)
-    return model_id, count, level, frame, body[position:]
+    return model_id, version, count, level, frame, body[position:]

@@ -41,6 +41,8 @@ SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 """Near-surface and volume samples of a mesh that the search for its tokens sees."""
 NEAR_SIGMAS = (0.01, 0.04)
+HANDFUL = 100
+"""Fewer tokens than this may leave nothing inside at the level of the whole file."""
 TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
 
@@ -121,8 +123,6 @@ class MeshTokenizer:
         CodecError
             Not even the first scale fits, or `effort` is unknown.
         """
-        from vat3d.extract import GridField
-
         if effort not in EFFORTS:
             raise CodecError(f"unknown effort {effort!r}; choose one of {', '.join(EFFORTS)}")
         started = time.perf_counter()
@@ -153,9 +153,8 @@ class MeshTokenizer:
         original = _Original(solid, place)
         if min_f_score is not None:
             stream = self._fewest_scales(stream, original, min_f_score)
-        field = GridField(self.field(stream))  # levels share most of its values
-        stream = self._best_level(stream, original, field)
-        stream.report["f_score@0.02"] = self._f_score(stream, original, field)
+        stream = self._with_levels(stream, original, search.target, every=effort != "fast")
+        stream.report["f_score@0.02"] = self._f_score(stream, original, self.field(stream))
         stream.report.update(stream.sizes)
         return stream
 
@@ -179,20 +178,44 @@ class MeshTokenizer:
                 return shorter
         return stream
 
-    def _best_level(self, stream: TokenStream, original: _Original, field: Field) -> TokenStream:
-        """The stream at the level of the best F-score; levels are tried upwards in twos, then beside the best."""
+    def _with_levels(self, stream: TokenStream, original: _Original, target: Target, every: bool) -> TokenStream:
+        """The stream with its levels: the last scale's by F-score, those of others alike, or by F-score with `every`.
+
+        A handful of tokens often leaves nothing below the level of the whole file; their own level is the one whose
+        inside has the largest Dice coefficient with the mesh's.
+        """
+        levels = [self._best_level(stream, original, LEVELS[0])]
+        for scales in range(len(stream.ids) - 1, 0, -1):
+            prefix = stream.truncate(scales)
+            level = max(levels[0], self._dice_level(prefix, target)) if prefix.count < HANDFUL else levels[0]
+            levels.insert(0, self._best_level(prefix, original, level) if every else level)
+        return replace(stream, levels=tuple(levels))
+
+    def _best_level(self, stream: TokenStream, original: _Original, start: int) -> int:
+        """The level of the best F-score; from `start`, levels are tried upwards in twos, then beside the best."""
+        from vat3d.extract import GridField
+
+        field = GridField(self.field(stream))  # levels share most of its values
         scores: dict[int, float] = {}
 
-        def score(level: int) -> float:
-            if level not in scores:
-                scores[level] = self._f_score(replace(stream, level=level), original, field, samples=8_000)
-            return scores[level]
+        def score(index: int) -> float:
+            if index not in scores:
+                tried = replace(stream, levels=(LEVELS[index],) * len(stream.ids))
+                scores[index] = self._f_score(tried, original, field, samples=8_000)
+            return scores[index]
 
-        best = 0
-        while best + 2 < LEVELS and score(best + 2) > score(best):
+        best = LEVELS.index(start)
+        while best + 2 < len(LEVELS) and score(best + 2) > score(best):
             best += 2
-        best = max((level for level in (best, best - 1, best + 1) if 0 <= level < LEVELS), key=score)
-        return replace(stream, level=best)
+        return LEVELS[max((index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)), key=score)]
+
+    def _dice_level(self, stream: TokenStream, target: Target) -> int:
+        """The level whose inside overlaps most with the mesh's, by the target's volume samples."""
+        decoded = self.field(stream)(target.points[target.near :].numpy())
+        truth = target.distances[target.near :].numpy() < 0
+        insides = [decoded < level * LEVEL_STEP for level in LEVELS]
+        dice = [2 * (inside & truth).sum() / max(inside.sum() + truth.sum(), 1) for inside in insides]
+        return LEVELS[int(np.argmax(dice))]
 
     def _f_score(self, stream: TokenStream, original: _Original, field: Field, samples: int = 30_000) -> float:
         """F-score at .02 against the surface that was encoded, from a decoding at 64 cells."""

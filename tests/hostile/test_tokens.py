@@ -2,13 +2,14 @@
 
 import tracemalloc
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from streams import token_model, token_stream
 
 from vat3d.errors import CodecError
-from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, MAGIC, TokenStream, read_model_id
+from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, LEVELS, MAGIC, TokenStream, read_model_id
 
 DATA = token_stream().to_bytes()
 COUNT_AT = len(MAGIC) + 1 + ID_BYTES
@@ -63,14 +64,27 @@ def test_absurd_counts(count):
 
 def test_versions_to_come():
     body = bytearray(DATA[:-CRC_BYTES])
-    body[len(MAGIC)] = 3
+    body[len(MAGIC)] = 4
     refused(sealed(bytes(body)), "update")
 
 
-def test_a_level_that_is_none():
+@pytest.mark.parametrize("version", [2, 3])
+def test_levels_that_are_none(version):
     body = bytearray(DATA[:-CRC_BYTES])
-    body[len(MAGIC)] = 2
+    body[len(MAGIC)] = version
     refused(sealed(bytes(body)), "damaged")
+
+
+def test_levels_alike_in_a_file_of_version_3():
+    """One level for all scales belongs into a file of version 2: no two files say the same."""
+    stream = replace(token_stream(), levels=(2, 2, 2))
+    body = bytearray(stream.to_bytes()[: stream.sizes["header"] - CRC_BYTES])
+    body[len(MAGIC)] = 3
+    extra = LEVELS.index(2) * (1 + len(LEVELS))  # of the two scales before the last
+    payload = stream.model.tables.encode(np.concatenate(stream.ids), extra, len(LEVELS) ** 2)
+    refused(sealed(bytes(body) + payload), "later version")
+    body[COUNT_AT + 1] ^= 0x20  # another level of the last scale, which makes them differ
+    assert TokenStream.from_bytes(sealed(bytes(body) + payload), token_model()).levels == (2, 2, 3)
 
 
 def test_a_fourth_axis():

@@ -1,5 +1,6 @@
 """Token files: header, frame, prefixes, models on disk."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -53,18 +54,53 @@ def test_a_file_written_by_version_1_reads_for_ever():
     assert same(TokenStream.from_bytes(data, stream.model), stream)
 
 
-def test_a_level_takes_no_byte_and_makes_a_file_of_version_2():
+def test_one_level_for_all_takes_no_byte_and_makes_a_file_of_version_2():
     plain = token_stream(20)
-    for level in range(1, LEVELS):
-        stream = replace(plain, level=level)
+    for level in range(1, 8):
+        stream = replace(plain, levels=(level, level, level))
         data = stream.to_bytes()
         assert len(data) == len(plain.to_bytes())
         assert (plain.to_bytes()[2], data[2]) == (1, 2)
         back = TokenStream.from_bytes(data, stream.model)
         assert back.level == back.truncate(1).level == back.prefix(5).level == level
         assert same(back, plain)
-    with pytest.raises(CodecError, match="level 8"):
-        replace(plain, level=LEVELS)
+
+
+def test_levels_of_their_own_take_three_bits_a_scale_before_the_last():
+    plain = token_stream(20)
+    for levels in itertools.product(LEVELS, repeat=3):
+        stream = replace(plain, levels=levels)
+        data = stream.to_bytes()
+        assert len(plain.to_bytes()) <= len(data) <= len(plain.to_bytes()) + 1
+        assert stream.sizes["header"] == plain.sizes["header"]
+        back = TokenStream.from_bytes(data, stream.model)
+        assert same(back, plain)
+        assert back.levels == levels
+        for scales in (1, 2):
+            part = back.truncate(scales)
+            assert part.levels == levels[:scales]
+            assert TokenStream.from_bytes(part.to_bytes(), stream.model).levels == part.levels
+        assert back.prefix(7).levels == levels[:2]
+
+
+@pytest.mark.parametrize("levels", [(8, 8, 8), (14, 0, 0), (5, 5, 0), (-1, -1, -1), (1, 1), (2, 2, 2, 2)])
+def test_levels_that_a_file_cannot_say(levels):
+    with pytest.raises(CodecError, match="levels"):
+        replace(token_stream(20), levels=levels)
+
+
+def test_a_file_written_by_version_3_reads_for_ever():
+    stream = TokenStream(
+        [np.array([9, 0, 3]), np.array([7, 7])],
+        Frame(scale_code=32538, longest=2, aspect_codes=(1489, 744), centre_codes=(-3, 0, 700), centre_bits=9),
+        TokenModel("00c0ffee", (3, 4), uniform_tables(7, 10)),
+        levels=(9, 4),
+    )
+    data = bytes.fromhex("56b30300c0ffee05801a7fe88aae2cfd0320af01bd8a16f7119a8c")
+    assert stream.to_bytes() == data
+    back = TokenStream.from_bytes(data, stream.model)
+    assert same(back, stream)
+    assert back.levels == stream.levels
 
 
 def test_truncate_is_a_file_of_its_own():
@@ -79,8 +115,9 @@ def test_truncate_is_a_file_of_its_own():
             stream.truncate(scales)
 
 
-def test_fit_takes_the_longest_prefix_that_fits():
-    stream = token_stream()
+@pytest.mark.parametrize("levels", [(0, 0, 0), (2, 2, 0), (13, 2, 0)])
+def test_fit_takes_the_longest_prefix_that_fits(levels):
+    stream = replace(token_stream(), levels=levels)
     sizes = [len(stream.prefix(count).to_bytes()) for count in range(1, 43)]
     for limit in range(sizes[2], sizes[-1] + 3):
         fitted = stream.fit(limit)

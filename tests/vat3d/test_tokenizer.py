@@ -11,7 +11,8 @@ from make_tiny_model import DATA, golden_meshes
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.errors import MeshError
-from vat3d.stream import LEVELS
+from vat3d.refine import Target
+from vat3d.stream import LEVEL_STEP, LEVELS
 from vat3d.tokenizer import fit_box, tokenizer_for
 
 
@@ -151,19 +152,35 @@ def test_bad_requests(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, tmp_
 
 
 def test_a_higher_level_is_a_larger_solid(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
-    stream = replace(tokenizer.encode(ellipsoid, 300, "fast"), level=0)
-    volumes = [tokenizer.decode(replace(stream, level=level), 32).volume for level in (0, 3, 7)]
-    assert volumes[0] < volumes[1] < volumes[2]
+    stream = tokenizer.encode(ellipsoid, 300, "fast")
+    scales = len(stream.ids)
+    volumes = [tokenizer.decode(replace(stream, levels=(level,) * scales), 32).volume for level in (0, 3, 7, 13)]
+    assert sorted(set(volumes)) == volumes
 
 
 def test_the_level_of_the_best_f_score_is_taken(
     tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for best in range(LEVELS):
+    for best in LEVELS:
         monkeypatch.setattr(
-            tokenizer, "_f_score", lambda stream, *_, best=best, **__: 1 - abs(stream.level - best) / 10
+            tokenizer, "_f_score", lambda stream, *_, best=best, **__: 1 - abs(stream.level - best) / 20
         )
         assert tokenizer.encode(ellipsoid, 300, "fast").level == best
+
+
+def test_a_handful_of_tokens_decodes_at_the_level_of_the_largest_overlap(
+    tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a ball whose distances are decoded by a level's step too large."""
+    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    target = Target(torch.ones(1, 3), points, points.norm(dim=1) - 0.7, near=0)
+    stream = tokenizer.encode(ellipsoid, 300, "fast")
+    for level in LEVELS:
+        radius = 0.7 - level * LEVEL_STEP
+        monkeypatch.setattr(
+            tokenizer, "field", lambda _, radius=radius: lambda points: np.linalg.norm(points, axis=1) - radius
+        )
+        assert tokenizer._dice_level(stream, target) == level
 
 
 def test_small_gaps_to_the_box_are_closed_smoothly() -> None:
