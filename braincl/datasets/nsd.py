@@ -207,19 +207,31 @@ def export_nsd_pictures(
 
     path = need_file(need_folder(folder) / STIMULI, "the pictures")
     Path(out).mkdir(parents=True, exist_ok=True)
-    written = []
+
+    def damaged(error: Exception) -> ResponseError:
+        return ResponseError(f"{path} does not hold the pictures of NSD ({error}); fetch it again")
+
     try:
-        with h5py.File(path, "r") as file:
-            brick = file["imgBrick"]
-            wanted = range(len(brick)) if nsd_ids is None else nsd_ids
-            for nsd_id in tqdm(wanted, "export pictures", disable=not progress, unit="image"):
-                picture = Path(out) / f"nsd-{nsd_id:05d}.png"
-                if not picture.is_file():
-                    with atomic_path(picture) as temporary:
-                        Image.fromarray(brick[nsd_id]).save(temporary)
-                written.append(picture)
-    except (OSError, KeyError, IndexError, ValueError, TypeError) as error:
-        raise ResponseError(f"{path} does not hold the pictures of NSD ({error}); fetch it again") from error
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise damaged(error) from error
+    written = []
+    with file:
+        if "imgBrick" not in file:
+            raise damaged(KeyError("imgBrick"))
+        brick = file["imgBrick"]
+        for nsd_id in tqdm(
+            range(len(brick)) if nsd_ids is None else nsd_ids, "export pictures", disable=not progress, unit="image"
+        ):
+            picture = Path(out) / f"nsd-{nsd_id:05d}.png"
+            if not picture.is_file():
+                try:
+                    pixels = Image.fromarray(brick[nsd_id])
+                except (OSError, IndexError, ValueError, TypeError) as error:
+                    raise damaged(error) from error
+                with atomic_path(picture) as temporary:
+                    pixels.save(temporary)
+            written.append(picture)
     return written
 
 

@@ -16,6 +16,7 @@ import braincl
 from braincl.datasets import export_nsd_pictures, read_nsd
 from braincl.datasets.miniature import write_nsd_miniature
 from braincl.embed import read_picture
+from setcore.errors import InputError
 from setcore.metrics import noise_ceiling_from_repeats, split_half_reliability
 
 SUBJECT = "subj02"
@@ -210,6 +211,12 @@ def test_exported_pictures_give_their_hashes(nsd, tmp_path):
     files[3].unlink()
     with pytest.raises(braincl.ResponseError, match=rf"{files[3].name} is missing.*export_nsd_pictures"):
         read_nsd(nsd, SUBJECT, pictures=tmp_path / "pictures")
+
+
+def test_pictures_that_cannot_be_written_are_not_blamed_on_the_source(nsd, tmp_path):
+    (tmp_path / "pictures" / "nsd-00000.png").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"nsd-00000.png is a folder; name a file"):
+        export_nsd_pictures(nsd, tmp_path / "pictures", [0])
 
 
 def test_a_set_survives_its_file(nsd, tmp_path):
