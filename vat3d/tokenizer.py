@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setcore.files import read_json
 from setcore.mesh_metrics import sample_surface
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.errors import CodecError
@@ -29,7 +28,17 @@ from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS, Search, Target, refine
 from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
-from vat3d.stream import LEVEL_STEP, LEVELS, WEIGHTS_FOLDER, TokenModel, TokenStream, read_model_id, tokens_within
+from vat3d.stream import (
+    LEVEL_STEP,
+    LEVELS,
+    TOKENS_FILE,
+    WEIGHTS_FOLDER,
+    TokenModel,
+    TokenStream,
+    load_token_model,
+    read_model_id,
+    tokens_within,
+)
 
 if TYPE_CHECKING:
     import trimesh
@@ -377,8 +386,8 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 def _embedded() -> dict[str, Path]:
     """Folders of the embedded models, by name and by id."""
     found = {}
-    for path in sorted(WEIGHTS_FOLDER.glob("*/config.json")):
-        found[path.parent.name] = found[str(read_json(path)["model_id"])] = path.parent
+    for folder in sorted(path.parent for path in WEIGHTS_FOLDER.glob(f"*/{TOKENS_FILE}")):
+        found[folder.name] = found[load_token_model(folder).model_id] = folder
     return found
 
 

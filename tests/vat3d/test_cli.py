@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from make_tiny_model import DATA, golden_meshes
 
+from setcore.checkpoint import save_model
+from vat3d import MeshTokenizer
 from vat3d.cli import build_parser, main
+from vat3d.generator import GeneratorConfig, ScaleTransformer
 
 MODEL = str(DATA / "tiny")
 
@@ -49,7 +53,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_every_command_has_help() -> None:
     parser = build_parser()
-    for command in ("encode", "decode", "info", "eval", "bench", "prepare", "train"):
+    for command in ("encode", "decode", "info", "eval", "bench", "prepare", "train", "generate"):
         with pytest.raises(SystemExit) as stop:
             parser.parse_args([command, "--help"])
         assert stop.value.code == 0
@@ -150,3 +154,54 @@ def test_import_is_light() -> None:
         "sys.exit(', '.join(heavy) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained generator of the tiny model's tokens."""
+    folder = tmp_path_factory.mktemp("generator")
+    model = MeshTokenizer.from_pretrained(MODEL).model
+    torch.manual_seed(0)
+    config = GeneratorConfig(model.model_id, model.scales[:3], 32, 4, 16, 2, 24, 1, ("chair", "lamp"))
+    save_model(folder, config, ScaleTransformer(config), half=True)
+    return str(folder)
+
+
+def test_generate_writes_a_mesh_or_its_tokens(
+    capsys: pytest.CaptureFixture[str], generator_folder: str, tmp_path: Path
+) -> None:
+    options = ["--generator", generator_folder, "--model", MODEL, "--seed", "5"]
+    meshes = []
+    for name in ("one.obj", "again.obj"):
+        out = str(tmp_path / name)
+        found = result(capsys, "generate", out, "--category", "lamp", "--resolution", "32", *options)
+        assert found["watertight"]
+        assert found["category"] == "lamp"
+        meshes.append(Path(out).read_bytes())
+    assert meshes[0] == meshes[1]
+    tokens = str(tmp_path / "one.vat")
+    found = result(capsys, "generate", tokens, "--category", "lamp", *options)
+    assert found["bytes"] == Path(tokens).stat().st_size
+    decoded = str(tmp_path / "decoded.obj")
+    result(capsys, "decode", tokens, decoded, "--resolution", "32", "--model", MODEL)
+    assert Path(decoded).read_bytes() == meshes[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--category", "sofa"], "chair, lamp"),
+        (["--image", "cat.png"], "--category"),
+        (["--text", "a chair"], "--category"),
+        (["--category", "lamp", "--text", "a chair"], "not allowed"),
+        (["--temperature", "0"], "temperature"),
+    ],
+)
+def test_generate_refuses(
+    capsys: pytest.CaptureFixture[str], generator_folder: str, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "out.obj"
+    assert message in refused(
+        capsys, "generate", str(out), "--generator", generator_folder, "--model", MODEL, *arguments
+    )
+    assert not out.exists()
