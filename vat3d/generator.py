@@ -202,7 +202,7 @@ class MeshGenerator:
         *,
         temperature: float = 1.0,
         top_p: float = 0.9,
-        guidance: float = 1.0,
+        guidance: float = 2.0,
     ) -> list[TokenStream]:
         """Draw `count` shapes.
 

@@ -6,7 +6,9 @@ import trimesh
 from toy_shapes import accepted
 
 from vat3d import MeshTokenizer
+from vat3d.generator import MeshGenerator
 from vat3d.mesh_io import load_mesh
+from vat3d.stream import embedded_models
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +61,14 @@ def test_analytic_surfaces_lie_within_two_percent_of_the_radius(tokenizer, mesh,
     stream = tokenizer.encode(mesh, max_bytes=1024, effort="best", progress=False)
     points = tokenizer.decode(stream).sample(20_000, seed=0)
     assert np.abs(distance(points)).mean() < 0.02
+
+
+def test_the_embedded_generator_draws_files_that_decode_watertight():
+    generator = MeshGenerator.from_pretrained()
+    assert generator.network.config.codec in {model.model_id for model in embedded_models().values()}
+    assert {"chair", "table", "car"} <= set(generator.categories)
+    for stream in [*generator.sample(2, seed=1), *generator.sample(1, "car", seed=2)]:
+        data = stream.to_bytes()
+        assert len(data) < 330
+        mesh = generator.tokenizer.decode(data, 32)
+        assert accepted(mesh.vertices, mesh.faces)
