@@ -43,7 +43,7 @@ from vat3d.stream import (
 if TYPE_CHECKING:
     import trimesh
 
-    from vat3d.extract import Field
+    from vat3d.extract import Field, GridField
 
 DEFAULT_MODEL = "default-4"
 SURFACE_POINTS = 8192
@@ -132,6 +132,8 @@ class MeshTokenizer:
         CodecError
             Not even the first scale fits, or `effort` is unknown.
         """
+        from vat3d.extract import GridField
+
         if effort not in EFFORTS:
             raise CodecError(f"unknown effort {effort!r}; choose one of {', '.join(EFFORTS)}")
         started = time.perf_counter()
@@ -162,8 +164,9 @@ class MeshTokenizer:
         original = _Original(solid, place)
         if min_f_score is not None:
             stream = self._fewest_scales(stream, original, min_f_score)
-        stream = self._with_levels(stream, original, search.target, every=effort != "fast")
-        stream.report["f_score@0.02"] = self._f_score(stream, original, self.field(stream))
+        field = GridField(self.field(stream))  # levels share most of its values
+        stream = self._with_levels(stream, field, original, search.target, every=effort != "fast")
+        stream.report["f_score@0.02"] = self._f_score(stream, original, field)
         stream.report.update(stream.sizes)
         return stream
 
@@ -187,24 +190,30 @@ class MeshTokenizer:
                 return shorter
         return stream
 
-    def _with_levels(self, stream: TokenStream, original: _Original, target: Target, every: bool) -> TokenStream:
+    def _with_levels(
+        self, stream: TokenStream, field: GridField, original: _Original, target: Target, every: bool
+    ) -> TokenStream:
         """The stream with its levels: the last scale's by F-score, those of others alike, or by F-score with `every`.
 
         A handful of tokens often leaves nothing below the level of the whole file; their own level is the one whose
         inside has the largest Dice coefficient with the mesh's.
         """
-        levels = [self._best_level(stream, original, LEVELS[0])]
-        for scales in range(len(stream.ids) - 1, 0, -1):
-            prefix = stream.truncate(scales)
-            level = max(levels[0], self._dice_level(prefix, target)) if prefix.count < HANDFUL else levels[0]
-            levels.insert(0, self._best_level(prefix, original, level) if every else level)
-        return replace(stream, levels=tuple(levels))
-
-    def _best_level(self, stream: TokenStream, original: _Original, start: int) -> int:
-        """The level of the best F-score; from `start`, levels are tried upwards in twos, then beside the best."""
         from vat3d.extract import GridField
 
-        field = GridField(self.field(stream))  # levels share most of its values
+        levels = [self._best_level(stream, field, original, LEVELS[0])]
+        for scales in range(len(stream.ids) - 1, 0, -1):
+            prefix, level = stream.truncate(scales), levels[0]
+            if every or prefix.count < HANDFUL:
+                field = GridField(self.field(prefix))
+                if prefix.count < HANDFUL:
+                    level = max(level, self._dice_level(field, target))
+                if every:
+                    level = self._best_level(prefix, field, original, level)
+            levels.insert(0, level)
+        return replace(stream, levels=tuple(levels))
+
+    def _best_level(self, stream: TokenStream, field: Field, original: _Original, start: int) -> int:
+        """The level of the best F-score; from `start`, levels are tried upwards in twos, then beside the best."""
         scores: dict[int, float] = {}
 
         def score(index: int) -> float:
@@ -218,9 +227,10 @@ class MeshTokenizer:
             best += 2
         return LEVELS[max((index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)), key=score)]
 
-    def _dice_level(self, stream: TokenStream, target: Target) -> int:
+    @staticmethod
+    def _dice_level(field: Field, target: Target) -> int:
         """The level whose inside overlaps most with the mesh's, by the target's volume samples."""
-        decoded = self.field(stream)(target.points[target.near :].numpy())
+        decoded = field(target.points[target.near :].numpy())
         truth = target.distances[target.near :].numpy() < 0
         insides = [decoded < level * LEVEL_STEP for level in LEVELS]
         dice = [2 * (inside & truth).sum() / max(inside.sum() + truth.sum(), 1) for inside in insides]
