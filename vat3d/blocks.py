@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,14 +18,25 @@ class BatchedAttention(MultiHeadAttention):
 
     At a few hundred tokens in bfloat16 on a CPU, two batched matrix products and a softmax take a third of the time of
     the fused kernel, forward and backward (measured: 18 against 50 ms at 16 x 2 heads x 384 tokens).
+
+    With `seen` each of the first tokens of a sequence attends to those that its row allows.
     """
+
+    seen: Tensor | None
+
+    def __init__(self, width: int, heads: int, seen: Bool[Tensor, "n n"] | None = None) -> None:
+        super().__init__(width, heads)
+        self.register_buffer("seen", seen, persistent=False)
 
     def forward(
         self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"], value: Float[Tensor, "b k d"]
     ) -> Float[Tensor, "b q d"]:
         """Attend from `query` to `key` and `value`."""
         q, k, v = (self._split(x) for x in self._project(query, key, value))
-        weights = torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2), dim=-1, dtype=q.dtype)
+        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
+        if self.seen is not None:
+            scores = scores.masked_fill(~self.seen[: query.shape[1], : key.shape[1]], -torch.inf)
+        weights = torch.softmax(scores, dim=-1, dtype=q.dtype)
         return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
 
 

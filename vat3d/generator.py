@@ -8,7 +8,6 @@ Axes: b batch, k token, c latent channel, v code, d width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from setcore.attention import MultiHeadAttention
 from setcore.blocks import SelfAttentionBlock
 from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors
 from setcore.errors import InputError
 from setcore.seeding import torch_generator
+from vat3d.blocks import BatchedAttention
 from vat3d.errors import CodecError
 from vat3d.frame import Frame
 from vat3d.quantizer import ScaleQuantizer
@@ -95,26 +94,6 @@ def running_inputs(quantizer: ScaleQuantizer, ids: Sequence[Int[Tensor, "b _"]],
     return inputs
 
 
-class ScaleAttention(MultiHeadAttention):
-    """Attention in which each token sees its own scale and those before it."""
-
-    seen: Tensor
-
-    def __init__(self, width: int, heads: int, seen: Bool[Tensor, "n n"]) -> None:
-        super().__init__(width, heads)
-        self.register_buffer("seen", seen, persistent=False)
-
-    def forward(
-        self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"], value: Float[Tensor, "b k d"]
-    ) -> Float[Tensor, "b q d"]:
-        """Attend among the first tokens of the sequence."""
-        q, k, v = (self._split(x) for x in self._project(query, key, value))
-        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)  # on a CPU faster than the fused kernel
-        scores = scores.masked_fill(~self.seen[: query.shape[1], : key.shape[1]], -torch.inf)
-        mixed = torch.softmax(scores, dim=-1, dtype=q.dtype) @ v
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
-
-
 class ScaleTransformer(nn.Module):
     """Category, box and running reconstruction to the logits of the box and of every token's id."""
 
@@ -132,7 +111,7 @@ class ScaleTransformer(nn.Module):
             SelfAttentionBlock(width, config.heads, config.hidden) for _ in range(config.layers)
         )
         for layer in self.layers:
-            layer.attn = ScaleAttention(width, config.heads, scale[:, None] >= scale)
+            layer.attn = BatchedAttention(width, config.heads, scale[:, None] >= scale)
         self.norm = nn.LayerNorm(width)
         self.to_box = nn.Linear(width, 3 * BINS * BINS)
         self.to_code = nn.Linear(width, config.codes)

@@ -18,12 +18,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from setcore.checkpoint import save_model, save_tensors
+from setcore.checkpoint import load_tensors, save_model, save_tensors
 from setcore.cli import Parser, add_json_flag, print_result, run
 from setcore.errors import InputError
 from setcore.files import locked_folder, read_json, write_json
@@ -205,7 +204,7 @@ def train(
                 {f"{split}.{key}": value for split, part in shapes.items() for key, value in vars(part).items()},
             )
             write_json(folder / CATEGORIES_FILE, names)
-        names, stored = read_json(folder / CATEGORIES_FILE), load_file(folder / SHAPES_FILE)
+        names, stored = read_json(folder / CATEGORIES_FILE), load_tensors(folder / SHAPES_FILE)
         shapes = {
             split: Shapes(*(stored[f"{split}.{key}"] for key in ("ids", "box", "category")))
             for split in ("train", "validation")
