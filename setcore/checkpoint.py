@@ -88,14 +88,18 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Compare names and shapes of `state` with those of `model`.
+    """Compare names and shapes of `state` with those of `model`; raises as `check_tensors` does."""
+    check_tensors(model.state_dict(), state, where)
+
+
+def check_tensors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
+    """Compare names and shapes of `state` with those of `expected`.
 
     Raises
     ------
     CheckpointError
         Naming the first missing, unexpected or misshapen tensor with both shapes.
     """
-    expected = model.state_dict()
     if missing := sorted(set(expected) - set(state)):
         raise CheckpointError(f"{where}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
     if extra := sorted(set(state) - set(expected)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 import safetensors
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from setcore.checkpoint import check_state, load_tensors, save_tensors
+from setcore.checkpoint import check_state, check_tensors, load_tensors, save_tensors
 from setcore.errors import CheckpointError, InputError
+from setcore.files import locked_folder
 
 STATE_FILE = "training_state.safetensors"
+LOG_FILE = "training_log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -63,23 +67,23 @@ class MovingAverage:
     """Exponential moving average of a model's parameters and buffers; early steps count fully."""
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
-        self.decay = decay
+        self.model, self.decay = model, decay
         self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Move towards the model after optimiser step number `step` (counted from 1)."""
         decay = min(self.decay, step / (step + 10))
-        for name, tensor in model.state_dict().items():
+        for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point():
                 self.state[name].lerp_(tensor, 1 - decay)
             else:
                 self.state[name].copy_(tensor)
 
     @torch.no_grad()
-    def adopt(self, model: nn.Module, prefix: str) -> None:
+    def adopt(self, prefix: str) -> None:
         """Take over the tensors under `prefix` as they are, such as a part that was only now given its start."""
-        for name, tensor in model.state_dict().items():
+        for name, tensor in self.model.state_dict().items():
             if name.startswith(prefix):
                 self.state[name].copy_(tensor)
 
@@ -91,7 +95,10 @@ def save_training_state(
     progress: Mapping[str, Any],
     average: MovingAverage | None = None,
 ) -> None:
-    """Write model, optimiser, moving average and `progress` (plain JSON values) to one file, atomically."""
+    """Write model, optimiser, moving average and `progress` (plain JSON values) to one file, atomically.
+
+    The average may be that of a part of the model.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.state.items()}
@@ -127,7 +134,7 @@ def load_training_state(
 
     check_state(model, groups["model"], str(path))
     if average is not None:
-        check_state(model, groups["average"], f"{path}, moving average")
+        check_tensors(average.state, groups["average"], f"{path}, moving average")
     optimizer_state = _optimizer_state(optimizer, groups["optimizer"], str(path))
     # Nothing is changed until everything is known to fit.
     model.load_state_dict(groups["model"])
@@ -149,3 +156,102 @@ def _optimizer_state(
             raise CheckpointError(f"{where}: optimiser tensor {name!r} of shape {tuple(tensor.shape)} does not fit")
         state.setdefault(int(index), {})[rest] = tensor
     return state
+
+
+@contextmanager
+def training_folder(out: str | Path, resume: bool) -> Iterator[Path]:
+    """The folder `out`, made where it is missing and locked, for a run that begins there or goes on.
+
+    Raises
+    ------
+    InputError
+        The folder holds a run and `resume` is not set, or another process trains there.
+    """
+    with locked_folder(out) as folder:
+        if (folder / STATE_FILE).exists() and not resume:
+            raise InputError(f"{folder} already holds a run; add --resume to go on, or choose another folder")
+        yield folder
+
+
+class TrainingLoop:
+    """The frame of a training loop: ``for fraction in loop:`` takes one optimiser step each time, and the rest is done.
+
+    After each step the moving average follows, and where it is due a line is logged and a checkpoint written, so that
+    a killed run goes on from there; a folder with a checkpoint is gone on with.
+
+    Parameters
+    ----------
+    folder : path
+        Receives `training_state.safetensors` and `training_log.jsonl`.
+    model : nn.Module
+        All that a checkpoint holds.
+    optimizer : torch.optim.Optimizer
+    average : MovingAverage
+        Of the model or a part of it.
+    budget : Budget
+    report : callable
+        Figures that join `line` every `report_every` steps.
+    report_every, save_every : int
+    progress : bool
+        A progress bar on standard error.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken.
+    state : dict
+        Plain JSON values that a checkpoint keeps; the loop's own.
+    line : dict
+        The last figures; the loop sets them at every step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage,
+        budget: Budget,
+        report: Callable[[], dict[str, Any]],
+        *,
+        report_every: int,
+        save_every: int,
+        progress: bool,
+    ) -> None:
+        self.folder, self.model, self.optimizer, self.average = folder, model, optimizer, average
+        self.budget, self.report, self.progress = budget, report, progress
+        self.report_every, self.save_every = report_every, save_every
+        self.state: dict[str, Any] = {}
+        if (folder / STATE_FILE).exists():
+            self.state = load_training_state(folder, model, optimizer, average)
+        self.step: int = self.state.pop("step", 0)
+        self.line: dict[str, Any] = self.state.pop("line", {})
+        self._watch = Stopwatch(self.state.pop("seconds", 0.0))
+
+    @property
+    def seconds(self) -> float:
+        """Time used, that of earlier runs included."""
+        return self._watch.seconds
+
+    def __iter__(self) -> Iterator[float]:
+        """The share of the budget that is used before each step, until all of it is."""
+        with tqdm(total=100, desc="train", unit="%", disable=not self.progress) as bar:
+            while (fraction := self.budget.fraction(self.step, self.seconds)) < 1:
+                bar.update(round(100 * fraction) - bar.n)
+                yield fraction
+                self.step += 1
+                self.average.update(self.step)
+                self.line = {**self.line, "step": self.step}
+                if self.step % self.report_every == 0:
+                    self.line = {"minutes": round(self.seconds / 60, 2), **self.line, **self.report()}
+                    with open(self.folder / LOG_FILE, "a", encoding="utf-8") as log:
+                        log.write(json.dumps(self.line) + "\n")
+                if self.step % self.save_every == 0:
+                    self._save()
+                bar.set_postfix(step=self.step, loss=f"{self.line['loss']:.3f}", refresh=False)
+            bar.update(100 - bar.n)
+        self._save()
+
+    def _save(self) -> None:
+        progress = {**self.state, "step": self.step, "seconds": self.seconds, "line": self.line}
+        save_training_state(self.folder, self.model, self.optimizer, progress, self.average)

@@ -82,3 +82,17 @@ class Toy:
             "near": torch.cat([near, distance(near, half)[:, None]], -1),
             "volume": torch.cat([volume, distance(volume, half)[:, None]], -1),
         }
+
+
+class Killed(Toy):
+    """A data set whose process dies at one draw, as a kill would have it."""
+
+    def __init__(self, draws: int) -> None:
+        super().__init__()
+        self.left = draws
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().batch(indices)

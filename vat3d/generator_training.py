@@ -25,17 +25,9 @@ from tqdm import tqdm
 from setcore.checkpoint import load_tensors, save_model, save_tensors
 from setcore.cli import Parser, add_json_flag, print_result, run
 from setcore.errors import InputError
-from setcore.files import locked_folder, read_json, write_json
+from setcore.files import read_json, write_json
 from setcore.seeding import derive_seed, numpy_generator, torch_generator
-from setcore.training import (
-    STATE_FILE,
-    Budget,
-    MovingAverage,
-    Stopwatch,
-    load_training_state,
-    save_training_state,
-    warmup_cosine,
-)
+from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder, warmup_cosine
 from vat3d.augment import make_batch
 from vat3d.config import TrainConfig
 from vat3d.generator import GeneratorConfig, ScaleTransformer, box_class, running_inputs
@@ -44,7 +36,7 @@ from vat3d.prepare import Dataset
 from vat3d.tokenizer import MeshTokenizer
 from vat3d.validation import Samples
 
-SHAPES_FILE, CATEGORIES_FILE, LOG_FILE = "shapes.safetensors", "categories.json", "training_log.jsonl"
+SHAPES_FILE, NAMES_FILE = "shapes.safetensors", "names.json"
 SCALES = 6
 ROUNDS, STRETCH = 3, 0.12
 """Times a training shape is encoded, each time mirrored by chance and stretched by up to this log-ratio an axis."""
@@ -189,11 +181,10 @@ def train(
     InputError
         The folder holds a run and `resume` is not set, or another process trains there.
     """
-    with locked_folder(out) as folder:
-        if (folder / STATE_FILE).exists() and not resume:
-            raise InputError(f"{folder} already holds a run; add --resume to go on, or choose another folder")
+    with training_folder(out, resume) as folder:
         codec = tokenizer.network
-        if not (folder / CATEGORIES_FILE).exists():
+        model_id = tokenizer.model.model_id
+        if not (folder / NAMES_FILE).exists():
             names = sorted({name for names in category_names(datasets) for name in names} - {""})
             shapes = {
                 split: shape_tokens(codec, datasets, split, names, rounds, seed)
@@ -203,15 +194,17 @@ def train(
                 folder / SHAPES_FILE,
                 {f"{split}.{key}": value for split, part in shapes.items() for key, value in vars(part).items()},
             )
-            write_json(folder / CATEGORIES_FILE, names)
-        names, stored = read_json(folder / CATEGORIES_FILE), load_tensors(folder / SHAPES_FILE)
+            write_json(folder / NAMES_FILE, {"model": model_id, "categories": names})
+        names, stored = read_json(folder / NAMES_FILE), load_tensors(folder / SHAPES_FILE)
+        if names["model"] != model_id:
+            raise InputError(f"{folder} holds tokens of model {names['model']}, not {model_id}; pass that as --model")
         shapes = {
             split: Shapes(*(stored[f"{split}.{key}"] for key in ("ids", "box", "category")))
             for split in ("train", "validation")
         }
         config = GeneratorConfig(
-            tokenizer.model.model_id, codec.config.scales[:SCALES], codec.config.codes, codec.config.channels,
-            categories=tuple(names),
+            model_id, codec.config.scales[:SCALES], codec.config.codes, codec.config.channels,
+            categories=tuple(names["categories"]),
         )  # fmt: skip
         return _train(folder, config, codec, shapes, budget, seed, progress)
 
@@ -230,44 +223,33 @@ def _train(
         network = ScaleTransformer(config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05, betas=(0.9, 0.98))
     average = MovingAverage(network, 0.998)
-    step, seconds, line = 0, 0.0, {}
-    if (folder / STATE_FILE).exists():
-        state = load_training_state(folder, network, optimizer, average)
-        step, seconds, line = state["step"], state["seconds"], state["line"]
     counts = [
         1.0 + torch.bincount(part.flatten(), minlength=config.codes)
         for part in shapes["train"].ids.split(list(config.tokens), dim=1)
     ]
     averaged = ScaleTransformer(config).eval()
-    watch = Stopwatch(seconds)
-    bar = tqdm(total=100, desc="train", unit="%", disable=not progress)
-    while (fraction := budget.fraction(step, watch.seconds)) < 1:
-        rows = numpy_generator(seed, "batch", step).integers(len(shapes["train"]), size=BATCH)
+
+    def report() -> dict[str, Any]:
+        averaged.load_state_dict(average.state)
+        return validate(averaged, codec, shapes["validation"], counts)
+
+    loop = TrainingLoop(
+        folder, network, optimizer, average, budget, report,
+        report_every=REPORT_EVERY, save_every=REPORT_EVERY, progress=progress,
+    )  # fmt: skip
+    for fraction in loop:
+        rows = numpy_generator(seed, "batch", loop.step).integers(len(shapes["train"]), size=BATCH)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * warmup_cosine(fraction)
-        box, scales = cross_entropies(network, codec, shapes["train"].take(rows), torch_generator(seed, "step", step))
+        generator = torch_generator(seed, "step", loop.step)
+        box, scales = cross_entropies(network, codec, shapes["train"].take(rows), generator)
         loss = torch.stack([box, *(part.mean() for part in scales)]).mean()  # coarse scales decide what it will be
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        average.update(network, step)
-        if step % REPORT_EVERY == 0:
-            averaged.load_state_dict(average.state)
-            line = {"step": step, "seconds": round(watch.seconds, 1), "loss": round(float(loss.detach()), 4)}
-            line |= validate(averaged, codec, shapes["validation"], counts)
-            with open(folder / LOG_FILE, "a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            save_training_state(
-                folder, network, optimizer, {"step": step, "seconds": watch.seconds, "line": line}, average
-            )
-        bar.update(round(100 * fraction) - bar.n)
-    bar.close()
-    save_training_state(folder, network, optimizer, {"step": step, "seconds": watch.seconds, "line": line}, average)
-    averaged.load_state_dict(average.state)
-    line = {"step": step, "seconds": round(watch.seconds, 1)}
-    line |= validate(averaged, codec, shapes["validation"], counts)
+        loop.line = {"loss": round(float(loss.detach()), 4)}
+    line = {"step": loop.step, "seconds": round(loop.seconds, 1), **report()}
     save_model(folder, config, averaged, half=True, facts=line)
     return line
 

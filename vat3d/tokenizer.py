@@ -83,7 +83,7 @@ class MeshTokenizer:
         CodecError, CheckpointError
             There is no such model, or its folder is damaged.
         """
-        return cls(*load_release(_model_folder(path_or_name)))
+        return cls(*load_release(model_folder(path_or_name)))
 
     @torch.inference_mode()
     def _latent(self, solid: Solid, place: _Place, box: Tensor, seed: int) -> Tensor:
@@ -401,8 +401,14 @@ def _embedded() -> dict[str, Path]:
     return found
 
 
-def _model_folder(path_or_name: str | Path | None) -> Path:
-    """Folder of a model: an embedded one by name or id, or any folder."""
+def model_folder(path_or_name: str | Path | None) -> Path:
+    """Folder of a model: an embedded one by name or id, or any folder.
+
+    Raises
+    ------
+    CodecError
+        It is neither.
+    """
     name = DEFAULT_MODEL if path_or_name is None else str(path_or_name)
     embedded = _embedded()
     if name in embedded:

@@ -11,7 +11,6 @@ resumed with a larger budget goes on from where it stood.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,19 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from setcore.errors import InputError
-from setcore.files import locked_folder
 from setcore.seeding import derive_seed, numpy_generator, torch_generator
-from setcore.training import (
-    STATE_FILE,
-    Budget,
-    MovingAverage,
-    Stopwatch,
-    load_training_state,
-    save_training_state,
-)
+from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder
 from vat3d.augment import Batch, make_batch
 from vat3d.config import CodecConfig, TrainConfig
 from vat3d.losses import field_loss, gaussian_kl
@@ -40,8 +30,6 @@ from vat3d.network import CodecNetwork
 from vat3d.rate import CodeUse, bit_prices, kept_tokens
 from vat3d.release import export
 from vat3d.validation import Samples, fixed_batches, validate
-
-LOG_FILE = "training_log.jsonl"
 
 
 def losses(
@@ -83,10 +71,10 @@ def losses(
     return loss, parts, ids, inputs
 
 
-def _draw(
+def draw(
     datasets: Sequence[Samples], splits: Sequence[Any], config: TrainConfig, rng: np.random.Generator
 ) -> Mapping[str, Tensor]:
-    """An equal share of a batch from every data set."""
+    """Stored samples of an equal share of a batch from every data set."""
     owners = np.sort(rng.permutation(np.arange(config.batch) % len(datasets)))
     drawn = []
     for number, (dataset, split) in enumerate(zip(datasets, splits, strict=True)):
@@ -143,14 +131,23 @@ def train(
         The folder holds a run and `resume` is not set, another process trains there, or a data set has no training
         meshes.
     """
+    splits = training_splits(datasets)
+    with training_folder(out, resume) as folder:
+        return _train(folder, datasets, splits, codec, config, budget, seed, progress)
+
+
+def training_splits(datasets: Sequence[Samples]) -> list[Any]:
+    """Indices of the training meshes of each data set.
+
+    Raises
+    ------
+    InputError
+        A data set has none.
+    """
     splits = [np.asarray(dataset.split("train")) for dataset in datasets]
     if not splits or not all(len(split) for split in splits):
         raise InputError("a data set has no training meshes; prepare more, or leave it out")
-    with locked_folder(out) as folder:
-        exists = (folder / STATE_FILE).exists()
-        if exists and not resume:
-            raise InputError(f"{folder} already holds a run; add --resume to go on, or choose another folder")
-        return _train(folder, datasets, splits, codec, config, budget, seed, exists, progress)
+    return splits
 
 
 def new_network(codec: CodecConfig, seed: int) -> CodecNetwork:
@@ -168,7 +165,6 @@ def _train(
     config: TrainConfig,
     budget: Budget,
     seed: int,
-    resume: bool,
     progress: bool,
 ) -> dict[str, Any]:
     network = new_network(codec, seed)
@@ -176,55 +172,38 @@ def _train(
     use = CodeUse(len(codec.scales), codec.codes)
     whole = nn.ModuleDict({"network": network, "use": use})  # what a checkpoint holds
     average = MovingAverage(whole, config.average)
-    step, samples, seconds, quantise, line = 0, 0, 0.0, False, {}
-    if resume:
-        state = load_training_state(folder, whole, optimizer, average)
-        step, samples, seconds = state["step"], state["samples"], state["seconds"]
-        quantise, line = state["quantise"], state["line"]
-    watch = Stopwatch(seconds)
     fixed = list(fixed_batches(datasets, config))
-    bar = tqdm(
-        total=100, desc="train", unit="%", disable=not progress, initial=round(100 * budget.fraction(step, seconds))
-    )
-    while (fraction := budget.fraction(step, watch.seconds)) < 1:
-        rng = numpy_generator(seed, "data", step)
-        generator = torch_generator(seed, "step", step)
-        batch = make_batch(_draw(datasets, splits, config, rng), config, generator)
-        if not quantise and fraction >= config.quantise_from:
-            quantise = True
+    loop = TrainingLoop(
+        folder, whole, optimizer, average, budget,
+        lambda: figures(averaged_network(codec, average), fixed, use if loop.state["quantise"] else None),
+        report_every=config.report_every, save_every=config.save_every, progress=progress,
+    )  # fmt: skip
+    loop.state = {"samples": 0, "quantise": False} | loop.state
+    for fraction in loop:
+        generator = torch_generator(seed, "step", loop.step)
+        batch = make_batch(draw(datasets, splits, config, numpy_generator(seed, "data", loop.step)), config, generator)
+        if not loop.state["quantise"] and fraction >= config.quantise_from:
+            loop.state["quantise"] = True
             network.quantizer.initialise(_latents(network, datasets, splits, config, seed), generator)
-            average.adopt(whole, "network.quantizer.")
+            average.adopt("network.quantizer.")
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, fraction, config)
+            group["lr"] = learning_rate(loop.step, fraction, config)
         optimizer.zero_grad(set_to_none=True)
-        loss, parts, ids, inputs = losses(network, batch, config, fraction, use if quantise else None, generator)
+        loss, parts, ids, inputs = losses(
+            network, batch, config, fraction, use if loop.state["quantise"] else None, generator
+        )
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        samples += config.batch
+        loop.state["samples"] += config.batch
         if ids:
             use.update(ids)
-            if step % config.revive_every == 0:
+            if (loop.step + 1) % config.revive_every == 0:
                 dead = use.dead()
                 network.quantizer.revive(inputs, dead, generator)
                 use.revived(dead)
-        average.update(whole, step)
-        line = {"step": step, "samples": samples, "loss": float(loss.detach()), **parts}
-        if step % config.report_every == 0:
-            line = {"minutes": round(watch.seconds / 60, 2), **line}
-            line |= _report(codec, average, fixed, quantise, use)
-            with open(folder / LOG_FILE, "a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-        if step % config.save_every == 0:
-            _save(folder, whole, optimizer, average, step, samples, watch.seconds, quantise, line)
-        bar.update(round(100 * fraction) - bar.n)
-        bar.set_postfix(step=step, loss=f"{line['loss']:.3f}", refresh=False)
-    bar.close()
-    _save(folder, whole, optimizer, average, step, samples, watch.seconds, quantise, line)
-    facts = {name: line[name] for name in ("step", "samples") if name in line} | {
-        "minutes": round(watch.seconds / 60, 1)
-    }
+        loop.line = {"samples": loop.state["samples"], "loss": float(loss.detach()), **parts}
+    facts = {"step": loop.step, "samples": loop.state["samples"], "minutes": round(loop.seconds / 60, 1)}
     export(
         folder,
         averaged_network(codec, average),
@@ -233,7 +212,7 @@ def _train(
         seed=seed,
         count=min(config.table_shapes, 32 * sum(map(len, splits))),
     )
-    return {"seconds": round(watch.seconds, 1), **line}
+    return {"seconds": round(loop.seconds, 1), **loop.line}
 
 
 @torch.no_grad()
@@ -243,7 +222,7 @@ def _latents(
     """Latents of `config.basis_shapes` deformed training shapes; one batch is enough where there are no components."""
     means = []
     for step in range(-(-config.basis_shapes // config.batch) if network.config.components else 1):
-        samples = _draw(datasets, splits, config, numpy_generator(seed, "basis", step))
+        samples = draw(datasets, splits, config, numpy_generator(seed, "basis", step))
         batch = make_batch(samples, config, torch_generator(seed, "basis", step))
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
             means.append(network.encode(batch.points, batch.normals, batch.box)[0])
@@ -260,26 +239,10 @@ def averaged_network(codec: CodecConfig, average: MovingAverage) -> CodecNetwork
     return network.eval()
 
 
-def _report(
-    codec: CodecConfig, average: MovingAverage, fixed: Sequence[Batch], quantise: bool, use: CodeUse
-) -> dict[str, Any]:
-    figures: dict[str, Any] = validate(averaged_network(codec, average), fixed, quantise)
-    if quantise:
-        figures["perplexity"] = [round(value) for value in use.perplexity()]
-        figures["in_use"] = use.in_use()
-    return figures
-
-
-def _save(
-    folder: Path,
-    whole: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: MovingAverage,
-    step: int,
-    samples: int,
-    seconds: float,
-    quantise: bool,
-    line: dict[str, Any],
-) -> None:
-    progress = {"step": step, "samples": samples, "seconds": seconds, "quantise": quantise, "line": line}
-    save_training_state(folder, whole, optimizer, progress, average)
+def figures(network: CodecNetwork, fixed: Sequence[Batch], use: CodeUse | None) -> dict[str, Any]:
+    """Validation figures, and with `use`, once there is a quantiser, how many codes each scale uses."""
+    found: dict[str, Any] = validate(network, fixed, use is not None)
+    if use is not None:
+        found["perplexity"] = [round(value) for value in use.perplexity()]
+        found["in_use"] = use.in_use()
+    return found

@@ -55,7 +55,7 @@ class Run:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            self.average.update(self.model, step + 1)
+            self.average.update(step + 1)
         return self
 
     def assert_equal(self, other: Run) -> None:
@@ -147,7 +147,7 @@ def test_moving_average_equals_the_written_out_sum():
         with torch.no_grad():
             model.weight.copy_(torch.randn(3, generator=torch_generator(2, step)))
             model.num_batches_tracked.fill_(step)
-        average.update(model, step)
+        average.update(step)
         d = min(decay, step / (step + 10))
         expected = d * expected + (1 - d) * model.weight.detach()
         torch.testing.assert_close(average.state["weight"], expected)

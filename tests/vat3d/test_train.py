@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_shapes import COMPONENTS, TRAIN, Toy
+from toy_shapes import COMPONENTS, TRAIN, Killed, Toy
 
 from setcore.checkpoint import load_tensors
 from setcore.errors import CheckpointError, InputError
-from setcore.training import STATE_FILE, Budget
+from setcore.training import LOG_FILE, STATE_FILE, Budget
 from vat3d.release import load_release
 from vat3d.stream import TOKENS_FILE
-from vat3d.train import LOG_FILE, learning_rate, losses, new_network, train
+from vat3d.train import learning_rate, losses, new_network, train
 
 CONFIG = dataclasses.replace(TRAIN, quantise_from=0.3)
 
@@ -28,20 +28,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     run(out, 12)
     return out
-
-
-class Killed(Toy):
-    """A data set whose process dies at one draw, as a kill would have it."""
-
-    def __init__(self, draws: int) -> None:
-        super().__init__()
-        self.left = draws
-
-    def batch(self, indices):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().batch(indices)
 
 
 def test_killed_and_resumed_equals_uninterrupted(finished: Path, tmp_path: Path) -> None:
