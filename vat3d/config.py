@@ -34,9 +34,6 @@ class CodecConfig:
         Channels of the learned features of surface points that the encoder averages in each cell; 0 for none.
     detail : int
         Channels of a second set of feature planes, of twice the side, for parts thinner than a cell; 0 for none.
-    product : bool
-        A point also sees the products of its features over the three planes, which are local to a place where sums are
-        local to a line.
     sharpness : float
         The logit of a point is minus its signed distance, in the evaluation frame, over this length.
     """
@@ -58,7 +55,6 @@ class CodecConfig:
     codes: int = 512
     points: int = 0
     detail: int = 0
-    product: bool = False
     sharpness: float = 0.02
 
     def __post_init__(self) -> None:

@@ -79,10 +79,6 @@ class FieldHead(nn.Module):
         self.place = nn.Linear(place, config.head)
         self.planes = nn.Linear(3 * config.features, config.head)
         self.detail = nn.Linear(3 * config.detail, config.head, bias=False) if config.detail else None
-        if config.product:  # of both sets of planes; starts at nothing, so that a trained network can be given it
-            self.product = nn.Linear(config.features + config.detail, config.head, bias=False)
-            nn.init.zeros_(self.product.weight)
-        self.with_product = config.product
         self.middle = nn.Linear(config.head, config.head)
         self.out = nn.Linear(config.head, 1)
 
@@ -96,13 +92,9 @@ class FieldHead(nn.Module):
         stretched = points / stretch_box(box)[:, None]
         grid = to_planes(stretched)[..., :2].flip(-1).flatten(0, 1)[:, :, None] / EXTENT
         place = torch.cat([fourier(stretched, 4), points, box[:, None].expand_as(points)], dim=-1)
-        sampled = [_sample(level, grid) for level in planes]
-        hidden = self.planes(sampled[0]) + self.place(place)
+        hidden = self.planes(_sample(planes[0], grid)) + self.place(place)
         if self.detail is not None:
-            hidden = hidden + self.detail(sampled[1])
-        if self.with_product:
-            features = [level.unflatten(-1, (3, -1)).unbind(-2) for level in sampled]
-            hidden = hidden + self.product(torch.cat([x * y * z for x, y, z in features], dim=-1))
+            hidden = hidden + self.detail(_sample(planes[1], grid))
         hidden = functional.silu(self.middle(functional.silu(hidden)))
         return self.out(hidden).float().squeeze(-1)
 

@@ -7,7 +7,6 @@ from toy_shapes import CODEC, TRAIN, Toy
 from setcore.errors import InputError
 from vat3d.augment import deform, make_batch
 from vat3d.config import PRESETS, CodecConfig
-from vat3d.decoder import FieldHead
 from vat3d.encoder import splat
 from vat3d.geometry import EXTENT, cell_features, patchify, plane_cells, stretch_box, to_planes, unpatchify
 from vat3d.losses import field_loss, gaussian_kl
@@ -83,22 +82,6 @@ def test_field_reads_the_right_place_of_each_plane() -> None:
     for plane, (first, second) in enumerate(((0, 1), (1, 2), (2, 0))):
         torch.testing.assert_close(features[:, :, plane, 0], stretched[..., first], atol=1e-5, rtol=0)
         torch.testing.assert_close(features[:, :, plane, 1], stretched[..., second], atol=1e-5, rtol=0)
-
-
-def test_products_join_all_three_planes_and_begin_at_nothing() -> None:
-    """A head given products reads planes as before; trained ones add what all three planes hold in one place."""
-    codec = dataclasses.replace(CODEC, detail=4)
-    plain, joined = FieldHead(codec), FieldHead(dataclasses.replace(codec, product=True))
-    assert joined.load_state_dict(plain.state_dict(), strict=False).missing_keys == ["product.weight"]
-    planes = [torch.randn(2, 3, 32, 32, 8), torch.randn(2, 3, 64, 64, 4)]
-    points, box = torch.rand(2, 7, 3) - 0.5, torch.tensor([[1.0, 0.8, 0.6], [0.7, 1.0, 0.5]])
-    assert torch.equal(joined(planes, points, box), plain(planes, points, box))
-    with torch.no_grad():
-        joined.product.weight.normal_()
-    assert not torch.allclose(joined(planes, points, box), plain(planes, points, box))
-    for level in planes:
-        level[:, 1] = 0.0
-    assert torch.equal(joined(planes, points, box), plain(planes, points, box))
 
 
 def test_outside_the_box_is_outside() -> None:
