@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from vat3d.extract import Field, GridField
 
-DEFAULT_MODEL = "default-4"
+DEFAULT_MODEL = "default-5"
 SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 """Near-surface and volume samples of a mesh that the search for its tokens sees."""
