@@ -130,7 +130,10 @@ def table(runs: dict[str, Record], classes: dict[str, str]) -> str:
         for label, method, meshes, budgets in curves(runs):
             chosen = [mesh for mesh in meshes if belongs(mesh)]
             if chosen:
-                cells = [f"{scores(chosen, method, str(budget)).mean():.3f}" for budget in budgets]
+                cells = [
+                    f"{scores(chosen, method, str(budget)).mean():.3f}" if budget in budgets else ""
+                    for budget in curves(runs)[-1][3]
+                ]
                 lines.append(f"| {kind} ({len(chosen)}) | {label} | " + " | ".join(cells) + " |")
     lines += ["", *sizes_table(runs)]
     if classes:

@@ -207,7 +207,8 @@ class _Trainer:
             self._report(step, stopwatch, 0.0)
         voxels, started = 0, stopwatch.seconds
         with tqdm(disable=not progress, unit="step", desc="braincl train", initial=step) as bar:
-            while (used := self.budget.fraction(step, stopwatch.seconds)) < 1:
+            used = self.budget.fraction(step, stopwatch.seconds)
+            while used < 1:  # read once a step: what ends the loop has been reported
                 self.position = max(self.position, schedule.at(used))
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.config.learning_rate * warmup_cosine(used)
