@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import subprocess
@@ -16,12 +17,15 @@ from setcore.checkpoint import save_tensors
 from setcore.errors import CheckpointError, InputError
 from setcore.seeding import torch_generator
 from setcore.training import (
+    LOG_FILE,
     STATE_FILE,
     Budget,
     MovingAverage,
     Stopwatch,
+    TrainingLoop,
     load_training_state,
     save_training_state,
+    training_folder,
     warmup_cosine,
 )
 
@@ -84,6 +88,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
 KILLED = """
 import sys
 sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)  # as conftest does
 from test_training import Run, STEPS
 from setcore.training import save_training_state
 run = Run()
@@ -183,3 +189,51 @@ def test_stopwatch_goes_on_from_earlier_runs():
     first = watch.seconds
     assert first >= 100
     assert watch.seconds >= first
+
+
+def test_a_training_loop_logs_saves_and_goes_on_where_it_was_killed(tmp_path):
+    def begin() -> TrainingLoop:
+        run = Run()
+        return TrainingLoop(
+            tmp_path, run.model, run.optimizer, run.average, Budget(steps=10), lambda: {"figure": 0.5},
+            report_every=3, save_every=4, progress=False,
+        )  # fmt: skip
+
+    def take(loop: TrainingLoop, until: int) -> None:
+        loop.state.setdefault("seen", [])
+        for fraction in loop:
+            assert fraction == loop.step / 10
+            if loop.step == until:
+                raise KeyboardInterrupt
+            loop.state["seen"].append(loop.step)
+            loop.line = {"loss": float(loop.step)}
+
+    with pytest.raises(KeyboardInterrupt):
+        take(begin(), until=6)
+    resumed = begin()
+    assert (resumed.step, resumed.state, resumed.line["loss"]) == (4, {"seen": [0, 1, 2, 3]}, 3.0)
+    take(resumed, until=10)
+    assert resumed.step == 10
+    assert begin().state == {"seen": list(range(10))}
+    lines = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()]
+    assert [(line["step"], line["loss"], line["figure"]) for line in lines] == [
+        (3, 2.0, 0.5), (6, 5.0, 0.5), (6, 5.0, 0.5), (9, 8.0, 0.5)
+    ]  # fmt: skip
+
+
+def test_a_folder_with_a_run_is_gone_on_with_only_if_asked(tmp_path):
+    with training_folder(tmp_path / "new", resume=False) as folder:
+        (folder / STATE_FILE).touch()
+    with pytest.raises(InputError, match="--resume"), training_folder(tmp_path / "new", resume=False):
+        pass
+    with training_folder(tmp_path / "new", resume=True) as folder:
+        assert folder == tmp_path / "new"
+
+
+def test_the_average_may_be_that_of_a_part(tmp_path):
+    run, other = Run(), Run()
+    part = MovingAverage(run.model[0], decay=0.9)
+    save_training_state(tmp_path, run.model, run.optimizer, {"step": 1}, part)
+    load_training_state(tmp_path, other.model, other.optimizer, MovingAverage(other.model[0]))
+    with pytest.raises(CheckpointError, match="moving average"):
+        load_training_state(tmp_path, other.model, other.optimizer, MovingAverage(other.model))
