@@ -25,6 +25,16 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
 
 
+def add_training_flags(parser: argparse.ArgumentParser, default_minutes: float | None = None) -> None:
+    """Add `--minutes` or `--steps`, one of them required unless there is a default, `--resume` and `--seed`."""
+    budget = parser.add_mutually_exclusive_group(required=default_minutes is None)
+    default = "" if default_minutes is None else f" (default {default_minutes:g})"
+    budget.add_argument("--minutes", type=float, help=f"training time, resumed runs included{default}")
+    budget.add_argument("--steps", type=int)
+    parser.add_argument("--resume", action="store_true", help="go on where the run in MODEL_DIR stopped")
+    parser.add_argument("--seed", type=int, default=0)
+
+
 def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Print `result` as JSON or the human-readable `text`."""
     print(json.dumps(result, allow_nan=False) if as_json else text)

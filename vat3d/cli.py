@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setcore.cli import Parser, add_json_flag, print_result, run
+from setcore.cli import Parser, add_json_flag, add_training_flags, print_result, run
 from setcore.errors import InputError
 
 if TYPE_CHECKING:
@@ -226,13 +226,7 @@ def _add_train(commands: Any) -> None:
     command.add_argument("datasets", nargs="+", metavar="DATASET", help="each gives an equal share of every batch")
     command.add_argument("--out", required=True, metavar="MODEL_DIR")
     command.add_argument("--preset", choices=PRESETS, default="default", help="paper: the published size, for GPUs")
-    budget = command.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--minutes", type=float, help=f"training time, resumed runs included (default {DEFAULT_MINUTES:g})"
-    )
-    budget.add_argument("--steps", type=int)
-    command.add_argument("--resume", action="store_true", help="go on where the run in MODEL_DIR stopped")
-    command.add_argument("--seed", type=int, default=0)
+    add_training_flags(command, DEFAULT_MINUTES)
     add_json_flag(command)
     command.set_defaults(handler=_train)
 

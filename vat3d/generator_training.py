@@ -23,7 +23,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from setcore.checkpoint import load_tensors, save_model, save_tensors
-from setcore.cli import Parser, add_json_flag, print_result, run
+from setcore.cli import Parser, add_json_flag, add_training_flags, print_result, run
 from setcore.errors import InputError
 from setcore.files import read_json, write_json
 from setcore.seeding import derive_seed, numpy_generator, torch_generator
@@ -259,12 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="vat3d.generator_training", description=__doc__)
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--out", required=True, metavar="MODEL_DIR")
-    budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="training time, resumed runs included")
-    budget.add_argument("--steps", type=int)
-    parser.add_argument("--resume", action="store_true", help="go on where the run in MODEL_DIR stopped")
+    add_training_flags(parser)
     parser.add_argument("--model", metavar="MODEL", help="the tokenizer (default: the embedded one)")
-    parser.add_argument("--seed", type=int, default=0)
     add_json_flag(parser)
     parser.set_defaults(handler=_handle)
     return run(parser, argv)

@@ -170,6 +170,11 @@ class ScaleQuantizer(nn.Module):
                 latent = latent + self.expand(vectors, scale)
         return latent + self._compose(found) if self.components else latent
 
+    def from_vectors(self, vectors: Float[Tensor, "b k c"]) -> Float[Tensor, "b p r r c"]:
+        """Latent grid of the vectors of the first k tokens, scale after scale."""
+        ends = torch.tensor(self.scales).cumsum(0).tolist()
+        return self.assemble(vectors.tensor_split([end for end in ends if end < vectors.shape[1]], dim=1))
+
     def nearest(self, vectors: Float[Tensor, "m c"], cost: Float[Tensor, "#m v"] | None = None) -> Int[Tensor, " m"]:
         """Index of the nearest code in float32; ties go to the lowest index.
 

@@ -77,6 +77,11 @@ class Choice:
     loss: float
 
 
+def falling_rate(first: float, step: int, steps: int) -> float:
+    """Learning rate of vectors at step `step` of `steps`: a cosine from `first` down to a fiftieth."""
+    return first * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
 class Search:
     """What the two stages share: how a choice of tokens decodes, and what it costs.
 
@@ -93,8 +98,7 @@ class Search:
 
     def __init__(self, network: CodecNetwork, target: Target, fit: Fit, tables: Tables, seed: int = 0) -> None:
         self.network, self.target, self.fit, self.tables, self.seed = network, target, fit, tables, seed
-        config, quantizer = network.config, network.quantizer
-        self.ends = np.cumsum(config.scales)
+        quantizer = network.quantizer
         self.weights = quantizer.weights()
         self.codebook = quantizer.codebook.detach()
         self.held = _subset(target, torch_generator(seed, "held"), HELD)
@@ -110,8 +114,7 @@ class Search:
 
     def latent(self, vectors: Float[Tensor, "k c"]) -> Float[Tensor, "1 p r r c"]:
         """The latent of the first tokens' vectors."""
-        cuts = [int(end) for end in self.ends if end < len(vectors)]
-        return self.network.quantizer.assemble(vectors[None].tensor_split(cuts, dim=1))
+        return self.network.quantizer.from_vectors(vectors[None])
 
     @torch.no_grad()
     def judge(self, ids: NDArray[np.int64], price: float) -> Choice:
@@ -169,7 +172,7 @@ def refine(
             if deadline is not None and time.perf_counter() > deadline:
                 return
             for group in optimizer.param_groups:
-                group["lr"] = schedule.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / count)))
+                group["lr"] = falling_rate(schedule.learning_rate, step, count)
             samples = _subset(search.target, torch_generator(search.seed, stage, step), schedule.samples)
             optimizer.zero_grad(set_to_none=True)
             loss(step, *samples).backward()

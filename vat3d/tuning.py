@@ -20,11 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from setcore.cli import Parser, add_json_flag, print_result, run
+from setcore.cli import Parser, add_json_flag, add_training_flags, print_result, run
 from setcore.seeding import numpy_generator, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder
 from vat3d.augment import Batch, make_batch
@@ -33,6 +32,7 @@ from vat3d.losses import field_loss
 from vat3d.network import CodecNetwork
 from vat3d.prepare import Dataset
 from vat3d.rate import CodeUse
+from vat3d.refine import falling_rate
 from vat3d.release import export, load_release
 from vat3d.tokenizer import model_folder
 from vat3d.train import averaged_network, draw, figures, learning_rate, losses, training_splits
@@ -99,9 +99,11 @@ class Pool(nn.Module):
 
     def age(self, step: int) -> tuple[int, int]:
         """Which filling of its group step `step` meets, and how many visits that has had."""
-        group, visits = step % self.config.groups, self.config.visits
-        head_start = group * visits // self.config.groups
-        return divmod(step // self.config.groups + head_start, visits)
+        return divmod(step // self.config.groups + self._head_start(step), self.config.visits)
+
+    def _head_start(self, step: int) -> int:
+        """Visits that the first filling of the group goes without."""
+        return step % self.config.groups * self.config.visits // self.config.groups
 
     def shapes(self, step: int) -> tuple[Batch, Tensor]:
         """The group's shapes with all their samples, and how many tokens each keeps (b,)."""
@@ -132,13 +134,13 @@ class Pool(nn.Module):
         """One step of Adam by the gradient of the group's vectors; that of dropped tokens is zero, and so they stay."""
         assert vectors.grad is not None
         group, (filling, visit) = step % self.config.groups, self.age(step)
-        began = group * self.config.visits // self.config.groups if filling == 0 else 0
+        began = self._head_start(step) if filling == 0 else 0
         first, second = self.moments[:, group]
         first.lerp_(vectors.grad, 1 - MOMENTS[0])
         second.lerp_(vectors.grad.square(), 1 - MOMENTS[1])
         count = visit - began + 1
         mean, power = first / (1 - MOMENTS[0] ** count), second / (1 - MOMENTS[1] ** count)
-        rate = self.config.vector_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * visit / self.config.visits)))
+        rate = falling_rate(self.config.vector_rate, visit, self.config.visits)
         self.vectors[group] -= rate * mean / (power.sqrt() + 1e-8)
 
 
@@ -149,8 +151,7 @@ def refined_loss(network: CodecNetwork, pool: Pool, step: int) -> tuple[Tensor, 
     most = int(kept.max())
     vectors = pool.vectors[step % config.groups].clone().requires_grad_()
     present = (torch.arange(most) < kept[:, None])[..., None]
-    cuts = [int(end) for end in np.cumsum(pool.scales) if end < most]
-    latent = network.quantizer.assemble((vectors[:, :most] * present).tensor_split(cuts, dim=1))
+    latent = network.quantizer.from_vectors(vectors[:, :most] * present)
     if pool.age(step)[1] >= config.free * config.visits:
         with torch.no_grad():
             coded = network.quantizer(latent, kept).latent
@@ -262,11 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", metavar="MODEL", help="a model folder or an embedded model")
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--out", required=True, metavar="MODEL_DIR")
-    budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="tuning time, resumed runs included")
-    budget.add_argument("--steps", type=int)
-    parser.add_argument("--resume", action="store_true", help="go on where the run in MODEL_DIR stopped")
-    parser.add_argument("--seed", type=int, default=0)
+    add_training_flags(parser)
     add_json_flag(parser)
     parser.set_defaults(handler=_handle)
     return run(parser, argv)
