@@ -90,7 +90,7 @@ class FieldHead(nn.Module):
     ) -> Float[Tensor, "b n"]:
         """Logits at `points`, given in the evaluation frame."""
         stretched = points / stretch_box(box)[:, None]
-        grid = to_planes(stretched)[..., :2].flip(-1).flatten(0, 1)[:, :, None] / EXTENT
+        grid = (to_planes(stretched)[..., :2].flip(-1).flatten(0, 1)[:, :, None] / EXTENT).contiguous()
         place = torch.cat([fourier(stretched, 4), points, box[:, None].expand_as(points)], dim=-1)
         hidden = self.planes(_sample(planes[0], grid)) + self.place(place)
         if self.detail is not None:
@@ -100,7 +100,7 @@ class FieldHead(nn.Module):
 
 
 def _sample(planes: Float[Tensor, "b p R R f"], grid: Float[Tensor, "m n 1 2"]) -> Float[Tensor, "b n d"]:
-    """Bilinear samples of every plane, side by side."""
+    """Bilinear samples of every plane, side by side. (Eight times slower where `grid` is not contiguous.)"""
     images = planes.flatten(0, 1).permute(0, 3, 1, 2).float()
     sampled = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return sampled[..., 0].view(len(planes), -1, grid.shape[1]).transpose(1, 2)

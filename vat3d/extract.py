@@ -57,7 +57,7 @@ class GridField:
 def extract_surface(
     field: Field | GridField,
     resolution: int = 128,
-    coarse: int = 32,
+    coarse: int = 24,
     iso: float = 0.0,
     saturation: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:

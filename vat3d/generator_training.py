@@ -32,6 +32,7 @@ from vat3d.augment import make_batch
 from vat3d.config import TrainConfig
 from vat3d.generator import GeneratorConfig, ScaleTransformer, box_class, running_inputs
 from vat3d.network import CodecNetwork
+from vat3d.precision import autocast
 from vat3d.prepare import Dataset
 from vat3d.tokenizer import MeshTokenizer
 from vat3d.validation import Samples
@@ -112,7 +113,7 @@ def shape_tokens(
             half = ((high - low) / 2).amax(2, keepdim=True)
             points = (points - (low + high) / 2) / half
             box = ((high - low) / 2 / half)[:, 0]
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 mean = network.encode(points, normals, box)[0]
             found = network.quantizer(mean.float(), torch.full((len(mean),), sum(network.config.scales[:SCALES])))
             ids.append(torch.cat(found.ids, dim=1))
@@ -137,7 +138,7 @@ def cross_entropies(
     with torch.no_grad():
         inputs = running_inputs(codec.quantizer, told.split(tokens, dim=1), len(tokens))
         inputs[0] = inputs[0].expand(len(shapes), -1, -1)
-    with torch.autocast("cpu", torch.bfloat16, enabled=generator is not None):
+    with autocast(generator is not None):
         box, codes = network(category, shapes.box, inputs)
     errors = functional.cross_entropy(codes.float().flatten(0, 1), shapes.ids.flatten(), reduction="none")
     scales = errors.view_as(shapes.ids).split(tokens, dim=1)

@@ -27,6 +27,7 @@ from setcore.seeding import torch_generator
 from vat3d.entropy import PRECISION, Tables
 from vat3d.losses import field_loss
 from vat3d.network import CodecNetwork
+from vat3d.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ SHARPER_WEIGHT = 0.5
 """Of the loss's second term; without it thin parts fade away. (In training it cost more than it brought.)"""
 HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
+BETAS = (0.9, 0.95)
+"""Decay of Adam's moving averages, of the gradient and of its square."""
 EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(80, 120), "best": Schedule(150, 350)}
 
 Fit = Callable[[NDArray[np.int64]], int]
@@ -105,7 +108,7 @@ class Search:
 
     def field_error(self, latent: Tensor, points: Tensor, distances: Tensor) -> Tensor:
         """Mean loss of what `latent` decodes to; half of the points near the surface."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             planes = self.network.planes(latent, self.target.box)
             logits = self.network.field(planes, points[None], self.target.box)
         errors = field_loss(logits, distances[None], self.network.config.sharpness, SHARPER_WEIGHT)[0]
@@ -166,17 +169,19 @@ def refine(
     def steps(
         count: int, parameter: Tensor, stage: str, loss: Callable[[int, Tensor, Tensor], Tensor]
     ) -> Iterator[int]:
-        """Adam on `parameter` under a cosine; yields after each step."""
-        optimizer = torch.optim.Adam([parameter], lr=schedule.learning_rate, betas=(0.9, 0.95))
+        """Adam on `parameter` under a cosine; yields after each step. (torch.optim takes seconds to import.)"""
+        mean, power = torch.zeros_like(parameter), torch.zeros_like(parameter)
         for step in range(count):
             if deadline is not None and time.perf_counter() > deadline:
                 return
-            for group in optimizer.param_groups:
-                group["lr"] = falling_rate(schedule.learning_rate, step, count)
             samples = _subset(search.target, torch_generator(search.seed, stage, step), schedule.samples)
-            optimizer.zero_grad(set_to_none=True)
-            loss(step, *samples).backward()
-            optimizer.step()
+            (gradient,) = torch.autograd.grad(loss(step, *samples), parameter)
+            mean.lerp_(gradient, 1 - BETAS[0])
+            power.lerp_(gradient.square(), 1 - BETAS[1])
+            spread = (power / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
+            rate = falling_rate(schedule.learning_rate, step, count) / (1 - BETAS[0] ** (step + 1))
+            with torch.no_grad():
+                parameter.addcdiv_(mean, spread, value=-rate)
             bar.update()
             yield step
 

@@ -7,7 +7,7 @@ the frame as the file's header holds it, so that encoder and decoder agree to th
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,21 @@ FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 NEAR_SIGMAS = (0.01, 0.04)
 HANDFUL = 100
 """Fewer tokens than this may leave nothing inside at the level of the whole file."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a decoding is measured while encoding: cells of the extraction grid, and samples on either surface."""
+
+    cells: int
+    samples: int
+
+
+NOISE = 0.002
+"""What an F-score must gain for a higher level to be taken; twice the standard error of its samples."""
+ROUGH, MIDDLE, FINE = Look(64, 8_000), Look(96, 30_000), Look(128, 30_000)
+"""For prefixes of a file; for the level of a file at `fast`; and at other efforts. A file's level must be chosen on a
+grid as fine as the one users decode on: thin parts that break at 64 cells alone made it too high."""
 TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
 
@@ -166,7 +181,6 @@ class MeshTokenizer:
             stream = self._fewest_scales(stream, original, min_f_score)
         field = GridField(self.field(stream))  # levels share most of its values
         stream = self._with_levels(stream, field, original, search.target, every=effort != "fast")
-        stream.report["f_score@0.02"] = self._f_score(stream, original, field)
         stream.report.update(stream.sizes)
         return stream
 
@@ -186,7 +200,7 @@ class MeshTokenizer:
     def _fewest_scales(self, stream: TokenStream, original: _Original, wanted: float) -> TokenStream:
         for scales in range(1, len(stream.ids)):
             shorter = stream.truncate(scales)
-            if self._f_score(shorter, original, self.field(shorter)) >= wanted:
+            if self._f_score(shorter, original, self.field(shorter), MIDDLE) >= wanted:
                 return shorter
         return stream
 
@@ -200,7 +214,9 @@ class MeshTokenizer:
         """
         from vat3d.extract import GridField
 
-        levels = [self._best_level(stream, field, original, LEVELS[0])]
+        final = FINE if every else MIDDLE
+        level, score = self._best_level(stream, field, original, LEVELS[0], final, between=every)
+        levels = [level]
         for scales in range(len(stream.ids) - 1, 0, -1):
             prefix, level = stream.truncate(scales), levels[0]
             if every or prefix.count < HANDFUL:
@@ -208,24 +224,28 @@ class MeshTokenizer:
                 if prefix.count < HANDFUL:
                     level = max(level, self._dice_level(field, target))
                 if every:
-                    level = self._best_level(prefix, field, original, level)
+                    level, _ = self._best_level(prefix, field, original, level, ROUGH)
             levels.insert(0, level)
-        return replace(stream, levels=tuple(levels))
+        return replace(stream, levels=tuple(levels), report={**stream.report, "f_score@0.02": score})
 
-    def _best_level(self, stream: TokenStream, field: Field, original: _Original, start: int) -> int:
-        """The level of the best F-score; from `start`, levels are tried upwards in twos, then beside the best."""
+    def _best_level(
+        self, stream: TokenStream, field: Field, original: _Original, start: int, look: Look, between: bool = True
+    ) -> tuple[int, float]:
+        """The level of the best F-score, and the score; from `start` upwards in twos, then those `between`, too."""
         scores: dict[int, float] = {}
 
         def score(index: int) -> float:
             if index not in scores:
                 tried = replace(stream, levels=(LEVELS[index],) * len(stream.ids))
-                scores[index] = self._f_score(tried, original, field, samples=8_000)
+                scores[index] = self._f_score(tried, original, field, look)
             return scores[index]
 
         best = LEVELS.index(start)
-        while best + 2 < len(LEVELS) and score(best + 2) > score(best):
+        while best + 2 < len(LEVELS) and score(best + 2) > score(best) + NOISE:
             best += 2
-        return LEVELS[max((index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)), key=score)]
+        if between:
+            best = max((index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)), key=score)
+        return LEVELS[best], score(best)
 
     @staticmethod
     def _dice_level(field: Field, target: Target) -> int:
@@ -236,14 +256,14 @@ class MeshTokenizer:
         dice = [2 * (inside & truth).sum() / max(inside.sum() + truth.sum(), 1) for inside in insides]
         return LEVELS[int(np.argmax(dice))]
 
-    def _f_score(self, stream: TokenStream, original: _Original, field: Field, samples: int = 30_000) -> float:
-        """F-score at .02 against the surface that was encoded, from a decoding at 64 cells."""
+    def _f_score(self, stream: TokenStream, original: _Original, field: Field, look: Look) -> float:
+        """F-score at .02 against the surface that was encoded."""
         from scipy.spatial import cKDTree
 
-        decoded = sample_surface(*self._surface(stream, 64, field), samples, 0).points
-        points, tree = original.sampled(samples)
-        precision = float((tree.query(decoded)[0] < 0.02).mean())
-        recall = float((cKDTree(decoded).query(points)[0] < 0.02).mean())
+        decoded = sample_surface(*self._surface(stream, look.cells, field), look.samples, any_order=False).points
+        points, tree = original.sampled(look.samples)
+        precision = float((tree.query(decoded, distance_upper_bound=0.02)[0] < 0.02).mean())
+        recall = float((cKDTree(decoded).query(points, distance_upper_bound=0.02)[0] < 0.02).mean())
         return round(2 * precision * recall / max(precision + recall, 1e-9), 4)
 
     @torch.inference_mode()
@@ -254,7 +274,7 @@ class MeshTokenizer:
 
         @torch.inference_mode()
         def distance(points: NDArray[np.float32]) -> NDArray[np.float32]:
-            chunks = torch.from_numpy(np.ascontiguousarray(points, np.float32)).split(65536)
+            chunks = torch.from_numpy(np.ascontiguousarray(points, np.float32)).split(8192)
             return np.concatenate(
                 [self.network.signed_distance(planes, chunk[None], box)[0].numpy() for chunk in chunks]
             )

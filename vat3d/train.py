@@ -27,6 +27,7 @@ from vat3d.augment import Batch, make_batch
 from vat3d.config import CodecConfig, TrainConfig
 from vat3d.losses import field_loss, gaussian_kl
 from vat3d.network import CodecNetwork
+from vat3d.precision import autocast
 from vat3d.rate import CodeUse, bit_prices, kept_tokens
 from vat3d.release import export
 from vat3d.validation import Samples, fixed_batches, validate
@@ -40,7 +41,7 @@ def losses(
 
     Without `use` there is no quantiser, and no ids and inputs.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+    with autocast(config.bfloat16):
         mean, log_variance = network.encode(batch.points, batch.normals, batch.box)
         noise = torch.randn(mean.shape, generator=generator)
         latent = mean + noise * torch.exp(0.5 * log_variance)
@@ -224,7 +225,7 @@ def _latents(
     for step in range(-(-config.basis_shapes // config.batch) if network.config.components else 1):
         samples = draw(datasets, splits, config, numpy_generator(seed, "basis", step))
         batch = make_batch(samples, config, torch_generator(seed, "basis", step))
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+        with autocast(config.bfloat16):
             means.append(network.encode(batch.points, batch.normals, batch.box)[0])
     return torch.cat(means)
 

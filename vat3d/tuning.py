@@ -30,6 +30,7 @@ from vat3d.augment import Batch, make_batch
 from vat3d.config import TrainConfig
 from vat3d.losses import field_loss
 from vat3d.network import CodecNetwork
+from vat3d.precision import autocast
 from vat3d.prepare import Dataset
 from vat3d.rate import CodeUse
 from vat3d.refine import falling_rate
@@ -122,7 +123,7 @@ class Pool(nn.Module):
     def fill(self, network: CodecNetwork, step: int) -> None:
         """The encoder's tokens as first vectors."""
         batch, kept = self.shapes(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.training.bfloat16):
+        with autocast(self.config.training.bfloat16):
             mean = network.encode(batch.points, batch.normals, batch.box)[0]
         ids = torch.cat(network.quantizer(mean.float(), kept).ids, dim=1)
         group = step % self.config.groups
@@ -162,7 +163,7 @@ def refined_loss(network: CodecNetwork, pool: Pool, step: int) -> tuple[Tensor, 
         torch.randint(batch.volume, (config.training.volume,), generator=generator),
         batch.volume + torch.randint(near, (config.training.near,), generator=generator),
     ])  # fmt: skip
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.training.bfloat16):
+    with autocast(config.training.bfloat16):
         logits = network.field(network.planes(latent, batch.box), batch.queries[:, rows], batch.box)
         errors = field_loss(logits, batch.distances[:, rows], network.config.sharpness)
     return errors[:, : config.training.volume].mean() + errors[:, config.training.volume :].mean(), vectors

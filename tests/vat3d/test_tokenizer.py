@@ -11,7 +11,7 @@ from make_tiny_model import DATA, golden_meshes
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.errors import MeshError
-from vat3d.refine import Target
+from vat3d.refine import EFFORTS, Target
 from vat3d.stream import LEVEL_STEP, LEVELS
 from vat3d.tokenizer import fit_box, tokenizer_for
 
@@ -161,11 +161,23 @@ def test_a_higher_level_is_a_larger_solid(tokenizer: MeshTokenizer, ellipsoid: t
 def test_the_level_of_the_best_f_score_is_taken(
     tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for best in LEVELS:
+    monkeypatch.setitem(EFFORTS, "normal", EFFORTS["fast"])  # no steps, but every level is looked at
+    for number in range(len(LEVELS)):
         monkeypatch.setattr(
-            tokenizer, "_f_score", lambda stream, *_, best=best, **__: 1 - abs(stream.level - best) / 20
+            tokenizer, "_f_score", lambda stream, *_, best=number: 1 - abs(LEVELS.index(stream.level) - best) / 20
         )
-        assert tokenizer.encode(ellipsoid, 300, "fast").level == best
+        stream = tokenizer.encode(ellipsoid, 300, "normal")
+        assert stream.level == LEVELS[number]
+        assert stream.report["f_score@0.02"] == 1
+        if number % 2 == 0:
+            assert tokenizer.encode(ellipsoid, 300, "fast").level == LEVELS[number]
+
+
+def test_a_level_is_not_raised_for_noise(
+    tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "_f_score", lambda stream, *_: 0.9 + 0.0009 * stream.level)
+    assert tokenizer.encode(ellipsoid, 300, "fast").level == 0
 
 
 def test_a_handful_of_tokens_decodes_at_the_level_of_the_largest_overlap() -> None:
