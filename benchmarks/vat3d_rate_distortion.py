@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("bench", nargs="+", type=Path, help="JSON files of `vat3d bench`")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="the meshes that were measured")
+    parser.add_argument("--effort", help="of the gallery's files; by default that of the last run")
     parser.add_argument("--model")
     args = parser.parse_args()
     runs = common_meshes(joined([read_json(path) for path in args.bench]))
@@ -219,7 +220,7 @@ def main() -> None:
     print(text)
     if args.gallery:
         tokenizer = MeshTokenizer.from_pretrained(args.model)
-        gallery(args.gallery, last["meshes"], tokenizer, effort, args.out / "gallery.png")
+        gallery(args.gallery, last["meshes"], tokenizer, args.effort or effort, args.out / "gallery.png")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -15,7 +17,7 @@ def has_bfloat16() -> bool:
     """
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and newer
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # newer releases of torch
     return bool(capabilities.get("avx512_bf16", True) or capabilities.get("amx_bf16"))
 
 

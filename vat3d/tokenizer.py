@@ -209,7 +209,7 @@ class MeshTokenizer:
     ) -> TokenStream:
         """The stream with its levels: the last scale's by F-score, those of others alike, or by F-score with `every`.
 
-        A handful of tokens often leaves nothing below the level of the whole file; their own level is the one whose
+        The report takes the F-score of the last scale. A handful of tokens often leaves nothing below the level of the whole file; their own level is the one whose
         inside has the largest Dice coefficient with the mesh's.
         """
         from vat3d.extract import GridField
@@ -224,7 +224,7 @@ class MeshTokenizer:
                 if prefix.count < HANDFUL:
                     level = max(level, self._dice_level(field, target))
                 if every:
-                    level, _ = self._best_level(prefix, field, original, level, ROUGH)
+                    level, _ = self._best_level(prefix, field, original, level, ROUGH, between=False)
             levels.insert(0, level)
         return replace(stream, levels=tuple(levels), report={**stream.report, "f_score@0.02": score})
 
