@@ -63,7 +63,7 @@ HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
 BETAS = (0.9, 0.95)
 """Decay of Adam's moving averages, of the gradient and of its square."""
-EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(80, 120), "best": Schedule(150, 350)}
+EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(60, 100), "best": Schedule(150, 350)}
 
 Fit = Callable[[NDArray[np.int64]], int]
 """How many of some ids (all scales, flat) fit into the file."""

@@ -64,9 +64,9 @@ class Look:
 
 NOISE = 0.002
 """What an F-score must gain for a higher level to be taken; twice the standard error of its samples."""
-ROUGH, MIDDLE, FINE = Look(64, 8_000), Look(96, 30_000), Look(128, 30_000)
-"""For prefixes of a file; for the level of a file at `fast`; and at other efforts. A file's level must be chosen on a
-grid as fine as the one users decode on: thin parts that break at 64 cells alone made it too high."""
+ROUGH, FAIR, FINE = Look(64, 8_000), Look(64, 30_000), Look(128, 30_000)
+"""For levels at `fast` and those of prefixes; for what `fast` reports; for the level of a file otherwise, on a grid as
+fine as the one users decode on: thin parts that break at 64 cells made it too high."""
 TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
 
@@ -181,6 +181,7 @@ class MeshTokenizer:
             stream = self._fewest_scales(stream, original, min_f_score)
         field = GridField(self.field(stream))  # levels share most of its values
         stream = self._with_levels(stream, field, original, search.target, every=effort != "fast")
+        stream.report["f_score@0.02"] = self._f_score(stream, original, field, FAIR if effort == "fast" else FINE)
         stream.report.update(stream.sizes)
         return stream
 
@@ -200,7 +201,7 @@ class MeshTokenizer:
     def _fewest_scales(self, stream: TokenStream, original: _Original, wanted: float) -> TokenStream:
         for scales in range(1, len(stream.ids)):
             shorter = stream.truncate(scales)
-            if self._f_score(shorter, original, self.field(shorter), MIDDLE) >= wanted:
+            if self._f_score(shorter, original, self.field(shorter), FAIR) >= wanted:
                 return shorter
         return stream
 
@@ -209,14 +210,12 @@ class MeshTokenizer:
     ) -> TokenStream:
         """The stream with its levels: the last scale's by F-score, those of others alike, or by F-score with `every`.
 
-        The report takes the F-score of the last scale. A handful of tokens often leaves nothing below the level of the whole file; their own level is the one whose
+        A handful of tokens often leaves nothing below the level of the whole file; their own level is the one whose
         inside has the largest Dice coefficient with the mesh's.
         """
         from vat3d.extract import GridField
 
-        final = FINE if every else MIDDLE
-        level, score = self._best_level(stream, field, original, LEVELS[0], final, between=every)
-        levels = [level]
+        levels = [self._best_level(stream, field, original, LEVELS[0], FINE if every else ROUGH)]
         for scales in range(len(stream.ids) - 1, 0, -1):
             prefix, level = stream.truncate(scales), levels[0]
             if every or prefix.count < HANDFUL:
@@ -224,14 +223,14 @@ class MeshTokenizer:
                 if prefix.count < HANDFUL:
                     level = max(level, self._dice_level(field, target))
                 if every:
-                    level, _ = self._best_level(prefix, field, original, level, ROUGH, between=False)
+                    level = self._best_level(prefix, field, original, level, ROUGH, between=False)
             levels.insert(0, level)
-        return replace(stream, levels=tuple(levels), report={**stream.report, "f_score@0.02": score})
+        return replace(stream, levels=tuple(levels))
 
     def _best_level(
         self, stream: TokenStream, field: Field, original: _Original, start: int, look: Look, between: bool = True
-    ) -> tuple[int, float]:
-        """The level of the best F-score, and the score; from `start` upwards in twos, then those `between`, too."""
+    ) -> int:
+        """The level of the best F-score; from `start` levels are tried upwards in twos, then those `between`, too."""
         scores: dict[int, float] = {}
 
         def score(index: int) -> float:
@@ -245,7 +244,7 @@ class MeshTokenizer:
             best += 2
         if between:
             best = max((index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)), key=score)
-        return LEVELS[best], score(best)
+        return LEVELS[best]
 
     @staticmethod
     def _dice_level(field: Field, target: Target) -> int:
