@@ -243,7 +243,8 @@ class MeshTokenizer:
         while best + 2 < len(LEVELS) and score(best + 2) > score(best) + NOISE:
             best += 2
         if between:
-            best = max((index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)), key=score)
+            beside = [index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)]
+            best = max(beside, key=lambda index: score(index) - NOISE * (index > best))
         return LEVELS[best]
 
     @staticmethod
