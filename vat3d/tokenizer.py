@@ -7,7 +7,6 @@ the frame as the file's header holds it, so that encoder and decoder agree to th
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setcore.mesh_metrics import sample_surface
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.errors import CodecError
+from vat3d.extract import Field, decimate, extract_surface
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import SHELL, Solid
+from vat3d.levels import FAIR, Judge, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS, Search, Target, refine
@@ -30,7 +30,6 @@ from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
 from vat3d.stream import (
     LEVEL_STEP,
-    LEVELS,
     TOKENS_FILE,
     WEIGHTS_FOLDER,
     TokenModel,
@@ -43,30 +42,12 @@ from vat3d.stream import (
 if TYPE_CHECKING:
     import trimesh
 
-    from vat3d.extract import Field, GridField
 
 DEFAULT_MODEL = "default-5"
 SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 """Near-surface and volume samples of a mesh that the search for its tokens sees."""
 NEAR_SIGMAS = (0.01, 0.04)
-HANDFUL = 100
-"""Fewer tokens than this may leave nothing inside at the level of the whole file."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a decoding is measured while encoding: cells of the extraction grid, and samples on either surface."""
-
-    cells: int
-    samples: int
-
-
-NOISE = 0.002
-"""What an F-score must gain for a higher level to be taken; about twice the standard error with 30,000 samples."""
-ROUGH, FAIR, FINE = Look(64, 8_000), Look(64, 30_000), Look(128, 30_000)
-"""For levels at `fast` and those of prefixes; for what `fast` reports; for the level of a file otherwise, on a grid as
-fine as the one users decode on: thin parts that break at 64 cells made it too high."""
 TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
 
@@ -147,8 +128,6 @@ class MeshTokenizer:
         CodecError
             Not even the first scale fits, or `effort` is unknown.
         """
-        from vat3d.extract import GridField
-
         if effort not in EFFORTS:
             raise CodecError(f"unknown effort {effort!r}; choose one of {', '.join(EFFORTS)}")
         started = time.perf_counter()
@@ -176,12 +155,14 @@ class MeshTokenizer:
         report: dict[str, Any] = {"notes": notes, **canonical.report, **solid.report, "effort": effort}
         report["reproducible"] = time_limit is None
         stream = TokenStream(self.model.split(flat), frame, self.model, report)
-        original = _Original(solid, place)
+        judge = Judge(
+            lambda count: place(solid.surface_samples(count, derive_seed(0, "f-score"))[0]),
+            lambda field, level, cells: self._surface(field, level, cells, box),
+        )
         if min_f_score is not None:
-            stream = self._fewest_scales(stream, original, min_f_score)
-        field = GridField(self.field(stream))  # levels share most of its values
-        stream = self._with_levels(stream, field, original, search.target, every=effort != "fast")
-        stream.report["f_score@0.02"] = self._f_score(stream, original, field, FAIR if effort == "fast" else FINE)
+            stream = self._fewest_scales(stream, judge, min_f_score)
+        stream, score = with_levels(stream, self.field, judge, search.target, every=effort != "fast")
+        stream.report["f_score@0.02"] = score
         stream.report.update(stream.sizes)
         return stream
 
@@ -198,73 +179,12 @@ class MeshTokenizer:
             **self.facts,
         }
 
-    def _fewest_scales(self, stream: TokenStream, original: _Original, wanted: float) -> TokenStream:
+    def _fewest_scales(self, stream: TokenStream, judge: Judge, wanted: float) -> TokenStream:
         for scales in range(1, len(stream.ids)):
             shorter = stream.truncate(scales)
-            if self._f_score(shorter, original, self.field(shorter), FAIR) >= wanted:
+            if judge.f_score(self.field(shorter), shorter.level, FAIR) >= wanted:
                 return shorter
         return stream
-
-    def _with_levels(
-        self, stream: TokenStream, field: GridField, original: _Original, target: Target, every: bool
-    ) -> TokenStream:
-        """The stream with its levels: the last scale's by F-score, those of others alike, or by F-score with `every`.
-
-        A handful of tokens often leaves nothing below the level of the whole file; their own level is the one whose
-        inside has the largest Dice coefficient with the mesh's.
-        """
-        from vat3d.extract import GridField
-
-        levels = [self._best_level(stream, field, original, LEVELS[0], FINE if every else ROUGH)]
-        for scales in range(len(stream.ids) - 1, 0, -1):
-            prefix, level = stream.truncate(scales), levels[0]
-            if every or prefix.count < HANDFUL:
-                field = GridField(self.field(prefix))
-                if prefix.count < HANDFUL:
-                    level = max(level, self._dice_level(field, target))
-                if every:
-                    level = self._best_level(prefix, field, original, level, ROUGH, between=False)
-            levels.insert(0, level)
-        return replace(stream, levels=tuple(levels))
-
-    def _best_level(
-        self, stream: TokenStream, field: Field, original: _Original, start: int, look: Look, between: bool = True
-    ) -> int:
-        """The level of the best F-score; from `start` levels are tried upwards in twos, then those `between`, too."""
-        scores: dict[int, float] = {}
-
-        def score(index: int) -> float:
-            if index not in scores:
-                tried = replace(stream, levels=(LEVELS[index],) * len(stream.ids))
-                scores[index] = self._f_score(tried, original, field, look)
-            return scores[index]
-
-        best = LEVELS.index(start)
-        while best + 2 < len(LEVELS) and score(best + 2) > score(best) + NOISE:
-            best += 2
-        if between:
-            beside = [index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)]
-            best = max(beside, key=lambda index: score(index) - NOISE * (index > best))
-        return LEVELS[best]
-
-    @staticmethod
-    def _dice_level(field: Field, target: Target) -> int:
-        """The level whose inside overlaps most with the mesh's, by the target's volume samples."""
-        decoded = field(target.points[target.near :].numpy())
-        truth = target.distances[target.near :].numpy() < 0
-        insides = [decoded < level * LEVEL_STEP for level in LEVELS]
-        dice = [2 * (inside & truth).sum() / max(inside.sum() + truth.sum(), 1) for inside in insides]
-        return LEVELS[int(np.argmax(dice))]
-
-    def _f_score(self, stream: TokenStream, original: _Original, field: Field, look: Look) -> float:
-        """F-score at .02 against the surface that was encoded."""
-        from scipy.spatial import cKDTree
-
-        decoded = sample_surface(*self._surface(stream, look.cells, field), look.samples, any_order=False).points
-        points, tree = original.sampled(look.samples)
-        precision = float((tree.query(decoded, distance_upper_bound=0.02)[0] < 0.02).mean())
-        recall = float((cKDTree(decoded).query(points, distance_upper_bound=0.02)[0] < 0.02).mean())
-        return round(2 * precision * recall / max(precision + recall, 1e-9), 4)
 
     @torch.inference_mode()
     def field(self, stream: TokenStream) -> Field:
@@ -282,15 +202,12 @@ class MeshTokenizer:
         return distance
 
     def _surface(
-        self, stream: TokenStream, resolution: int, field: Field
+        self, field: Field, level: int, resolution: int, box: Tensor
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Vertices in the evaluation frame, fitted to the file's box, and faces."""
-        from vat3d.extract import extract_surface
-
         saturation = 3 * self.network.config.sharpness
-        iso = stream.level * LEVEL_STEP
-        vertices, faces = extract_surface(field, resolution=resolution, iso=iso, saturation=saturation)
-        return fit_box(vertices, network_box(stream.frame)[0].double().numpy()), faces
+        vertices, faces = extract_surface(field, resolution=resolution, iso=level * LEVEL_STEP, saturation=saturation)
+        return fit_box(vertices, box[0].double().numpy()), faces
 
     def decode(
         self, stream: TokenStream | bytes, resolution: int = 128, scales: int | None = None, faces: int | None = None
@@ -314,8 +231,6 @@ class MeshTokenizer:
         """
         import trimesh
 
-        from vat3d.extract import decimate
-
         if isinstance(stream, bytes | bytearray):
             stream = TokenStream.from_bytes(bytes(stream), self.model)
         if stream.model_id != self.model.model_id:
@@ -324,7 +239,8 @@ class MeshTokenizer:
             )
         if scales is not None:
             stream = stream.truncate(scales)
-        vertices, triangles = self._surface(stream, resolution, self.field(stream))
+        box = network_box(stream.frame)
+        vertices, triangles = self._surface(self.field(stream), stream.level, resolution, box)
         if faces is not None:
             vertices, triangles = decimate(vertices, triangles, faces)
         return trimesh.Trimesh(stream.frame.to_input(vertices), triangles, process=False)
@@ -339,23 +255,6 @@ class _Place:
 
     def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         return points * self.scale + self.shift
-
-
-class _Original:
-    """The surface that is encoded, as points that decoded surfaces are compared with; sampled once for each count."""
-
-    def __init__(self, solid: Solid, place: _Place) -> None:
-        self._solid, self._place = solid, place
-        self._known: dict[int, tuple[NDArray[np.float64], Any]] = {}
-
-    def sampled(self, count: int) -> tuple[NDArray[np.float64], Any]:
-        """Points (count, 3) in the frame of the file, and their k-d tree."""
-        from scipy.spatial import cKDTree
-
-        if count not in self._known:
-            points = self._place(self._solid.surface_samples(count, derive_seed(0, "f-score"))[0])
-            self._known[count] = points, cKDTree(points)
-        return self._known[count]
 
 
 def _frame(mesh: CanonicalMesh) -> Frame:

@@ -11,8 +11,6 @@ from make_tiny_model import DATA, golden_meshes
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.errors import MeshError
-from vat3d.refine import EFFORTS, Target
-from vat3d.stream import LEVEL_STEP, LEVELS
 from vat3d.tokenizer import fit_box, tokenizer_for
 
 
@@ -156,37 +154,6 @@ def test_a_higher_level_is_a_larger_solid(tokenizer: MeshTokenizer, ellipsoid: t
     scales = len(stream.ids)
     volumes = [tokenizer.decode(replace(stream, levels=(level,) * scales), 32).volume for level in (0, 3, 7, 13)]
     assert sorted(set(volumes)) == volumes
-
-
-def test_the_level_of_the_best_f_score_is_taken(
-    tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(EFFORTS, "normal", EFFORTS["fast"])  # no steps, but every level is looked at
-    for number in range(len(LEVELS)):
-        monkeypatch.setattr(
-            tokenizer, "_f_score", lambda stream, *_, best=number: 1 - abs(LEVELS.index(stream.level) - best) / 20
-        )
-        for effort in ("fast", "normal"):
-            stream = tokenizer.encode(ellipsoid, 300, effort)
-            assert stream.level == LEVELS[number]
-            assert stream.report["f_score@0.02"] == 1
-
-
-def test_a_level_is_not_raised_for_noise(
-    tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenizer, "_f_score", lambda stream, *_: 0.9 + 0.0009 * stream.level)
-    assert tokenizer.encode(ellipsoid, 300, "fast").level == 0
-
-
-def test_a_handful_of_tokens_decodes_at_the_level_of_the_largest_overlap() -> None:
-    """Of a ball whose distances are decoded by a level's step too large."""
-    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    target = Target(torch.ones(1, 3), points, points.norm(dim=1) - 0.7, near=0)
-    for level in LEVELS:
-        radius = 0.7 - level * LEVEL_STEP
-        found = MeshTokenizer._dice_level(lambda p, radius=radius: np.linalg.norm(p, axis=1) - radius, target)
-        assert found == level
 
 
 def test_small_gaps_to_the_box_are_closed_smoothly() -> None:
