@@ -118,10 +118,12 @@ def load_token_model(folder: str | Path) -> TokenModel:
 
 
 @lru_cache(maxsize=1)
-def embedded_models() -> dict[str, TokenModel]:
-    """The token models that the package carries, by id."""
-    models = [load_token_model(path.parent) for path in sorted(WEIGHTS_FOLDER.rglob(TOKENS_FILE))]
-    return {model.model_id: model for model in models}
+def embedded_models() -> dict[str, tuple[Path, TokenModel]]:
+    """The folders and token models that the package carries, by id."""
+    folders = [path.parent for path in sorted(WEIGHTS_FOLDER.glob(f"*/{TOKENS_FILE}"))]
+    return {
+        model.model_id: (folder, model) for folder, model in zip(folders, map(load_token_model, folders), strict=True)
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,12 +231,11 @@ class TokenStream:
         """
         model_id, version, count, level, frame, payload = _parse(bytes(data))
         if model is None:
-            models = embedded_models()
-            if model_id not in models:
+            if model_id not in embedded_models():
                 raise CodecError(
                     f"the file was written with model {model_id}, which is not here; name its model folder"
                 )
-            model = models[model_id]
+            model = embedded_models()[model_id][1]
         elif model.model_id != model_id:
             raise CodecError(f"the file was written with model {model_id}, not with {model.model_id}; use that model")
         if count == 0:

@@ -7,7 +7,6 @@ the frame as the file's header holds it, so that encoder and decoder agree to th
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +29,9 @@ from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
 from vat3d.stream import (
     LEVEL_STEP,
-    TOKENS_FILE,
-    WEIGHTS_FOLDER,
     TokenModel,
     TokenStream,
-    load_token_model,
+    embedded_models,
     read_model_id,
     tokens_within,
 )
@@ -311,15 +308,6 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
-@lru_cache(maxsize=1)
-def _embedded() -> dict[str, Path]:
-    """Folders of the embedded models, by name and by id."""
-    found = {}
-    for folder in sorted(path.parent for path in WEIGHTS_FOLDER.glob(f"*/{TOKENS_FILE}")):
-        found[folder.name] = found[load_token_model(folder).model_id] = folder
-    return found
-
-
 def model_folder(path_or_name: str | Path | None) -> Path:
     """Folder of a model: an embedded one by name or id, or any folder.
 
@@ -329,7 +317,7 @@ def model_folder(path_or_name: str | Path | None) -> Path:
         It is neither.
     """
     name = DEFAULT_MODEL if path_or_name is None else str(path_or_name)
-    embedded = _embedded()
+    embedded = {known: folder for key, (folder, _) in embedded_models().items() for known in (folder.name, key)}
     if name in embedded:
         return embedded[name]
     if Path(name).is_dir():
@@ -346,6 +334,6 @@ def tokenizer_for(data: bytes) -> MeshTokenizer:
         The file is damaged, or its model is not here.
     """
     wanted = read_model_id(data)
-    if wanted not in _embedded():
+    if wanted not in embedded_models():
         raise CodecError(f"the file was written with model {wanted}, which is not here; name its model folder")
     return MeshTokenizer.from_pretrained(wanted)
