@@ -26,7 +26,7 @@ from setcore.errors import InputError
 from setcore.seeding import derive_seed
 from vat3d.errors import DatasetError
 from vat3d.mesh_io import EXTENSIONS
-from vat3d.prepare import prepare
+from vat3d.prepare import VALIDATION, prepare
 from vat3d.worker import MeshItem
 
 CACHE = Path("~/.cache/vat3d")
@@ -279,7 +279,7 @@ def _handle(args: argparse.Namespace) -> None:
         items,
         Path(args.out).expanduser(),
         seed=args.seed,
-        validation=0.06 if args.procedural is None else 0.02,
+        validation=VALIDATION if args.procedural is None else 0.02,
         seconds_per_mesh=args.seconds_per_mesh,
         closed_only=args.closed_only,
     )

@@ -37,6 +37,8 @@ from vat3d.worker import MeshItem, Worker
 
 SHARD = 64
 """Meshes in a shard."""
+VALIDATION = 0.06
+"""Share of objects whose meshes are for validation, unless told otherwise."""
 KINDS = ("surface", "near", "volume")
 
 
@@ -70,7 +72,7 @@ def prepare(
     out: str | Path,
     *,
     seed: int = 0,
-    validation: float = 0.06,
+    validation: float = VALIDATION,
     seconds_per_mesh: float = 60.0,
     closed_only: bool = False,
     progress: bool = True,
