@@ -39,9 +39,9 @@ def main() -> None:
         reference = Reference(source)
         stream = tokenizer.encode(source, args.max_bytes, args.effort, progress=False)
         prefixes = [stream.truncate(scales) for scales in range(1, len(stream.ids) + 1)]
-        scores = [reference.compare(tokenizer.decode(prefix, 96))[SCORE] for prefix in prefixes]
+        scores = [reference.compare(tokenizer.decode(prefix))[SCORE] for prefix in prefixes]
         sizes = [len(prefix.to_bytes()) for prefix in prefixes]
-        third = reference.compare(tokenizer.decode(stream.fit(sizes[-1] // 3), 96))[SCORE]
+        third = reference.compare(tokenizer.decode(stream.fit(sizes[-1] // 3)))[SCORE]
         levels = list(stream.levels)
         meshes.append({"file": path.name, "bytes": sizes, SCORE: scores, "third": third, "levels": levels})
     longest = max(len(mesh["bytes"]) for mesh in meshes)

@@ -39,12 +39,12 @@ fine as the one users decode on: thin parts that break at 64 cells made it too h
 
 
 class Judge:
-    """F-scores at .02 of what fields decode to, against the surface that is encoded.
+    """F-scores at .02 of what fields decode to, against the mesh as it was given: open sheets, not their shells.
 
     Parameters
     ----------
     original : callable
-        Gives so many points (n, 3) of that surface, in the frame of the file.
+        Gives so many points (n, 3) of that mesh's surface, in the frame of the file.
     surface : callable
         Vertices and faces of a field, at a level, extracted on a grid of so many cells.
     """
