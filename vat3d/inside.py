@@ -61,7 +61,8 @@ class Solid:
         self._area, self._normal = face_areas_normals(mesh.vertices, mesh.faces)
         self._is_open = ~in_closed
         self._two_sided = self._is_open & ~paired
-        self._trusted = mesh.report["watertight"] and bool(closed.all())
+        upright = signed_volumes(mesh.vertices, mesh.faces, mesh.component) > 0
+        self._trusted = mesh.report["watertight"] and bool((closed & upright).all())
         self.report: dict[str, Any] = {
             "closed_components": int(closed.sum()),
             "holed_components": int(holed.sum()),
@@ -149,8 +150,8 @@ class Solid:
         if self._trusted and self.mesh.report["components"] == 1:
             return np.ones(len(points), bool), normals
         ahead = self.contains(points + PROBE * normals)
-        # Behind the offset of a sheet lies the sheet's shell; behind a face of a watertight mesh the winding number
-        # is one more than ahead. Only the faces of other closed parts need a second look.
+        # Behind the offset of a sheet lies the sheet's shell; behind a face of a watertight mesh, none of whose parts
+        # faces inward, is inside. Only the faces of other closed parts need a second look.
         behind = np.ones(len(points), bool)
         if not self._trusted:
             behind[~on_sheet] = self.contains(points[~on_sheet] - PROBE * normals[~on_sheet])

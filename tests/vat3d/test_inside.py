@@ -185,6 +185,22 @@ def test_surface_that_is_mostly_hidden_is_still_sampled_in_full():
     assert (np.abs(stack.signed_distance(points)) < 1e-3).all()
 
 
+def test_an_inverted_part_that_sticks_out_is_sampled_outside_as_well():
+    """More of its corners inside another part than outside: it stays a cavity there, and a body where it sticks out."""
+    centre, radius = np.array([0.9, 0, 0]), 0.4
+    outer, inner = trimesh.creation.box((2, 1.2, 1)), trimesh.creation.icosphere(3, radius)
+    vertices = np.concatenate([outer.vertices, inner.vertices + centre])
+    given = canonical_mesh(vertices, np.concatenate([outer.faces, inner.faces[:, ::-1] + len(outer.vertices)]))
+    both = Solid(given)
+    points, normals = both.surface_samples(20_000)
+    assert both.contains(points - 1e-3 * normals).mean() > 0.995  # all but next to where the two parts meet
+    assert both.contains(points + 1e-3 * normals).mean() < 0.005
+    at = points * given.half_side + given.centre
+    cap = (np.linalg.norm(at - centre, axis=1) < radius + 1e-3) & (at[:, 0] > 1)
+    cap_area = 2 * np.pi * radius * (radius - 0.1)
+    assert cap.mean() == pytest.approx(cap_area / (outer.area + inner.area), rel=0.1)
+
+
 def test_training_surface_of_a_box_is_closed_and_at_the_right_place():
     vertices, faces = solid(BOX.vertices, BOX.faces).training_surface(32)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
