@@ -61,10 +61,10 @@ def common_meshes(runs: dict[str, Record]) -> dict[str, Record]:
 
 
 def curves(runs: dict[str, Record]) -> list[tuple[str, str, list[Record], list[int]]]:
-    """Label, method, meshes and budgets of every curve: ours at each effort, then Draco as in the last run."""
+    """Label, method, meshes and budgets of every curve: ours at each effort, then Draco as in the run of most budgets."""
     lines = [(f"vat3d, {effort}", "ours", run["meshes"], run["settings"]["budgets"]) for effort, run in runs.items()]
-    last = list(runs.values())[-1]
-    return [*lines, ("decimation + Draco", "draco", last["meshes"], last["settings"]["budgets"])]
+    longest = max(runs.values(), key=lambda run: len(run["settings"]["budgets"]))
+    return [*lines, ("decimation + Draco", "draco", longest["meshes"], longest["settings"]["budgets"])]
 
 
 def save_plot(runs: dict[str, Record], path: Path) -> None:
