@@ -61,7 +61,7 @@ def common_meshes(runs: dict[str, Record]) -> dict[str, Record]:
 
 
 def curves(runs: dict[str, Record]) -> list[tuple[str, str, list[Record], list[int]]]:
-    """Label, method, meshes and budgets of every curve: ours at each effort, then Draco as in the run of most budgets."""
+    """Label, method, meshes and budgets of every curve: ours at each effort, then Draco as in the longest run."""
     lines = [(f"vat3d, {effort}", "ours", run["meshes"], run["settings"]["budgets"]) for effort, run in runs.items()]
     longest = max(runs.values(), key=lambda run: len(run["settings"]["budgets"]))
     return [*lines, ("decimation + Draco", "draco", longest["meshes"], longest["settings"]["budgets"])]
