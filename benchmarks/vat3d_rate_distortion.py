@@ -188,7 +188,7 @@ def gallery(folder: Path, meshes: list[Record], tokenizer: MeshTokenizer, effort
     rows, captions = [], []
     for record in chosen:
         source = load_mesh(folder / record["file"])[:2]
-        row, texts = [source], [record["file"]]
+        row, texts = [source], [Path(record["file"]).stem[:24]]
         draco = best_at_budgets(source, GALLERY_BUDGETS)
         for budget in GALLERY_BUDGETS:
             stream = tokenizer.encode(source, budget, effort, progress=False)
