@@ -37,11 +37,11 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="open meshes and those of several pieces, too")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    objects: dict[str, Path] = {}
+    objects: set[str] = set()
     for item in pool_items(args.cache):
         path = Path(item.path)
         if item.group not in objects and split_share(item.group) < VALIDATION and (args.all or is_closed_body(path)):
-            objects[item.group] = path
+            objects.add(item.group)
             name = f"{item.source}_{item.group.replace(' ', '-')}{path.suffix.lower()}"
             shutil.copyfile(path, args.out / name)
             print(name, flush=True)

@@ -126,6 +126,19 @@ def embedded_models() -> dict[str, tuple[Path, TokenModel]]:
     }
 
 
+def embedded_model(model_id: str) -> tuple[Path, TokenModel]:
+    """Folder and token model of the embedded model that wrote a file.
+
+    Raises
+    ------
+    CodecError
+        The package does not carry it.
+    """
+    if model_id not in embedded_models():
+        raise CodecError(f"the file was written with model {model_id}, which is not here; name its model folder")
+    return embedded_models()[model_id]
+
+
 @dataclass(frozen=True, eq=False)
 class TokenStream:
     """An encoded mesh: ids per scale, where the mesh lies, and the model they belong to.
@@ -231,11 +244,7 @@ class TokenStream:
         """
         model_id, version, count, level, frame, payload = _parse(bytes(data))
         if model is None:
-            if model_id not in embedded_models():
-                raise CodecError(
-                    f"the file was written with model {model_id}, which is not here; name its model folder"
-                )
-            model = embedded_models()[model_id][1]
+            model = embedded_model(model_id)[1]
         elif model.model_id != model_id:
             raise CodecError(f"the file was written with model {model_id}, not with {model.model_id}; use that model")
         if count == 0:

@@ -32,6 +32,7 @@ from vat3d.stream import (
     LEVEL_STEP,
     TokenModel,
     TokenStream,
+    embedded_model,
     embedded_models,
     read_model_id,
     tokens_within,
@@ -39,7 +40,6 @@ from vat3d.stream import (
 
 if TYPE_CHECKING:
     import trimesh
-
 
 DEFAULT_MODEL = "default-5"
 SURFACE_POINTS = 8192
@@ -337,7 +337,4 @@ def tokenizer_for(data: bytes) -> MeshTokenizer:
     CodecError
         The file is damaged, or its model is not here.
     """
-    wanted = read_model_id(data)
-    if wanted not in embedded_models():
-        raise CodecError(f"the file was written with model {wanted}, which is not here; name its model folder")
-    return MeshTokenizer.from_pretrained(wanted)
+    return MeshTokenizer.from_pretrained(embedded_model(read_model_id(data))[0])
