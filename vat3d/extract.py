@@ -152,18 +152,19 @@ def _corner_values(field: GridField, cells: np.ndarray, side: int, iso: float) -
 
     Points on the border of the cube are outside, and no value is exactly zero.
     """
-    corners = cells + _offsets(side)[:, None]  # eight sorted runs, which a stable sort merges
-    points = np.sort(corners.ravel(), kind="stable")
-    points = points[np.concatenate([[True], points[1:] != points[:-1]])]
+    corners = (cells + _offsets(side)[:, None]).ravel()  # eight sorted runs, which a stable sort merges
+    order = np.argsort(corners, kind="stable")
+    corners = corners[order]
+    first = np.flatnonzero(np.concatenate([[True], corners[1:] != corners[:-1]]))
+    points = corners[first]
     where = _grid(points, side)
     values = field.at(points, side) - iso
     tiny = 1e-9
     values[((where == 0) | (where == side)).any(1) & (values < tiny)] = tiny
     values[values == 0] = tiny
-    at_corners = np.empty((len(cells), 8))
-    for corner, keys in enumerate(corners):
-        at_corners[:, corner] = values[np.searchsorted(points, keys)]
-    return at_corners
+    at_corners = np.empty(len(corners))
+    at_corners[order] = np.repeat(values, np.diff(first, append=len(corners)))
+    return np.ascontiguousarray(at_corners.reshape(8, -1).T)
 
 
 def _crossed(values: np.ndarray) -> np.ndarray:
