@@ -6,13 +6,14 @@ A level above 0 keeps thin parts from breaking, and gives a handful of tokens an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from setcore.mesh_metrics import sample_surface
+from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from vat3d.extract import Field, GridField
 from vat3d.refine import Target
 from vat3d.stream import LEVEL_STEP, LEVELS, TokenStream
@@ -23,19 +24,13 @@ NEAR = 0.02
 """Distance at which the F-score counts a point as met, in half-sides."""
 NOISE = 0.002
 """What an F-score must gain for a higher level to be taken; about twice the standard error with 30,000 samples."""
+SAMPLES, CELLS = 30_000, 128
+"""Samples of either surface, and the grid that users decode on by default."""
+ROUGH_SAMPLES, ROUGH_CELLS = 4_000, 64
+"""What an estimate looks at; on so rough a grid thin parts break."""
 
-
-@dataclass(frozen=True)
-class Look:
-    """How a decoding is measured while encoding: cells of the extraction grid, and samples on either surface."""
-
-    cells: int
-    samples: int
-
-
-ROUGH, FAIR, FINE = Look(64, 8_000), Look(64, 30_000), Look(128, 30_000)
-"""For levels at `fast` and those of prefixes; for what `fast` reports; for the level of a file otherwise, on a grid as
-fine as the one users decode on: thin parts that break at 64 cells made it too high."""
+Surface = Callable[[Field, int, int], tuple[NDArray[np.float64], NDArray[np.int64]]]
+"""Vertices and faces of a field, at a level, extracted on a grid of so many cells."""
 
 
 class Judge:
@@ -43,69 +38,89 @@ class Judge:
 
     Parameters
     ----------
-    original : callable
-        Gives so many points (n, 3) of that mesh's surface, in the frame of the file.
+    original : SurfaceSamples
+        `SAMPLES` of that mesh's surface, in the frame of the file.
     surface : callable
-        Vertices and faces of a field, at a level, extracted on a grid of so many cells.
     """
 
-    def __init__(
-        self,
-        original: Callable[[int], NDArray[np.float64]],
-        surface: Callable[[Field, int, int], tuple[NDArray[np.float64], NDArray[np.int64]]],
-    ) -> None:
+    def __init__(self, original: SurfaceSamples, surface: Surface) -> None:
         self._original, self._surface = original, surface
-        self._trees: dict[int, cKDTree] = {}
 
-    def f_score(self, field: Field, level: int, look: Look) -> float:
-        """Of the surface of `field` at `level`."""
-        decoded = sample_surface(*self._surface(field, level, look.cells), look.samples, any_order=False).points
-        if look.samples not in self._trees:
-            self._trees[look.samples] = cKDTree(self._original(look.samples))
-        original = self._trees[look.samples]
-        precision = float((original.query(decoded, distance_upper_bound=NEAR)[0] < NEAR).mean())
-        recall = float((cKDTree(decoded).query(original.data, distance_upper_bound=NEAR)[0] < NEAR).mean())
-        return round(2 * precision * recall / max(precision + recall, 1e-9), 4)
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self._original.points)
 
-    def best_level(self, field: Field, start: int, look: Look, between: bool = True) -> tuple[int, float]:
-        """The level of the best F-score, and that; upwards from `start` in twos, then those `between`, too."""
-        scores: dict[int, float] = {}
+    def f_scores(self, field: Field, closely: bool) -> Callable[[int], float]:
+        """The F-score by level: if `closely`, measured on what users decode; else estimated, much faster."""
+        known = GridField(field)  # levels share most of its values
+        return cache(self._measured(known) if closely else self._estimated(known))
 
-        def score(index: int) -> float:
-            if index not in scores:
-                scores[index] = self.f_score(field, LEVELS[index], look)
-            return scores[index]
+    def _measured(self, field: GridField) -> Callable[[int], float]:
+        def f_score(level: int) -> float:
+            decoded = sample_surface(*self._surface(field, level, CELLS), SAMPLES, any_order=False).points
+            return _f_score(_met(decoded, self._tree), _met(self._original.points, cKDTree(decoded)))
 
-        best = LEVELS.index(start)
-        while best + 2 < len(LEVELS) and score(best + 2) > score(best) + NOISE:
-            best += 2
-        if between:
-            beside = [index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)]
-            best = max(beside, key=lambda index: score(index) - NOISE * (index > best))
-        return LEVELS[best], score(best)
+        return f_score
+
+    def _estimated(self, field: GridField) -> Callable[[int], float]:
+        """Recall without a surface: a point is met if the field passes the level within `NEAR` of it, as seen at the
+        corners of an octahedron and its middle. So thin parts do not break, as they do on a rough grid, and one look
+        does for all levels. Precision is that of a rough surface's vertices."""
+        points, normals = self._original.points[:ROUGH_SAMPLES], self._original.normals[:ROUGH_SAMPLES]
+        first = np.cross(normals, np.eye(3)[np.abs(normals).argmin(1)])
+        first /= np.linalg.norm(first, axis=1, keepdims=True)
+        axes = np.stack([normals, first, np.cross(normals, first)])
+        probes = np.concatenate([points[None], points + NEAR * axes, points - NEAR * axes])
+        values = field(probes.reshape(-1, 3)).reshape(len(probes), -1)
+        low, high = values.min(0), values.max(0)
+
+        def f_score(level: int) -> float:
+            passed = (low <= level * LEVEL_STEP) & (high >= level * LEVEL_STEP)
+            return _f_score(_met(self._surface(field, level, ROUGH_CELLS)[0], self._tree), float(passed.mean()))
+
+        return f_score
+
+
+def _met(points: NDArray[np.float64], others: cKDTree) -> float:
+    """Share of points with another one within `NEAR`."""
+    return float((others.query(points, distance_upper_bound=NEAR)[0] < NEAR).mean())
+
+
+def _f_score(precision: float, recall: float) -> float:
+    return round(2 * precision * recall / max(precision + recall, 1e-9), 4)
+
+
+def best_level(score: Callable[[int], float], start: int, between: bool = True) -> int:
+    """The level of the best F-score; upwards from `start` in twos, then those `between`, too."""
+    best = LEVELS.index(start)
+    while best + 2 < len(LEVELS) and score(LEVELS[best + 2]) > score(LEVELS[best]) + NOISE:
+        best += 2
+    if between:
+        beside = [index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)]
+        best = max(beside, key=lambda index: score(LEVELS[index]) - NOISE * (index > best))
+    return LEVELS[best]
 
 
 def with_levels(
-    stream: TokenStream, field_of: Callable[[TokenStream], Field], judge: Judge, target: Target, every: bool
+    stream: TokenStream, field_of: Callable[[TokenStream], Field], judge: Judge, target: Target, closely: bool
 ) -> tuple[TokenStream, float]:
     """The stream with its levels, and its F-score: the last scale's level by F-score, others' alike.
 
-    With `every`, those of other scales are chosen by F-score, too. A handful of tokens often leaves nothing below the
-    level of the whole file; their own level is the one whose inside has the largest Dice coefficient with the mesh's.
+    `closely`, F-scores are measured, and other scales' levels chosen by F-score, too (by its estimate). A handful of
+    tokens often leaves nothing below the level of the whole file; their own level is the one whose inside has the
+    largest Dice coefficient with the mesh's.
     """
-    field = GridField(field_of(stream))  # levels share most of its values
-    last, score = judge.best_level(field, LEVELS[0], FINE if every else ROUGH)
-    if not every:
-        score = judge.f_score(field, last, FAIR)
-    levels = [last]
+    f_scores = judge.f_scores(field_of(stream), closely)
+    levels = [best_level(f_scores, LEVELS[0])]
+    score = f_scores(levels[0])
     for scales in range(len(stream.ids) - 1, 0, -1):
         prefix, level = stream.truncate(scales), levels[0]
-        if every or prefix.count < HANDFUL:
-            field = GridField(field_of(prefix))
+        if closely or prefix.count < HANDFUL:
+            field = field_of(prefix)
             if prefix.count < HANDFUL:
                 level = max(level, dice_level(field, target))
-            if every:
-                level, _ = judge.best_level(field, level, ROUGH, between=False)
+            if closely:
+                level = best_level(judge.f_scores(field, closely=False), level, between=False)
         levels.insert(0, level)
     return replace(stream, levels=tuple(levels)), score
 

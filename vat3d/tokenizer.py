@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setcore.mesh_metrics import sample_surface
+from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.errors import CodecError
 from vat3d.extract import Field, decimate, extract_surface
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import SHELL, Solid
-from vat3d.levels import FAIR, Judge, with_levels
+from vat3d.levels import SAMPLES, Judge, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS, Search, Target, refine
@@ -154,15 +154,19 @@ class MeshTokenizer:
         report: dict[str, Any] = {"notes": notes, **canonical.report, **solid.report, "effort": effort}
         report["reproducible"] = time_limit is None
         stream = TokenStream(self.model.split(flat), frame, self.model, report)
+        original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
         judge = Judge(
-            lambda count: place(
-                sample_surface(canonical.vertices, canonical.faces, count, seed=1, any_order=False).points
-            ),
+            SurfaceSamples(place(original.points), original.normals),
             lambda field, level, cells: self._surface(field, level, cells, box),
         )
+        closely = effort != "fast"
+        stream, score = with_levels(stream, self.field, judge, search.target, closely)
         if min_f_score is not None:
-            stream = self._fewest_scales(stream, judge, min_f_score)
-        stream, score = with_levels(stream, self.field, judge, search.target, every=effort != "fast")
+            for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):
+                shorter_score = judge.f_scores(self.field(shorter), closely)(shorter.level)
+                if shorter_score >= min_f_score:
+                    stream, score = shorter, shorter_score
+                    break
         stream.report["f_score@0.02"] = score
         stream.report.update(stream.sizes)
         return stream
@@ -179,13 +183,6 @@ class MeshTokenizer:
             "scales": list(config.scales),
             **self.facts,
         }
-
-    def _fewest_scales(self, stream: TokenStream, judge: Judge, wanted: float) -> TokenStream:
-        for scales in range(1, len(stream.ids)):
-            shorter = stream.truncate(scales)
-            if judge.f_score(self.field(shorter), shorter.level, FAIR) >= wanted:
-                return shorter
-        return stream
 
     @torch.inference_mode()
     def field(self, stream: TokenStream) -> Field:

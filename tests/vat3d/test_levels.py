@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from streams import token_stream
 
+from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from vat3d.extract import Field, extract_surface
-from vat3d.levels import FAIR, FINE, NOISE, ROUGH, Judge, Look, dice_level, with_levels
+from vat3d.levels import NOISE, SAMPLES, Judge, best_level, dice_level, with_levels
 from vat3d.refine import Target
 from vat3d.stream import LEVEL_STEP, LEVELS
 
@@ -18,10 +19,10 @@ def ball(radius: float) -> Field:
     return lambda points: np.linalg.norm(points, axis=1) - radius
 
 
-def sphere(count: int) -> NDArray[np.float64]:
-    """Points on a sphere of radius .7."""
-    points = np.random.default_rng(count).standard_normal((count, 3))
-    return 0.7 * points / np.linalg.norm(points, axis=1, keepdims=True)
+def sphere(radius: float = 0.7, centre: tuple[float, ...] = (0, 0, 0)) -> SurfaceSamples:
+    normals = np.random.default_rng(0).standard_normal((SAMPLES, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return SurfaceSamples(np.array(centre) + radius * normals, normals)
 
 
 def extracted(field: Field, level: int, cells: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -29,16 +30,16 @@ def extracted(field: Field, level: int, cells: int) -> tuple[NDArray[np.float64]
 
 
 class Told(Judge):
-    """Gives scores that are told, and remembers what was asked."""
+    """Gives scores that are told, and remembers whether they were to be measured."""
 
     def __init__(self, score: Callable[[int], float]) -> None:
-        super().__init__(sphere, extracted)
+        super().__init__(sphere(), extracted)
         self.score = score
-        self.asked: list[Look] = []
+        self.closely: list[bool] = []
 
-    def f_score(self, field: Field, level: int, look: Look) -> float:
-        self.asked.append(look)
-        return self.score(level)
+    def f_scores(self, field: Field, closely: bool) -> Callable[[int], float]:
+        self.closely.append(closely)
+        return self.score
 
 
 def volume_target() -> Target:
@@ -47,41 +48,66 @@ def volume_target() -> Target:
     return Target(torch.ones(1, 3), points, points.norm(dim=1) - 0.7, near=0)
 
 
+@pytest.mark.parametrize("closely", [False, True])
 @pytest.mark.parametrize(("error", "f_score"), [(0.0, 1.0), (0.008, 1.0), (-0.025, 0.0)])
-def test_f_score_of_a_sphere(error: float, f_score: float) -> None:
-    judge = Judge(sphere, extracted)
-    assert judge.f_score(ball(0.7 + error), 0, FAIR) == pytest.approx(f_score, abs=0.01)
-    assert judge.f_score(ball(0.7 + error - 0.009), 9, FAIR) == pytest.approx(f_score, abs=0.01)
+def test_f_score_of_a_sphere(error: float, f_score: float, closely: bool) -> None:
+    judge = Judge(sphere(), extracted)
+    assert judge.f_scores(ball(0.7 + error), closely)(0) == pytest.approx(f_score, abs=0.01)
+    assert judge.f_scores(ball(0.7 + error - 0.009), closely)(9) == pytest.approx(f_score, abs=0.01)
 
 
-def test_f_score_is_the_harmonic_mean_of_precision_and_recall() -> None:
+@pytest.mark.parametrize("closely", [False, True])
+def test_f_score_is_the_harmonic_mean_of_precision_and_recall(closely: bool) -> None:
     """Beside a second ball of the same size, half of what is decoded is wrong."""
-    side, centre = ball(0.2), np.array([0.5, 0, 0])
-    judge = Judge(lambda count: sphere(count) * (0.2 / 0.7) + centre, extracted)
+    offset = np.array([0.5, 0, 0])
+    judge, field = Judge(sphere(0.2, (0.5, 0, 0)), extracted), ball(0.2)
 
     def twice(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.minimum(side(points - centre), side(points + centre))
+        return np.minimum(field(points - offset), field(points + offset))
 
-    assert judge.f_score(twice, 0, FAIR) == pytest.approx(2 * 0.5 / 1.5, abs=0.01)
+    assert judge.f_scores(twice, closely)(0) == pytest.approx(2 * 0.5 / 1.5, abs=0.01)
+
+
+@pytest.mark.parametrize("closely", [False, True])
+def test_recall_counts_what_is_missing(closely: bool) -> None:
+    one, other = sphere(0.2, (0.5, 0, 0)), sphere(0.2, (-0.5, 0, 0))
+    pairs = ((one.points, other.points), (one.normals, other.normals))
+    judge = Judge(SurfaceSamples(*(np.stack(pair, 1).reshape(-1, 3) for pair in pairs)), extracted)
+    field = ball(0.2)
+    assert judge.f_scores(lambda at: field(at - [0.5, 0, 0]), closely)(0) == pytest.approx(2 * 0.5 / 1.5, abs=0.01)
+
+
+def test_an_estimate_keeps_the_thin_plate_that_its_grid_breaks() -> None:
+    """A tilted round plate a quarter of a cell thick: a rough grid loses half of it, users' grids do not."""
+    normal, half = np.array([2, 3, 6]) / 7, 0.004
+
+    def plate(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        height = points @ normal
+        return np.maximum(np.abs(height) - half, np.linalg.norm(points - height[:, None] * normal, axis=1) - 0.7)
+
+    judge = Judge(sample_surface(*extract_surface(plate, 256), SAMPLES), extracted)
+    assert judge.f_scores(plate, closely=True)(0) == pytest.approx(1, abs=0.01)
+    assert judge.f_scores(plate, closely=False)(0) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("best", LEVELS)
-@pytest.mark.parametrize("every", [False, True])
-def test_the_level_of_the_best_f_score_is_taken(best: int, every: bool) -> None:
+@pytest.mark.parametrize("closely", [False, True])
+def test_the_level_of_the_best_f_score_is_taken(best: int, closely: bool) -> None:
     judge = Told(lambda level: 1 - abs(LEVELS.index(level) - LEVELS.index(best)) / 20)
-    stream, score = with_levels(token_stream(), lambda _: ball(0.7), judge, volume_target(), every)
+    stream, score = with_levels(token_stream(), lambda _: ball(0.7), judge, volume_target(), closely)
     assert stream.level == best
     assert score == 1
-    assert judge.asked[0] == (FINE if every else ROUGH)
+    assert judge.closely[0] == closely
+    assert not any(judge.closely[1:])
 
 
 def test_a_level_is_not_raised_for_noise() -> None:
-    assert Told(lambda level: 0.9 + NOISE / 3 * level).best_level(ball(0.7), 0, FINE) == (0, 0.9)
+    assert best_level(lambda level: 0.9 + NOISE / 3 * level, 0) == 0
 
 
 def test_levels_are_asked_for_from_the_start_in_twos() -> None:
     asked = []
-    Told(lambda level: asked.append(level) or 0.5).best_level(ball(0.7), 2, ROUGH, between=False)
+    assert best_level(lambda level: asked.append(level) or 0.5, 2, between=False) == 2
     assert asked == [4, 2]
 
 
@@ -90,5 +116,5 @@ def test_a_handful_of_tokens_decodes_at_the_level_of_the_largest_overlap(level: 
     """Of a ball whose distances are decoded by a level's step too large."""
     field = ball(0.7 - level * LEVEL_STEP)
     assert dice_level(field, volume_target()) == level
-    stream, _ = with_levels(token_stream(), lambda _: field, Told(lambda _: 0.5), volume_target(), every=False)
+    stream, _ = with_levels(token_stream(), lambda _: field, Told(lambda _: 0.5), volume_target(), closely=False)
     assert stream.levels == (*[level] * (len(stream.ids) - 1), 0)
