@@ -28,6 +28,8 @@ SAMPLES, CELLS = 30_000, 128
 """Samples of either surface, and the grid that users decode on by default."""
 ROUGH_SAMPLES, ROUGH_CELLS = 4_000, 64
 """What an estimate looks at; on so rough a grid thin parts break."""
+DOUBT = 0.01
+"""Standard error of the difference of two estimates of one mesh."""
 
 Surface = Callable[[Field, int, int], tuple[NDArray[np.float64], NDArray[np.int64]]]
 """Vertices and faces of a field, at a level, extracted on a grid of so many cells."""
@@ -123,6 +125,18 @@ def with_levels(
                 level = best_level(judge.f_scores(field, closely=False), level, between=False)
         levels.insert(0, level)
     return replace(stream, levels=tuple(levels)), score
+
+
+def better(
+    stream: TokenStream, other: TokenStream, field_of: Callable[[TokenStream], Field], judge: Judge
+) -> TokenStream:
+    """`stream`, unless `other` has a clearly better F-score, each at its best level: loss and F-score may disagree."""
+
+    def estimate(one: TokenStream) -> float:
+        f_scores = judge.f_scores(field_of(one), closely=False)
+        return f_scores(best_level(f_scores, LEVELS[0]))
+
+    return other if estimate(other) > estimate(stream) + DOUBT else stream
 
 
 def dice_level(field: Field, target: Target) -> int:

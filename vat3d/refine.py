@@ -79,6 +79,11 @@ class Choice:
     price: float
     loss: float
 
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """The ids that fit."""
+        return self.ids[: self.kept]
+
 
 def falling_rate(first: float, step: int, steps: int) -> float:
     """Learning rate of vectors at step `step` of `steps`: a cosine from `first` down to a fiftieth."""
@@ -146,18 +151,18 @@ class Search:
 
 def refine(
     search: Search,
-    latent: Float[Tensor, "1 p r r c"],
+    start: Choice,
     schedule: Schedule,
     *,
     deadline: float | None = None,
     progress: bool = False,
-) -> NDArray[np.int64]:
-    """Improve an encoder's latent by gradient steps; returns the ids (count,) of the best state met.
+) -> Choice:
+    """Improve a choice of tokens by gradient steps; returns the best state met, by the loss on held samples.
 
     Parameters
     ----------
     search : Search
-    latent : tensor of shape (1, 3, r, r, c)
+    start : Choice
     schedule : Schedule
     deadline : float, optional
         A reading of `time.perf_counter` after which no further step is begun.
@@ -187,7 +192,7 @@ def refine(
 
     def move_freely(start: Choice) -> Choice:
         """What is chosen for the latent of vectors that need not be codes, if it is better."""
-        vectors = search.codebook[torch.from_numpy(start.ids[: start.kept])].clone().requires_grad_()
+        vectors = search.codebook[torch.from_numpy(start.tokens)].clone().requires_grad_()
 
         def loss(step: int, *samples: Tensor) -> Tensor:
             return search.field_error(search.latent(vectors), *samples)
@@ -222,13 +227,13 @@ def refine(
                 best = min(best, now, key=lambda choice: choice.loss)
         return best
 
-    best = search.choose_price(latent)
+    best = start
     if schedule.free_steps:
         best = move_freely(best)
     if schedule.steps:
         best = move_tokens(best)
     bar.close()
-    return best.ids[: best.kept]
+    return best
 
 
 def id_costs(tables: Tables, ids: NDArray[np.int64]) -> Tensor:

@@ -22,10 +22,10 @@ from vat3d.extract import Field, decimate, extract_surface
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import SHELL, Solid
-from vat3d.levels import SAMPLES, Judge, with_levels
+from vat3d.levels import SAMPLES, Judge, better, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
-from vat3d.refine import EFFORTS, Search, Target, refine
+from vat3d.refine import EFFORTS, Choice, Search, Target, refine
 from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
 from vat3d.stream import (
@@ -144,22 +144,29 @@ class MeshTokenizer:
             self.model.tables,
             seed,
         )
-        flat = refine(
+        start = search.choose_price(self._latent(solid, place, box, seed))
+        refined = refine(
             search,
-            self._latent(solid, place, box, seed),
+            start,
             schedule,
             deadline=None if time_limit is None else started + time_limit,
             progress=effort == "best" if progress is None else progress,
         )
         report: dict[str, Any] = {"notes": notes, **canonical.report, **solid.report, "effort": effort}
         report["reproducible"] = time_limit is None
-        stream = TokenStream(self.model.split(flat), frame, self.model, report)
+
+        def stream_of(choice: Choice) -> TokenStream:
+            return TokenStream(self.model.split(choice.tokens), frame, self.model, report)
+
         original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
         judge = Judge(
             SurfaceSamples(place(original.points), original.normals),
             lambda field, level, cells: self._surface(field, level, cells, box),
         )
         closely = effort != "fast"
+        stream = stream_of(refined)
+        if closely:
+            stream = better(stream, stream_of(start), self.field, judge)
         stream, score = with_levels(stream, self.field, judge, search.target, closely)
         if min_f_score is not None:
             for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):

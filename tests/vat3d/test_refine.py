@@ -50,7 +50,8 @@ def search(network: CodecNetwork, target: Target, tables: Tables | None = None, 
 
 
 def run(network: CodecNetwork, target: Target, schedule: Schedule, **options: float) -> np.ndarray:
-    return refine(search(network, target), start(network), schedule, **options)
+    task = search(network, target)
+    return refine(task, task.choose_price(start(network)), schedule, **options).tokens
 
 
 @pytest.mark.parametrize("schedule", [Schedule(50, 0, 256), Schedule(0, 50, 256), Schedule(20, 60, 256)])
