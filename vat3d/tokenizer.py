@@ -104,11 +104,12 @@ class MeshTokenizer:
         max_bytes : int
             Size of the file, header included.
         effort : {"fast", "normal", "best"}
-            One forward pass, or also a fixed number of refinement steps (up to about 20 s and 60 s on two cores).
+            One forward pass, or also a fixed number of refinement steps (up to about 20 s and 60 s on two cores), whose
+            result is kept unless its estimated F-score is clearly worse.
         seed : int
             Same mesh, seed and machine: same bytes.
         min_f_score : float, optional
-            Keep the fewest scales whose F-score at .02 reaches this, if `max_bytes` allows.
+            Keep the fewest scales whose F-score at .02, as `report` states it, reaches this, if `max_bytes` allows.
         time_limit : float, optional
             Seconds after which refinement stops; marks the stream as not reproducible.
         progress : bool, optional
@@ -118,7 +119,8 @@ class MeshTokenizer:
         -------
         TokenStream
             `report` holds what was found, repaired and closed, the F-score at .02 of what it decodes to against the
-            mesh as given (parts of it that no closed surface shows count against it), and sizes in bytes.
+            mesh as given (parts of it that no closed surface shows count against it; "fast" estimates it, to about
+            .02), and sizes in bytes.
 
         Raises
         ------
