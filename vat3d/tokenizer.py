@@ -18,11 +18,12 @@ from torch import Tensor
 from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.errors import CodecError
+from vat3d.evaluate import SAMPLES
 from vat3d.extract import Field, decimate, extract_surface
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import SHELL, Solid
-from vat3d.levels import SAMPLES, Judge, better, with_levels
+from vat3d.levels import Judge, better, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS, Choice, Search, Target, refine
@@ -167,7 +168,7 @@ class MeshTokenizer:
         )
         closely = effort != "fast"
         stream = stream_of(refined)
-        if closely:
+        if refined is not start:
             stream = better(stream, stream_of(start), self.field, judge)
         stream, score = with_levels(stream, self.field, judge, search.target, closely)
         if min_f_score is not None:

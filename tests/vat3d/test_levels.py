@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from streams import token_stream
 
 from setcore.mesh_metrics import SurfaceSamples, sample_surface
+from vat3d.evaluate import SAMPLES
 from vat3d.extract import Field, extract_surface
-from vat3d.levels import NOISE, SAMPLES, Judge, best_level, better, dice_level, with_levels
+from vat3d.levels import NOISE, Judge, best_level, better, dice_level, with_levels
 from vat3d.refine import Target
 from vat3d.stream import LEVEL_STEP, LEVELS, TokenStream
 

@@ -109,7 +109,7 @@ def test_the_reported_score_is_what_a_user_measures(tokenizer: MeshTokenizer, re
     given = trimesh.Trimesh(box.vertices, box.faces[removed:], process=False)
     stream = tokenizer.encode(given, 300, effort, time_limit=0.0)
     measured = evaluate(given, tokenizer.decode(stream))["f_score@0.02"]
-    assert stream.report["f_score@0.02"] == pytest.approx(measured, abs=0.03 if effort == "fast" else 0.01)
+    assert stream.report["f_score@0.02"] == pytest.approx(measured, abs=0.025 if effort == "fast" else 0.01)
 
 
 def test_truncation_decodes_coarser(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
