@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".vat"
 EFFORTS = ("fast", "normal", "best")
+FILLS = ("nonzero", "even-odd")
 PRESETS = ("small", "default", "paper")
 DEFAULT_MINUTES = 60.0
 
@@ -41,6 +42,9 @@ def _add_encode(commands: Any) -> None:
     command.add_argument("out", metavar="OUT", help=f"a {SUFFIX} file, or a folder for several")
     command.add_argument("--max-bytes", type=int, default=512, metavar="N", help="size of the file, header included")
     command.add_argument("--effort", choices=EFFORTS, default="normal", help="fast: one pass; best: up to a minute")
+    command.add_argument(
+        "--fill", choices=FILLS, help="overlapping parts as one body, or with every wall (default: the better F-score)"
+    )
     command.add_argument("--min-f-score", type=float, metavar="F", help="the fewest scales whose F-score reaches F")
     command.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop refining; not reproducible")
     _add_model(command)
@@ -74,8 +78,9 @@ def _encode(args: argparse.Namespace) -> None:
     for path, target in zip(inputs, targets, strict=True):
         try:
             stream = tokenizer.encode(
-                path, args.max_bytes, args.effort, args.seed, min_f_score=args.min_f_score, time_limit=args.time_limit
-            )
+                path, args.max_bytes, args.effort, args.seed,
+                fill=args.fill, min_f_score=args.min_f_score, time_limit=args.time_limit,
+            )  # fmt: skip
         except InputError as error:
             if not several:
                 raise
@@ -100,6 +105,8 @@ def _encoded_line(result: dict[str, Any]) -> str:
         if result["loose_faces"]:
             thin += f" and {result['loose_faces']} faces that bound nothing"
         parts.append(f"{thin} became shells of half-thickness {result['shell']}")
+    if result["fill"] == "even-odd":
+        parts.append("walls within other parts were kept, and where two parts overlap is empty (--fill even-odd)")
     return "; ".join([*parts, *result["notes"]])
 
 

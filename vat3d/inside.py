@@ -4,11 +4,12 @@ A mesh from the wild is a set of connected components. Closed ones (no open edge
 a solid, decided by the generalised winding number (Jacobson et al. 2013, fast form Barill et al. 2018): |w| > 1/2, so
 that a mesh that is inside out is the same solid. Open sheets, closed parts flatter than a shell, and faces of closed
 parts that bound nothing (a fin; a blade modelled as its two sides in one place), become shells of half-thickness
-`SHELL`. The solid is the union of both.
+`SHELL`. The solid is the union of both, or what lies in an odd number of parts: then walls within others show, too.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ HOLE = 0.01
 there): cracks, however long, and small openings close; a bowl, a hat or a vase with a wide neck stays a sheet."""
 FLAT = 0.002
 """A closed component with less volume than this times its area is a sheet."""
+NONZERO, EVEN_ODD = "nonzero", "even-odd"
+"""Fill rules, as graphics calls them: what lies in several parts is inside, or is so if their number is odd."""
+FILLS = (NONZERO, EVEN_ODD)
 PROBE = 2.0**-12
 """How far on both sides of the surface `surface_samples` looks to see which one is outside."""
 MOST_TRIED = 100_000
@@ -39,6 +43,9 @@ class Solid:
     Parameters
     ----------
     mesh : CanonicalMesh
+    fill : {"nonzero", "even-odd"}
+        Whether what lies in two parts is inside: the solid is what a set of overlapping parts fills; or it is not, and
+        the surface of the solid is that of all parts, walls within others included. All sheets together are one part.
 
     Attributes
     ----------
@@ -48,8 +55,8 @@ class Solid:
         needed one) and `closed`, true where no part needed one.
     """
 
-    def __init__(self, mesh: CanonicalMesh) -> None:
-        self.mesh = mesh
+    def __init__(self, mesh: CanonicalMesh, fill: str = NONZERO) -> None:
+        self.mesh, self.fill = mesh, fill
         closed, holed = _closed_components(mesh)
         in_closed = closed[mesh.component]
         loose, paired = _loose(mesh, in_closed)
@@ -72,6 +79,12 @@ class Solid:
             "closed": not len(self._open_faces),
         }
 
+    def filled(self, fill: str) -> Solid:
+        """The solid of the same mesh by a fill rule."""
+        other = copy(self)
+        other.fill = fill
+        return other
+
     def signed_distance(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Signed distance to the surface of the solid, negative inside.
 
@@ -83,7 +96,7 @@ class Solid:
         -------
         float64 array of shape (n,)
             Exact outside the solid and inside single parts; inside overlapping parts a distance to the nearest
-            sheet, which may lie within the solid.
+            sheet, which may lie within the solid unless the fill rule is "even-odd".
         """
         at = np.ascontiguousarray(points, np.float64)
         distance = np.full(len(at), np.inf)
@@ -92,7 +105,11 @@ class Solid:
             distance = np.where(self._wound(at), -distance, distance)
         if self._open_tree is not None:
             sheet = _distance(self._open_tree, self.mesh.vertices, self._open_faces, at) - SHELL
-            distance = np.minimum(distance, sheet)
+            if self.fill == EVEN_ODD:
+                inside = (distance < 0) != (sheet < 0)
+                distance = np.minimum(np.abs(distance), np.abs(sheet)) * np.where(inside, -1.0, 1.0)
+            else:
+                distance = np.minimum(distance, sheet)
         return distance
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -100,14 +117,15 @@ class Solid:
         at = np.ascontiguousarray(points, np.float64)
         inside = self._wound(at) if self._closed_tree is not None else np.zeros(len(at), bool)
         if self._open_tree is not None:
-            inside |= _distance(self._open_tree, self.mesh.vertices, self._open_faces, at) < SHELL
+            in_shell = _distance(self._open_tree, self.mesh.vertices, self._open_faces, at) < SHELL
+            inside = inside ^ in_shell if self.fill == EVEN_ODD else inside | in_shell
         return inside
 
     def surface_samples(self, n: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Points and outward normals on the surface of the solid.
 
         Area-uniform over the faces of closed parts and over the two offset sides of sheets (one side each where two
-        loose faces lie in one place); what lies inside another part is left out.
+        loose faces lie in one place); what lies inside another part is left out if such is inside.
 
         Returns
         -------
@@ -150,12 +168,16 @@ class Solid:
         if self._trusted and self.mesh.report["components"] == 1:
             return np.ones(len(points), bool), normals
         ahead = self.contains(points + PROBE * normals)
-        # Behind the offset of a sheet lies the sheet's shell; behind a face of a watertight mesh, none of whose parts
-        # faces inward, is inside. Only the faces of other closed parts need a second look.
-        behind = np.ones(len(points), bool)
-        if not self._trusted:
-            behind[~on_sheet] = self.contains(points[~on_sheet] - PROBE * normals[~on_sheet])
+        # Where every part counts, behind the offset of a sheet lies the sheet's shell, and behind a face of a
+        # watertight mesh, none of whose parts faces inward, is inside. All others need a second look.
+        unsure = np.ones(len(points), bool) if self.fill == EVEN_ODD else ~on_sheet & (not self._trusted)
+        behind = ~unsure
+        behind[unsure] = self.contains(points[unsure] - PROBE * normals[unsure])
         return ahead != behind, np.where((ahead & ~behind)[:, None], -normals, normals)
+
+    def hidden(self, points: NDArray[np.float64], normals: NDArray[np.float64], depth: float) -> NDArray[np.bool_]:
+        """Which points (n, 3) of the mesh have inside on both sides, `depth` away along their normals (n, 3)."""
+        return self.contains(points + depth * normals) & self.contains(points - depth * normals)
 
     def volume_fraction(self, n: int = 4096) -> float:
         """Share of the mesh's bounding box that is inside, from `n` fixed points."""
@@ -175,7 +197,8 @@ class Solid:
         return np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
 
     def _wound(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return _winding(self.mesh.vertices, self._closed_faces, points) > 0.5
+        wound = _winding(self.mesh.vertices, self._closed_faces, points)
+        return np.rint(wound) % 2 == 1 if self.fill == EVEN_ODD else wound > 0.5
 
 
 def _winding(

@@ -58,6 +58,11 @@ class Judge:
         known = GridField(field)  # levels share most of its values
         return cache(self._measured(known) if closely else self._estimated(known))
 
+    def estimate(self, field: Field) -> float:
+        """The estimated F-score at the best level."""
+        f_scores = self.f_scores(field, closely=False)
+        return f_scores(best_level(f_scores, LEVELS[0]))
+
     def _measured(self, field: GridField) -> Callable[[int], float]:
         def f_score(level: int) -> float:
             decoded = sample_surface(*self._surface(field, level, CELLS), SAMPLES, any_order=False).points
@@ -126,18 +131,6 @@ def with_levels(
                 level = best_level(judge.f_scores(field, closely=False), level, between=False)
         levels.insert(0, level)
     return replace(stream, levels=tuple(levels)), score
-
-
-def better(
-    stream: TokenStream, other: TokenStream, field_of: Callable[[TokenStream], Field], judge: Judge
-) -> TokenStream:
-    """`stream`, unless `other` has a clearly better F-score, each at its best level: loss and F-score may disagree."""
-
-    def estimate(one: TokenStream) -> float:
-        f_scores = judge.f_scores(field_of(one), closely=False)
-        return f_scores(best_level(f_scores, LEVELS[0]))
-
-    return other if estimate(other) > estimate(stream) + DOUBT else stream
 
 
 def dice_level(field: Field, target: Target) -> int:

@@ -7,6 +7,8 @@ the frame as the file's header holds it, so that encoder and decoder agree to th
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +19,16 @@ from torch import Tensor
 
 from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from setcore.seeding import derive_seed, numpy_generator
-from vat3d.errors import CodecError
+from vat3d.errors import CodecError, MeshError
 from vat3d.evaluate import SAMPLES
 from vat3d.extract import Field, decimate, extract_surface
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
-from vat3d.inside import SHELL, Solid
-from vat3d.levels import Judge, better, with_levels
+from vat3d.inside import EVEN_ODD, FILLS, NONZERO, SHELL, Solid
+from vat3d.levels import DOUBT, NEAR, Judge, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
-from vat3d.refine import EFFORTS, Choice, Search, Target, refine
+from vat3d.refine import EFFORTS, Choice, Schedule, Search, Target, refine
 from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
 from vat3d.stream import (
@@ -47,6 +49,11 @@ SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 """Near-surface and volume samples of a mesh that the search for its tokens sees."""
 NEAR_SIGMAS = (0.01, 0.04)
+HIDDEN, HIDDEN_SAMPLES = 0.03, 1000
+"""Share of a mesh's surface, and of how many samples of it, that must lie within parts for the even-odd rule to be
+tried, too."""
+TRIAL = 20
+"""Steps on free vectors after which the fill rules are compared; they count as steps of the effort."""
 TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
 
@@ -92,6 +99,7 @@ class MeshTokenizer:
         effort: str = "normal",
         seed: int = 0,
         *,
+        fill: str | None = None,
         min_f_score: float | None = None,
         time_limit: float | None = None,
         progress: bool | None = None,
@@ -109,6 +117,10 @@ class MeshTokenizer:
             result is kept unless its estimated F-score is clearly worse.
         seed : int
             Same mesh, seed and machine: same bytes.
+        fill : {"nonzero", "even-odd"}, optional
+            What overlapping parts stand for: the space they fill together, or what lies in an odd number of them, so
+            that walls within others are kept, and where two overlap is empty. By default the latter where parts hide
+            others and it has the better estimated F-score; `report` says which.
         min_f_score : float, optional
             Keep the fewest scales whose F-score at .02, as `report` states it, reaches this, if `max_bytes` allows.
         time_limit : float, optional
@@ -128,10 +140,11 @@ class MeshTokenizer:
         MeshError
             The mesh cannot be read or bounds nothing.
         CodecError
-            Not even the first scale fits, or `effort` is unknown.
+            Not even the first scale fits, or `effort` or `fill` is unknown.
         """
-        if effort not in EFFORTS:
-            raise CodecError(f"unknown effort {effort!r}; choose one of {', '.join(EFFORTS)}")
+        for name, value, known in (("effort", effort, EFFORTS), ("fill", fill or NONZERO, FILLS)):
+            if value not in known:
+                raise CodecError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
         started = time.perf_counter()
         vertices, faces, notes = load_mesh(mesh)
         canonical = canonical_mesh(vertices, faces)
@@ -139,38 +152,52 @@ class MeshTokenizer:
         frame = _frame(canonical)
         place = _Place(canonical, frame)
         box = network_box(frame)
-        schedule = EFFORTS[effort]
-        search = Search(
-            self.network,
-            _target(solid, place, box, seed, *(FAST_SAMPLES if effort == "fast" else SLOW_SAMPLES)),
-            lambda ids: tokens_within(ids, frame, self.model, max_bytes),
-            self.model.tables,
-            seed,
-        )
-        start = search.choose_price(self._latent(solid, place, box, seed))
-        refined = refine(
-            search,
-            start,
-            schedule,
-            deadline=None if time_limit is None else started + time_limit,
-            progress=effort == "best" if progress is None else progress,
-        )
         report: dict[str, Any] = {"notes": notes, **canonical.report, **solid.report, "effort": effort}
         report["reproducible"] = time_limit is None
-
-        def stream_of(choice: Choice) -> TokenStream:
-            return TokenStream(self.model.split(choice.tokens), frame, self.model, report)
-
         original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
         judge = Judge(
             SurfaceSamples(place(original.points), original.normals),
             lambda field, level, cells: self._surface(field, level, cells, box),
         )
+
+        def stream_of(choice: Choice) -> TokenStream:
+            return TokenStream(self.model.split(choice.tokens), frame, self.model, report)
+
+        def improve(search: Search, start: Choice, schedule: Schedule, progress: bool = False) -> Choice:
+            deadline = None if time_limit is None else started + time_limit
+            return refine(search, start, schedule, deadline=deadline, progress=progress)
+
+        def estimate(choice: Choice) -> float:
+            return judge.estimate(self.field(stream_of(choice)))
+
+        def attempt(fill: str, trial: Schedule) -> _Attempt:
+            filled, samples = solid.filled(fill), FAST_SAMPLES if effort == "fast" else SLOW_SAMPLES
+            search = Search(
+                self.network,
+                _target(filled, place, box, seed, *samples),
+                lambda ids: tokens_within(ids, frame, self.model, max_bytes),
+                self.model.tables,
+                seed,
+            )
+            start = search.choose_price(self._latent(filled, place, box, seed))
+            return _Attempt(fill, search, start, improve(search, start, trial))
+
+        schedule = EFFORTS[effort]
+        if fill is None and _hidden(solid, original) > HIDDEN:
+            trial = Schedule(min(TRIAL, schedule.free_steps), 0)
+            schedule = replace(schedule, free_steps=schedule.free_steps - len(FILLS) * trial.free_steps)
+            attempts = [attempt(NONZERO, trial)]
+            with suppress(MeshError):  # parts in one place cancel each other
+                attempts.append(attempt(EVEN_ODD, trial))
+            chosen = max(attempts, key=lambda one: estimate(one.choice))
+        else:
+            chosen = attempt(fill or NONZERO, Schedule(0, 0))
+        report["fill"], search, start = chosen.fill, chosen.search, chosen.start
+        refined = improve(search, chosen.choice, schedule, effort == "best" if progress is None else progress)
+        if refined is not start and estimate(start) > estimate(refined) + DOUBT:
+            refined = start
         closely = effort != "fast"
-        stream = stream_of(refined)
-        if refined is not start:
-            stream = better(stream, stream_of(start), self.field, judge)
-        stream, score = with_levels(stream, self.field, judge, search.target, closely)
+        stream, score = with_levels(stream_of(refined), self.field, judge, search.target, closely)
         if min_f_score is not None:
             for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):
                 shorter_score = judge.f_scores(self.field(shorter), closely)(shorter.level)
@@ -254,6 +281,16 @@ class MeshTokenizer:
         return trimesh.Trimesh(stream.frame.to_input(vertices), triangles, process=False)
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """The tokens of a mesh filled by one rule: the encoder's, and what was made of them so far."""
+
+    fill: str
+    search: Search
+    start: Choice
+    choice: Choice
+
+
 class _Place:
     """Points of a canonical mesh's frame, moved into the frame as the header holds it."""
 
@@ -268,6 +305,14 @@ class _Place:
 def _frame(mesh: CanonicalMesh) -> Frame:
     extent = np.abs(mesh.vertices).max(0) * mesh.half_side
     return Frame.from_box(mesh.centre - extent, mesh.centre + extent)
+
+
+def _hidden(solid: Solid, surface: SurfaceSamples) -> float:
+    """Share of the mesh's surface that lies so deep within parts that the solid's surface is not near it."""
+    if solid.mesh.report["components"] == 1:
+        return 0.0
+    points, normals = surface.points[:HIDDEN_SAMPLES], surface.normals[:HIDDEN_SAMPLES]
+    return float(solid.hidden(points, normals, NEAR).mean())
 
 
 def network_box(frame: Frame) -> Tensor:

@@ -13,6 +13,7 @@ from setcore.checkpoint import save_model
 from vat3d import MeshTokenizer
 from vat3d.cli import build_parser, main
 from vat3d.generator import GeneratorConfig, ScaleTransformer
+from vat3d.inside import FILLS
 
 MODEL = str(DATA / "tiny")
 
@@ -91,6 +92,16 @@ def test_encode_says_what_was_closed_and_what_became_a_shell(
     said = capsys.readouterr().out
     assert "cracks and small holes of 1 parts were closed" in said
     assert "1 open parts and 1 faces that bound nothing became shells" in said
+
+
+def test_encode_says_which_walls_were_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    parts = [trimesh.creation.box((2, 1.2, 1)), trimesh.creation.icosphere(3, 0.4)]
+    trimesh.util.concatenate(parts).export(tmp_path / "in.ply")
+    command = ["encode", str(tmp_path / "in.ply"), str(tmp_path / "out.vat"), "--model", MODEL, "--effort", "fast"]
+    for fill in FILLS:
+        capsys.readouterr()
+        assert main([*command, "--fill", fill]) == 0
+        assert ("walls within other parts were kept" in capsys.readouterr().out) == (fill == "even-odd")
 
 
 def test_a_folder_in_a_folder_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

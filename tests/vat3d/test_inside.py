@@ -7,7 +7,7 @@ import pytest
 import trimesh
 
 from vat3d.errors import MeshError
-from vat3d.inside import SHELL, Solid
+from vat3d.inside import EVEN_ODD, NONZERO, SHELL, Solid
 from vat3d.repair import canonical_mesh
 
 RNG = np.random.default_rng(0)
@@ -163,6 +163,66 @@ def test_surface_samples_lie_on_the_outer_surface_only():
     assert (np.minimum(np.abs(outer - 1), np.abs(knob - 0.4)) < 0.01).all()
     on_sphere = (np.abs(outer - 1) < 0.01) & (knob > 0.45)
     assert (np.einsum("ij,ij->i", points, normals)[on_sphere] > 0.9).all()
+
+
+def crossing(*parts: trimesh.Trimesh) -> Solid:
+    """Parts in one mesh, by the even-odd rule; their bounding box must be centred, with half-side 1."""
+    first = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    together = solid(
+        np.concatenate([part.vertices for part in parts]),
+        np.concatenate([part.faces + start for part, start in zip(parts, first, strict=False)]),
+    )
+    np.testing.assert_allclose(together.mesh.centre, 0, atol=1e-12)
+    assert together.mesh.half_side == pytest.approx(1)
+    return together.filled(EVEN_ODD)
+
+
+TURNED = trimesh.creation.box((0.3, 1.6, 0.4))
+TURNED_HALF = np.array([0.15, 0.8, 0.2])
+
+
+def test_even_odd_keeps_every_wall():
+    """Two boxes that cross: outside where they overlap, and every point of both surfaces is on the border."""
+    both = crossing(BOX, TURNED)
+    one, other = box_distance(POINTS, HALF), box_distance(POINTS, TURNED_HALF)
+    inside = (one < 0) != (other < 0)
+    np.testing.assert_array_equal(both.contains(POINTS), inside)
+    expected = np.minimum(np.abs(one), np.abs(other)) * np.where(inside, -1, 1)
+    np.testing.assert_allclose(both.signed_distance(POINTS), expected, atol=1e-6)
+    assert (one[inside] < 0).any()
+    assert (np.maximum(one, other) < 0).any()
+
+    points, normals = both.surface_samples(20_000, seed=1)
+    hidden = np.minimum(box_distance(points, HALF), box_distance(points, TURNED_HALF)) < -1e-6
+    overlap = 2 * (0.3 * 1 + 0.3 * 0.4 + 1 * 0.4)  # the surface of what both fill
+    assert hidden.mean() == pytest.approx(overlap / (BOX.area + TURNED.area), abs=0.01)
+    assert both.contains(points - 1e-4 * normals).mean() > 0.99
+    assert both.contains(points + 1e-4 * normals).mean() < 0.01
+
+
+def test_even_odd_cuts_the_shell_of_a_sheet_out_of_a_box():
+    """A sheet that crosses a box shows on both sides of the box's wall, as a shell outside and as a slit inside."""
+    sheet = trimesh.Trimesh([[0, -0.9, -0.2], [0, 0.9, -0.2], [0, 0.9, 0.2], [0, -0.9, 0.2]], [[0, 1, 2], [0, 2, 3]])
+    both = crossing(BOX, sheet)
+    nearest = np.clip(POINTS, [0, -0.9, -0.2], [0, 0.9, 0.2])
+    shell, box = np.linalg.norm(POINTS - nearest, axis=1) - SHELL, box_distance(POINTS, HALF)
+    inside = (shell < 0) != (box < 0)
+    np.testing.assert_array_equal(both.contains(POINTS), inside)
+    expected = np.minimum(np.abs(shell), np.abs(box)) * np.where(inside, -1, 1)
+    np.testing.assert_allclose(both.signed_distance(POINTS), expected, atol=1e-6)
+    points, normals = both.surface_samples(20_000, seed=1)
+    slit = (np.abs(points[:, 0]) < 0.01) & (np.abs(points[:, 1]) < 0.49)
+    assert slit.mean() == pytest.approx(2 * 0.98 * 0.4 / (BOX.area + 2 * 1.8 * 0.4), abs=0.01)
+    assert both.contains(points - 1e-4 * normals).mean() > 0.99
+    assert both.contains(points + 1e-4 * normals).mean() < 0.01
+
+
+def test_hidden_points_lie_within_other_parts():
+    both, overlap = crossing(BOX, TURNED), 2 * (0.3 * 1 + 0.3 * 0.4 + 1 * 0.4)
+    points, normals = both.surface_samples(20_000)
+    covered = both.filled(NONZERO).hidden(points, normals, depth=1e-3)
+    assert covered.mean() == pytest.approx(overlap / (BOX.area + TURNED.area), abs=0.01)
+    assert both.hidden(points, normals, depth=1e-3).mean() < 0.005
 
 
 def test_surface_samples_are_area_uniform_and_seeded():

@@ -11,6 +11,7 @@ from make_tiny_model import DATA, golden_meshes
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.errors import MeshError
+from vat3d.inside import FILLS
 from vat3d.tokenizer import fit_box, tokenizer_for
 
 
@@ -94,6 +95,37 @@ def test_open_sheets_become_shells(tokenizer: MeshTokenizer) -> None:
     assert side_error(sheet, mesh) < 0.02
 
 
+def test_the_better_fill_rule_is_taken_where_parts_hide_others(tokenizer: MeshTokenizer) -> None:
+    parts = [trimesh.creation.box((2, 1.2, 1)), trimesh.creation.icosphere(3, 0.4), trimesh.creation.icosphere(2, 0.2)]
+    given = trimesh.util.concatenate(parts)
+    streams = {fill: tokenizer.encode(given, 300, "fast", fill=fill) for fill in FILLS}
+    scores = {fill: stream.report["f_score@0.02"] for fill, stream in streams.items()}
+    assert scores["nonzero"] != scores["even-odd"]
+    better = max(scores, key=scores.__getitem__)
+    found = tokenizer.encode(given, 300, "fast")
+    assert found.report["fill"] == better
+    assert found.to_bytes() == streams[better].to_bytes()
+
+
+def test_parts_that_hide_nothing_are_one_body(tokenizer: MeshTokenizer) -> None:
+    given = trimesh.util.concatenate([trimesh.creation.box((2, 1, 1)), trimesh.creation.icosphere(3, 0.4)])
+    given.vertices[8:] += [0, 0, 1]
+    found = tokenizer.encode(given, 200, "fast")
+    assert found.report["fill"] == "nonzero"
+    assert found.to_bytes() == tokenizer.encode(given, 200, "fast", fill="nonzero").to_bytes()
+
+
+def test_parts_in_one_place_do_not_cancel(tokenizer: MeshTokenizer) -> None:
+    """A box in a box, both twice: by the even-odd rule nothing is left of them."""
+    box = trimesh.creation.box((2, 1, 1))
+    boxes = [box, box.subdivide()]
+    given = trimesh.util.concatenate(boxes + [part.copy().apply_scale(0.7) for part in boxes])
+    stream = tokenizer.encode(given, 200, "fast")
+    assert stream.report["fill"] == "nonzero"
+    with pytest.raises(MeshError, match="cancel"):
+        tokenizer.encode(given, 200, "fast", fill="even-odd")
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_tiny_and_huge_meshes(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, scale: float) -> None:
     moved = trimesh.Trimesh(np.asarray(ellipsoid.vertices) * scale, ellipsoid.faces, process=False)
@@ -147,6 +179,8 @@ def test_bad_requests(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, tmp_
         tokenizer.encode(ellipsoid, 20, "fast")
     with pytest.raises(CodecError, match="effort"):
         tokenizer.encode(ellipsoid, 200, "extreme")
+    with pytest.raises(CodecError, match="fill"):
+        tokenizer.encode(ellipsoid, 200, "fast", fill="odd")
     with pytest.raises(MeshError):
         tokenizer.encode((np.zeros((3, 3)), np.array([[0, 1, 2]])), 200, "fast")
     with pytest.raises(CheckpointError):
