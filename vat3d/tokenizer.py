@@ -52,8 +52,8 @@ NEAR_SIGMAS = (0.01, 0.04)
 HIDDEN, HIDDEN_SAMPLES = 0.03, 1000
 """Share of a mesh's surface, and of how many samples of it, that must lie within parts for the even-odd rule to be
 tried, too."""
-TRIAL = 20
-"""Steps on free vectors after which the fill rules are compared; they count as steps of the effort."""
+TRIAL = 12
+"""Steps on free vectors after which the fill rules are compared; those of the chosen one are part of its effort."""
 TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
 
@@ -185,7 +185,7 @@ class MeshTokenizer:
         schedule = EFFORTS[effort]
         if fill is None and _hidden(solid, original) > HIDDEN:
             trial = Schedule(min(TRIAL, schedule.free_steps), 0)
-            schedule = replace(schedule, free_steps=schedule.free_steps - len(FILLS) * trial.free_steps)
+            schedule = replace(schedule, free_steps=schedule.free_steps - trial.free_steps)
             attempts = [attempt(NONZERO, trial)]
             with suppress(MeshError):  # parts in one place cancel each other
                 attempts.append(attempt(EVEN_ODD, trial))
