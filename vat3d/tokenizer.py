@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ HIDDEN, HIDDEN_SAMPLES = 0.03, 1000
 """Share of a mesh's surface, and of how many samples of it, that must lie within parts for the even-odd rule to be
 tried, too."""
 TRIAL = 12
-"""Steps on free vectors after which the fill rules are compared; those of the chosen one are part of its effort."""
+"""Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
 TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
 
@@ -170,7 +170,7 @@ class MeshTokenizer:
         def estimate(choice: Choice) -> float:
             return judge.estimate(self.field(stream_of(choice)))
 
-        def attempt(fill: str, trial: Schedule) -> _Attempt:
+        def attempt(fill: str) -> _Attempt:
             filled, samples = solid.filled(fill), FAST_SAMPLES if effort == "fast" else SLOW_SAMPLES
             search = Search(
                 self.network,
@@ -179,21 +179,19 @@ class MeshTokenizer:
                 self.model.tables,
                 seed,
             )
-            start = search.choose_price(self._latent(filled, place, box, seed))
-            return _Attempt(fill, search, start, improve(search, start, trial))
+            return _Attempt(fill, search, search.choose_price(self._latent(filled, place, box, seed)))
 
         schedule = EFFORTS[effort]
         if fill is None and _hidden(solid, original) > HIDDEN:
             trial = Schedule(min(TRIAL, schedule.free_steps), 0)
-            schedule = replace(schedule, free_steps=schedule.free_steps - trial.free_steps)
-            attempts = [attempt(NONZERO, trial)]
+            attempts = [attempt(NONZERO)]
             with suppress(MeshError):  # parts in one place cancel each other
-                attempts.append(attempt(EVEN_ODD, trial))
-            chosen = max(attempts, key=lambda one: estimate(one.choice))
+                attempts.append(attempt(EVEN_ODD))
+            chosen = max(attempts, key=lambda one: estimate(improve(one.search, one.start, trial)))
         else:
-            chosen = attempt(fill or NONZERO, Schedule(0, 0))
+            chosen = attempt(fill or NONZERO)
         report["fill"], search, start = chosen.fill, chosen.search, chosen.start
-        refined = improve(search, chosen.choice, schedule, effort == "best" if progress is None else progress)
+        refined = improve(search, start, schedule, effort == "best" if progress is None else progress)
         if refined is not start and estimate(start) > estimate(refined) + DOUBT:
             refined = start
         closely = effort != "fast"
@@ -283,12 +281,11 @@ class MeshTokenizer:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The tokens of a mesh filled by one rule: the encoder's, and what was made of them so far."""
+    """The encoder's tokens of a mesh that is filled by one rule."""
 
     fill: str
     search: Search
     start: Choice
-    choice: Choice
 
 
 class _Place:
