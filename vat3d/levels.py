@@ -133,6 +133,13 @@ def with_levels(
     return replace(stream, levels=tuple(levels)), score
 
 
+def better(
+    stream: TokenStream, other: TokenStream, field_of: Callable[[TokenStream], Field], judge: Judge
+) -> TokenStream:
+    """`stream`, unless `other` has a clearly better F-score, each at its best level: loss and F-score may disagree."""
+    return other if judge.estimate(field_of(other)) > judge.estimate(field_of(stream)) + DOUBT else stream
+
+
 def dice_level(field: Field, target: Target) -> int:
     """The level whose inside overlaps most with the mesh's, by the target's volume samples."""
     decoded = field(target.points[target.near :].numpy())

@@ -25,7 +25,7 @@ from vat3d.extract import Field, decimate, extract_surface
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import EVEN_ODD, FILLS, NONZERO, SHELL, Solid
-from vat3d.levels import DOUBT, NEAR, Judge, with_levels
+from vat3d.levels import NEAR, Judge, better, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS, Choice, Schedule, Search, Target, refine
@@ -167,9 +167,6 @@ class MeshTokenizer:
             deadline = None if time_limit is None else started + time_limit
             return refine(search, start, schedule, deadline=deadline, progress=progress)
 
-        def estimate(choice: Choice) -> float:
-            return judge.estimate(self.field(stream_of(choice)))
-
         def attempt(fill: str) -> _Attempt:
             filled, samples = solid.filled(fill), FAST_SAMPLES if effort == "fast" else SLOW_SAMPLES
             search = Search(
@@ -184,18 +181,23 @@ class MeshTokenizer:
         schedule = EFFORTS[effort]
         if fill is None and _hidden(solid, original) > HIDDEN:
             trial = Schedule(min(TRIAL, schedule.free_steps), 0)
+
+            def promise(one: _Attempt) -> float:
+                return judge.estimate(self.field(stream_of(improve(one.search, one.start, trial))))
+
             attempts = [attempt(NONZERO)]
             with suppress(MeshError):  # parts in one place cancel each other
                 attempts.append(attempt(EVEN_ODD))
-            chosen = max(attempts, key=lambda one: estimate(improve(one.search, one.start, trial)))
+            chosen = max(attempts, key=promise)
         else:
             chosen = attempt(fill or NONZERO)
         report["fill"], search, start = chosen.fill, chosen.search, chosen.start
         refined = improve(search, start, schedule, effort == "best" if progress is None else progress)
-        if refined is not start and estimate(start) > estimate(refined) + DOUBT:
-            refined = start
+        stream = stream_of(refined)
+        if refined is not start:
+            stream = better(stream, stream_of(start), self.field, judge)
         closely = effort != "fast"
-        stream, score = with_levels(stream_of(refined), self.field, judge, search.target, closely)
+        stream, score = with_levels(stream, self.field, judge, search.target, closely)
         if min_f_score is not None:
             for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):
                 shorter_score = judge.f_scores(self.field(shorter), closely)(shorter.level)

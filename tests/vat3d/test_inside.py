@@ -167,11 +167,8 @@ def test_surface_samples_lie_on_the_outer_surface_only():
 
 def crossing(*parts: trimesh.Trimesh) -> Solid:
     """Parts in one mesh, by the even-odd rule; their bounding box must be centred, with half-side 1."""
-    first = np.cumsum([0, *(len(part.vertices) for part in parts)])
-    together = solid(
-        np.concatenate([part.vertices for part in parts]),
-        np.concatenate([part.faces + start for part, start in zip(parts, first, strict=False)]),
-    )
+    given = trimesh.util.concatenate(parts)
+    together = solid(given.vertices, given.faces)
     np.testing.assert_allclose(together.mesh.centre, 0, atol=1e-12)
     assert together.mesh.half_side == pytest.approx(1)
     return together.filled(EVEN_ODD)

@@ -11,9 +11,9 @@ from streams import token_stream
 from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from vat3d.evaluate import SAMPLES
 from vat3d.extract import Field, extract_surface
-from vat3d.levels import NOISE, Judge, best_level, dice_level, with_levels
+from vat3d.levels import NOISE, Judge, best_level, better, dice_level, with_levels
 from vat3d.refine import Target
-from vat3d.stream import LEVEL_STEP, LEVELS
+from vat3d.stream import LEVEL_STEP, LEVELS, TokenStream
 
 
 def ball(radius: float) -> Field:
@@ -127,3 +127,16 @@ def test_an_estimate_is_of_the_best_level() -> None:
     assert judge.f_scores(small, closely=False)(0) < 0.5
     assert judge.estimate(small) > 0.95
     assert judge.estimate(ball(0.66)) == 0
+
+
+def test_the_clearly_better_of_two_streams_is_taken() -> None:
+    good, same, bad = token_stream(), token_stream(), token_stream()
+    judge = Judge(sphere(), extracted)
+
+    def field_of(stream: TokenStream) -> Field:
+        return ball(0.67 if stream is bad else 0.7)
+
+    assert better(good, bad, field_of, judge) is good
+    assert better(bad, good, field_of, judge) is good
+    assert better(good, same, field_of, judge) is good
+    assert better(same, good, field_of, judge) is same
