@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from setcore.mesh_metrics import SurfaceSamples
 from setcore.seeding import numpy_generator
 from vat3d.errors import MeshError
 from vat3d.repair import CanonicalMesh, edge_table, face_areas_normals, signed_volumes
@@ -31,6 +32,8 @@ FLAT = 0.002
 NONZERO, EVEN_ODD = "nonzero", "even-odd"
 """Fill rules, as graphics calls them: what lies in several parts is inside, or is so if their number is odd."""
 FILLS = (NONZERO, EVEN_ODD)
+HIDDEN, HIDDEN_SAMPLES, DEEP = 0.03, 1000, 0.02
+"""A mesh hides parts if more than this share of so many samples of its surface has inside on both sides so far away."""
 PROBE = 2.0**-12
 """How far on both sides of the surface `surface_samples` looks to see which one is outside."""
 MOST_TRIED = 100_000
@@ -178,6 +181,13 @@ class Solid:
     def hidden(self, points: NDArray[np.float64], normals: NDArray[np.float64], depth: float) -> NDArray[np.bool_]:
         """Which points (n, 3) of the mesh have inside on both sides, `depth` away along their normals (n, 3)."""
         return self.contains(points + depth * normals) & self.contains(points - depth * normals)
+
+    def hides_parts(self, surface: SurfaceSamples) -> bool:
+        """Whether much of the mesh's surface, of which these are samples in random order, lies deep within parts."""
+        if self.mesh.report["components"] == 1:
+            return False
+        points, normals = surface.points[:HIDDEN_SAMPLES], surface.normals[:HIDDEN_SAMPLES]
+        return float(self.hidden(points, normals, DEEP).mean()) > HIDDEN
 
     def volume_fraction(self, n: int = 4096) -> float:
         """Share of the mesh's bounding box that is inside, from `n` fixed points."""

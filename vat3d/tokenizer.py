@@ -25,7 +25,7 @@ from vat3d.extract import Field, decimate, extract_surface
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import EVEN_ODD, FILLS, NONZERO, SHELL, Solid
-from vat3d.levels import NEAR, Judge, better, with_levels
+from vat3d.levels import Judge, better, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS, Choice, Schedule, Search, Target, refine
@@ -49,9 +49,6 @@ SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 """Near-surface and volume samples of a mesh that the search for its tokens sees."""
 NEAR_SIGMAS = (0.01, 0.04)
-HIDDEN, HIDDEN_SAMPLES = 0.03, 1000
-"""Share of a mesh's surface, and of how many samples of it, that must lie within parts for the even-odd rule to be
-tried, too."""
 TRIAL = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
 TIP = 0.01
@@ -179,7 +176,7 @@ class MeshTokenizer:
             return _Attempt(fill, search, search.choose_price(self._latent(filled, place, box, seed)))
 
         schedule = EFFORTS[effort]
-        if fill is None and _hidden(solid, original) > HIDDEN:
+        if fill is None and solid.hides_parts(original):
             trial = Schedule(min(TRIAL, schedule.free_steps), 0)
 
             def promise(one: _Attempt) -> float:
@@ -304,14 +301,6 @@ class _Place:
 def _frame(mesh: CanonicalMesh) -> Frame:
     extent = np.abs(mesh.vertices).max(0) * mesh.half_side
     return Frame.from_box(mesh.centre - extent, mesh.centre + extent)
-
-
-def _hidden(solid: Solid, surface: SurfaceSamples) -> float:
-    """Share of the mesh's surface that lies so deep within parts that the solid's surface is not near it."""
-    if solid.mesh.report["components"] == 1:
-        return 0.0
-    points, normals = surface.points[:HIDDEN_SAMPLES], surface.normals[:HIDDEN_SAMPLES]
-    return float(solid.hidden(points, normals, NEAR).mean())
 
 
 def network_box(frame: Frame) -> Tensor:

@@ -42,6 +42,8 @@ class MeshItem:
         Seed of `vat3d.procedural.shape`.
     opened : bool
         The seed is one of `vat3d.procedural_open.open_shape` instead.
+    fill : {"nonzero", "even-odd"}
+        What overlapping parts stand for. By the even-odd rule meshes are left out that hide no parts.
     """
 
     name: str
@@ -51,6 +53,7 @@ class MeshItem:
     path: str | None = None
     seed: int | None = None
     opened: bool = False
+    fill: str = "nonzero"
 
 
 def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
@@ -63,8 +66,9 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
     from safetensors.numpy import save_file
 
     from setcore.files import atomic_path
+    from setcore.mesh_metrics import sample_surface
     from setcore.seeding import derive_seed
-    from vat3d.inside import Solid
+    from vat3d.inside import EVEN_ODD, HIDDEN_SAMPLES, Solid
     from vat3d.mesh_io import load_mesh
     from vat3d.repair import canonical_mesh
     from vat3d.sampling import geometry_hash, sample_solid
@@ -79,6 +83,10 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
         vertices, faces, _ = load_mesh(item.path)
     mesh = canonical_mesh(vertices, faces)
     solid = Solid(mesh)
+    surface = sample_surface(mesh.vertices, mesh.faces, HIDDEN_SAMPLES)
+    if item.fill == EVEN_ODD and not solid.hides_parts(surface):
+        raise MeshError("no part lies within others; the even-odd rule would change nothing")
+    solid = solid.filled(item.fill)
     geometry = geometry_hash(mesh)
     samples = sample_solid(solid, derive_seed(seed, geometry))
     with atomic_path(out) as temporary:

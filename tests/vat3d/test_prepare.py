@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,28 @@ def test_a_growing_data_set_shows_its_whole_shards(meshes, tmp_path, monkeypatch
 def test_closed_only(meshes, tmp_path):
     assert make(meshes, tmp_path / "data", closed_only=True)["open"] == 1
     assert all(line["closed"] for line in Dataset(tmp_path / "data").index)
+
+
+def test_even_odd_keeps_meshes_that_hide_parts_and_their_inner_walls(tmp_path):
+    outer, inner = np.array([1, 0.75, 0.5]), np.array([0.4, 0.3, 0.2])
+    nested = trimesh.creation.box(2 * outer) + trimesh.creation.box(2 * inner)
+    nested.export(tmp_path / "nested.ply")
+    trimesh.creation.box(2 * outer).export(tmp_path / "alone.ply")
+    items = [replace(item, fill="even-odd") for item in mesh_items([tmp_path / "alone.ply", tmp_path / "nested.ply"])]
+    assert prepare(items, tmp_path / "data", progress=False)["failures"] == 1
+    data = Dataset(tmp_path / "data")
+    assert [line["group"] for line in data.index] == ["nested"]
+    batch = {kind: part[0].double().numpy() for kind, part in data.batch([0]).items()}
+
+    def distance(half: np.ndarray) -> np.ndarray:
+        q = np.abs(batch["volume"][:, :3]) - half
+        return np.linalg.norm(np.maximum(q, 0), axis=1) + np.minimum(q.max(1), 0)
+
+    np.testing.assert_allclose(batch["volume"][:, 3], np.maximum(distance(outer), -distance(inner)), atol=2e-3)
+    on_inner = (np.abs(batch["surface"][:, :3]) < inner + 1e-2).all(1)
+    assert on_inner.mean() == pytest.approx(0.16 / 1.16, abs=0.01)
+    position, normal = batch["surface"][on_inner, :3], batch["surface"][on_inner, 3:]
+    assert ((position * normal).sum(1) < 0).all()  # what is outside lies within
 
 
 def test_refusals(meshes, tmp_path):
