@@ -10,6 +10,7 @@ parts that bound nothing (a fin; a blade modelled as its two sides in one place)
 from __future__ import annotations
 
 from copy import copy
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ PROBE = 2.0**-12
 """How far on both sides of the surface `surface_samples` looks to see which one is outside."""
 MOST_TRIED = 100_000
 """Surface points that `surface_samples` tries at once."""
+REMEMBERED = 16
+"""Sets of points, up to that size, whose winding numbers are kept."""
 
 
 class Solid:
@@ -67,6 +70,7 @@ class Solid:
         self._closed_faces = np.ascontiguousarray(mesh.faces[in_closed])
         self._open_faces = np.ascontiguousarray(mesh.faces[~in_closed])
         self._closed_tree = _tree(mesh.vertices, self._closed_faces)
+        self._winding = _Winding(mesh.vertices, self._closed_faces)
         self._open_tree = _tree(mesh.vertices, self._open_faces)
         self._area, self._normal = face_areas_normals(mesh.vertices, mesh.faces)
         self._is_open = ~in_closed
@@ -207,17 +211,26 @@ class Solid:
         return np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
 
     def _wound(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        wound = _winding(self.mesh.vertices, self._closed_faces, points)
+        wound = self._winding(points)
         return np.rint(wound) % 2 == 1 if self.fill == EVEN_ODD else wound > 0.5
 
 
-def _winding(
-    vertices: NDArray[np.float64], faces: NDArray[np.int64], points: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """How often faces wind about points (n, 3), whichever way round."""
-    import igl
+class _Winding:
+    """How often faces wind about points (n, 3), whichever way round; both fill rules ask about the same ones."""
 
-    return np.abs(igl.fast_winding_number(vertices, faces, np.ascontiguousarray(points)))
+    def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> None:
+        import igl
+
+        self._tree = igl.FastWindingNumberBVH()
+        if len(faces):
+            self._tree.init(vertices, faces)
+        self._lately = lru_cache(REMEMBERED)(lambda data: self._at(np.frombuffer(data).reshape(-1, 3)))
+
+    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._lately(points.tobytes()) if len(points) <= MOST_TRIED else self._at(points)
+
+    def _at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.abs(self._tree.winding_number(np.ascontiguousarray(points)))
 
 
 def _loose(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -227,7 +240,8 @@ def _loose(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[n
     if mesh.report["nonmanifold_edges"] and in_closed.any():
         faces = np.ascontiguousarray(mesh.faces[in_closed])
         centre, step = mesh.vertices[faces].mean(1), PROBE * face_areas_normals(mesh.vertices, faces)[1]
-        highest = np.maximum(*(_winding(mesh.vertices, faces, centre + side * step) for side in (1, -1)))
+        winding = _Winding(mesh.vertices, faces)
+        highest = np.maximum(winding(centre + step), winding(centre - step))
         loose[in_closed] = highest <= 0.5
         paired[in_closed] = highest < 0.25
     return loose, paired
@@ -259,7 +273,7 @@ def _separation(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> tuple[float, 
     largest = np.argsort(-area, kind="stable")[:512]
     area, centre, step = area[largest], mesh.vertices[faces[largest]].mean(1), PROBE * normal[largest]
     at = np.concatenate([centre + step, centre - step])
-    wound = _winding(mesh.vertices, faces, at).reshape(2, -1)
+    wound = _Winding(mesh.vertices, faces)(at).reshape(2, -1)
     ahead, behind = wound > 0.5
     error = np.abs(wound - wound.round()).max(0)
     order = np.argsort(error, kind="stable")

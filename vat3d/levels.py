@@ -48,15 +48,21 @@ class Judge:
 
     def __init__(self, original: SurfaceSamples, surface: Surface) -> None:
         self._original, self._surface = original, surface
+        self._known: dict[tuple[Field, bool], Callable[[int], float]] = {}
 
     @cached_property
     def _tree(self) -> cKDTree:
         return cKDTree(self._original.points)
 
     def f_scores(self, field: Field, closely: bool) -> Callable[[int], float]:
-        """The F-score by level: if `closely`, measured on what users decode; else estimated, much faster."""
-        known = GridField(field)  # levels share most of its values
-        return cache(self._measured(known) if closely else self._estimated(known))
+        """The F-score by level: if `closely`, measured on what users decode; else estimated, much faster.
+
+        A field's scores are remembered; a `GridField` shares its values among levels, and among both kinds of scores.
+        """
+        if (field, closely) not in self._known:
+            values = field if isinstance(field, GridField) else GridField(field)
+            self._known[field, closely] = cache(self._measured(values) if closely else self._estimated(values))
+        return self._known[field, closely]
 
     def estimate(self, field: Field) -> float:
         """The estimated F-score at the best level."""

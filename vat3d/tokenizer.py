@@ -21,7 +21,7 @@ from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.errors import CodecError, MeshError
 from vat3d.evaluate import SAMPLES
-from vat3d.extract import Field, decimate, extract_surface
+from vat3d.extract import Field, GridField, decimate, extract_surface
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import EVEN_ODD, FILLS, NONZERO, SHELL, Solid
@@ -157,6 +157,14 @@ class MeshTokenizer:
             lambda field, level, cells: self._surface(field, level, cells, box),
         )
 
+        fields: dict[bytes, GridField] = {}
+
+        def field_of(stream: TokenStream) -> GridField:
+            key = np.concatenate(stream.ids).tobytes()
+            if key not in fields:
+                fields[key] = GridField(self.field(stream))
+            return fields[key]
+
         def stream_of(choice: Choice) -> TokenStream:
             return TokenStream(self.model.split(choice.tokens), frame, self.model, report)
 
@@ -173,14 +181,15 @@ class MeshTokenizer:
                 self.model.tables,
                 seed,
             )
-            return _Attempt(fill, search, search.choose_price(self._latent(filled, place, box, seed)))
+            return _Attempt(fill, search, self._latent(filled, place, box, seed))
 
         schedule = EFFORTS[effort]
         if fill is None and solid.hides_parts(original):
-            trial = Schedule(min(TRIAL, schedule.free_steps), 0)
+            trial = Schedule(min(TRIAL, schedule.free_steps), 0, prices=())
 
             def promise(one: _Attempt) -> float:
-                return judge.estimate(self.field(stream_of(improve(one.search, one.start, trial))))
+                start = one.search.choose_price(one.latent, trial.prices)
+                return judge.estimate(field_of(stream_of(improve(one.search, start, trial))))
 
             attempts = [attempt(NONZERO)]
             with suppress(MeshError):  # parts in one place cancel each other
@@ -188,16 +197,16 @@ class MeshTokenizer:
             chosen = max(attempts, key=promise)
         else:
             chosen = attempt(fill or NONZERO)
-        report["fill"], search, start = chosen.fill, chosen.search, chosen.start
+        report["fill"], search, start = chosen.fill, chosen.search, chosen.search.choose_price(chosen.latent)
         refined = improve(search, start, schedule, effort == "best" if progress is None else progress)
         stream = stream_of(refined)
         if refined is not start:
-            stream = better(stream, stream_of(start), self.field, judge)
+            stream = better(stream, stream_of(start), field_of, judge)
         closely = effort != "fast"
-        stream, score = with_levels(stream, self.field, judge, search.target, closely)
+        stream, score = with_levels(stream, field_of, judge, search.target, closely)
         if min_f_score is not None:
             for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):
-                shorter_score = judge.f_scores(self.field(shorter), closely)(shorter.level)
+                shorter_score = judge.f_scores(field_of(shorter), closely)(shorter.level)
                 if shorter_score >= min_f_score:
                     stream, score = shorter, shorter_score
                     break
@@ -280,11 +289,11 @@ class MeshTokenizer:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The encoder's tokens of a mesh that is filled by one rule."""
+    """The encoder's latent of a mesh that is filled by one rule, and the search for its tokens."""
 
     fill: str
     search: Search
-    start: Choice
+    latent: Tensor
 
 
 class _Place:
@@ -344,7 +353,7 @@ def _target(solid: Solid, place: _Place, box: Tensor, seed: int, near_count: int
     reach = EXTENT * stretch_box(box)[0].numpy()
     volume = rng.uniform(-reach, reach, (volume_count, 3))
     points = np.concatenate([near, volume])
-    distances = solid.signed_distance(points) * place.scale
+    distances = np.concatenate([solid.signed_distance(part) for part in (near, volume)]) * place.scale
     return Target(box, _tensor(place(points)), _tensor(distances), near_count)
 
 
