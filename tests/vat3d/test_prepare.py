@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,8 +176,10 @@ def test_even_odd_keeps_meshes_that_hide_parts_and_their_inner_walls(tmp_path):
     nested = trimesh.creation.box(2 * outer) + trimesh.creation.box(2 * inner)
     nested.export(tmp_path / "nested.ply")
     trimesh.creation.box(2 * outer).export(tmp_path / "alone.ply")
-    items = [replace(item, fill="even-odd") for item in mesh_items([tmp_path / "alone.ply", tmp_path / "nested.ply"])]
-    assert prepare(items, tmp_path / "data", progress=False)["failures"] == 1
+    items = mesh_items([tmp_path / "alone.ply", tmp_path / "nested.ply"])
+    assert prepare(items, tmp_path / "data", fill="even-odd", progress=False)["failures"] == 1
+    with pytest.raises(DatasetError, match="prepared with"):
+        prepare(items, tmp_path / "data", progress=False)
     data = Dataset(tmp_path / "data")
     assert [line["group"] for line in data.index] == ["nested"]
     batch = {kind: part[0].double().numpy() for kind, part in data.batch([0]).items()}
