@@ -72,30 +72,37 @@ def code_buckets(codebook: Tensor, count: int = BUCKETS, rounds: int = 20) -> ND
 
 
 @torch.no_grad()
-def training_ids(
+def encoded_latents(
     network: CodecNetwork, datasets: Sequence[Samples], *, seed: int = 0, count: int = 1024
-) -> NDArray[np.int64]:
-    """Ids of about `count` training shapes, shape (count, tokens), -1 where a token was dropped.
-
-    Shapes are deformed and cut to prefixes as in training, and codes chosen at prices as in training, the bits being
-    those of the ids of the round before.
-    """
-    config, scales = TrainConfig(batch=16), network.config.scales
-    means = []
+) -> list[tuple[Tensor, Tensor]]:
+    """The encoder's latents of about `count` training shapes, deformed as in training, in batches of b shapes; with
+    each batch how many tokens its shapes keep (b,), prefixes as in training."""
+    config, found = TrainConfig(batch=16), []
+    kept_generator = torch_generator(seed, "tables")
     for number, dataset in enumerate(datasets):
         rng = numpy_generator(seed, "tables", number)
         split = np.asarray(dataset.split("train"))
         for step in range(max(1, count // (config.batch * len(datasets)))):
             generator = torch_generator(seed, "tables", number, step)
             batch = make_batch(dataset.batch(rng.choice(split, config.batch)), config, generator)
-            means.append(network.encode(batch.points, batch.normals, batch.box)[0])
+            kept = kept_tokens(network.config.scales, config.batch, kept_generator)
+            found.append((network.encode(batch.points, batch.normals, batch.box)[0], kept))
+    return found
+
+
+@torch.no_grad()
+def priced_ids(network: CodecNetwork, latents: Sequence[tuple[Tensor, Tensor]], *, seed: int = 0) -> NDArray[np.int64]:
+    """Ids of latents as `encoded_latents` gives them, shape (shapes, tokens), -1 where a token was dropped.
+
+    Codes are chosen at random prices as in training, the bits being those of the ids of the round before.
+    """
+    scales, config = network.config.scales, TrainConfig()
     bits: list[Tensor] | None = None
     for _ in range(PRICED_ROUNDS + 1):
-        generator, rows = torch_generator(seed, "tables"), []
-        for mean in means:
-            kept = kept_tokens(scales, len(mean), generator)
+        generator, rows = torch_generator(seed, "prices"), []
+        for latent, kept in latents:
             price = bit_prices(kept, network.quantizer.weights(), config, generator)
-            ids = torch.cat(network.quantizer(mean, kept, price, bits).ids, dim=1)
+            ids = torch.cat(network.quantizer(latent, kept, price, bits).ids, dim=1)
             rows.append(functional.pad(ids, (0, sum(scales) - ids.shape[1]), value=-1))
         found = torch.cat(rows)
         bits = [scale_bits(part, network.config.codes) for part in found.split(list(scales), dim=1)]
@@ -140,11 +147,13 @@ def export(
     datasets: Sequence[Samples],
     facts: dict[str, Any] | None = None,
     *,
+    refined: Sequence[tuple[Tensor, Tensor]] = (),
     seed: int = 0,
     count: int = 1024,
 ) -> TokenModel:
-    """Fit tables on about `count` training shapes and write the release."""
-    return write_release(folder, network, training_ids(network, datasets, seed=seed, count=count), facts)
+    """Fit tables on about `count` training shapes, and on `refined` latents as well, and write the release."""
+    latents = [*encoded_latents(network, datasets, seed=seed, count=count), *refined]
+    return write_release(folder, network, priced_ids(network, latents, seed=seed), facts)
 
 
 def load_release(folder: str | Path) -> tuple[CodecNetwork, TokenModel, dict[str, Any]]:

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from setcore.cli import Parser, add_json_flag, add_training_flags, print_result, run
-from setcore.seeding import numpy_generator, torch_generator
+from setcore.seeding import derive_seed, numpy_generator, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder
 from vat3d.augment import Batch, make_batch
 from vat3d.config import TrainConfig
@@ -64,6 +65,8 @@ class TuningConfig:
         Volume and as many near-surface samples that are kept of a shape while it is in the pool.
     encoder_every : int
         Steps between batches of ordinary training.
+    table_batches : int
+        Batches that are refined at the end, so that the entropy tables know such tokens, too.
     """
 
     training: TrainConfig = field(
@@ -76,6 +79,7 @@ class TuningConfig:
     fewest: int = 100
     stored: int = 4096
     encoder_every: int = 6
+    table_batches: int = 16
 
 
 class Pool(nn.Module):
@@ -169,6 +173,25 @@ def refined_loss(network: CodecNetwork, pool: Pool, step: int) -> tuple[Tensor, 
     return errors[:, : config.training.volume].mean() + errors[:, config.training.volume :].mean(), vectors
 
 
+def refined_latents(
+    network: CodecNetwork, datasets: Sequence[Samples], config: TuningConfig, *, seed: int = 0, progress: bool = True
+) -> list[tuple[Tensor, Tensor]]:
+    """Latents of training shapes after `config.visits` steps on free vectors through the frozen network; with each
+    batch how many tokens its shapes keep (b,)."""
+    pool = Pool(network, replace(config, groups=1, free=1.0), datasets, derive_seed(seed, "tables"))
+    found = []
+    steps = range(config.table_batches * config.visits)
+    for step in tqdm(steps, desc="tokens for tables", unit="step", disable=not progress):
+        if pool.age(step)[1] == 0:
+            pool.fill(network, step)
+        loss, vectors = refined_loss(network, pool, step)
+        loss.backward()
+        pool.move(vectors, step)
+        if pool.age(step)[1] == config.visits - 1:
+            found.append((network.quantizer.from_vectors(pool.vectors[0]), pool.shapes(step)[1]))
+    return found
+
+
 def tune(
     model: str | Path,
     datasets: Sequence[Samples],
@@ -252,9 +275,11 @@ def _tune(
         third = 3 * pool.age(step)[1] // config.visits
         loop.state["refined"][third] += (float(loss.detach()) - loop.state["refined"][third]) / min(step / 3 + 1, 100)
         loop.line = {"loss": float(loss.detach()), "refined": loop.state["refined"], **parts}
-    tuned = {"tuning_steps": loop.step, "tuning_minutes": round(loop.seconds / 60, 1)}
-    facts = {name: facts[name] for name in ("step", "samples", "minutes") if name in facts} | tuned
-    export(folder, averaged_network(codec, average), pool.datasets, facts, seed=pool.seed, count=training.table_shapes)
+    facts = {name: facts[name] for name in ("step", "samples", "minutes") if name in facts}
+    facts |= {"tuning_steps": loop.step, "tuning_minutes": round(loop.seconds / 60, 1)}
+    tuned = averaged_network(codec, average).requires_grad_(False)
+    refined = refined_latents(tuned, pool.datasets, config, seed=pool.seed, progress=progress)
+    export(folder, tuned, pool.datasets, facts, refined=refined, seed=pool.seed, count=training.table_shapes)
     return {"seconds": round(loop.seconds, 1), **loop.line}
 
 

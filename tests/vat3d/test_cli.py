@@ -150,6 +150,7 @@ def test_prepare_and_train(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         trimesh.creation.box(1 + np.arange(3) * (index + 1) / 4).export(meshes / f"box{index}.ply")
     data, model = tmp_path / "data", tmp_path / "model"
     assert result(capsys, "prepare", str(meshes), "--out", str(data))["meshes"] == 3
+    assert result(capsys, "prepare", str(meshes), "--fill", "even-odd", "--out", str(tmp_path / "inner"))["meshes"] == 0
     trained = result(
         capsys, "train", str(data), "--out", str(model), "--preset", "small", "--steps", "2", "--seed", "1"
     )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toy_shapes import COMPONENTS, TRAIN, Killed, Toy
 
 from setcore.checkpoint import load_tensors
 from setcore.errors import InputError
+from setcore.seeding import derive_seed
 from setcore.training import STATE_FILE, Budget
 from vat3d.errors import CodecError
-from vat3d.release import load_release
+from vat3d.losses import field_loss
+from vat3d.release import load_release, priced_ids
 from vat3d.stream import TOKENS_FILE
 from vat3d.train import new_network, train
-from vat3d.tuning import Pool, TuningConfig, refined_loss, tune
+from vat3d.tuning import Pool, TuningConfig, refined_latents, refined_loss, tune
 
 CONFIG = TuningConfig(
     training=dataclasses.replace(TRAIN, save_every=7), groups=3, visits=5, stored=300, fewest=4, encoder_every=4
@@ -73,6 +76,32 @@ def test_every_group_is_refilled_after_its_visits() -> None:
     assert not torch.equal(fresh.points, batch.points)
     assert batch.queries.shape == (3, 600, 3)
     assert ((kept >= CONFIG.fewest) & (kept <= sum(COMPONENTS.scales))).all()
+
+
+def test_latents_for_tables_are_refined_and_keep_their_prefix(model: Path) -> None:
+    network = load_release(model)[0]
+    config = dataclasses.replace(CONFIG, visits=20, table_batches=2, vector_rate=0.2)
+    pool = Pool(network, dataclasses.replace(config, groups=1), [Toy()], derive_seed(0, "tables"))
+    found = refined_latents(network, [Toy()], config, progress=False)
+    assert len(found) == 2
+    for filling, (latent, kept) in enumerate(found):
+        step = filling * config.visits
+        batch, expected = pool.shapes(step)
+        assert torch.equal(kept, expected)
+        pool.fill(network, step)
+        encoded = network.quantizer.from_vectors(pool.vectors[0])
+        before, after = (
+            field_loss(
+                network.field(network.planes(part, batch.box), batch.queries, batch.box),
+                batch.distances,
+                network.config.sharpness,
+            )
+            for part in (encoded, latent)
+        )
+        assert after.mean() < 0.9 * before.mean()
+    ids = priced_ids(network, found)
+    assert np.array_equal((ids >= 0).sum(1), torch.cat([kept for _, kept in found]).numpy())
+    assert ids.max() < network.config.codes
 
 
 def test_visits_refine_the_vectors_of_kept_tokens_alone(model: Path) -> None:
