@@ -45,14 +45,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps on free vectors and on tokens, samples a step, and the prices of a
-    bit that are tried (see `PRICES`, which are the default)."""
+    """How much work an effort means: gradient steps on free vectors and on tokens, and samples a step."""
 
     free_steps: int
     steps: int
     samples: int = 2048
     learning_rate: float = 0.05
-    prices: tuple[float, ...] | None = None
 
 
 PRICES = (0.03, 0.1, 0.2, 0.4, 0.8)
@@ -138,12 +136,12 @@ class Search:
         return id_costs(self.tables, ids) * (price / self.weights)[:, None]
 
     @torch.no_grad()
-    def choose_price(self, latent: Float[Tensor, "1 p r r c"], prices: tuple[float, ...] | None = None) -> Choice:
+    def choose_price(self, latent: Float[Tensor, "1 p r r c"]) -> Choice:
         """Quantise `latent` at several prices of a bit; the choice that decodes best from what fits."""
         quantizer, sizes = self.network.quantizer, list(self.network.config.scales)
         best = self.judge(torch.cat(quantizer(latent).ids, dim=1)[0].numpy(), 0.0)
         ids, unit = best.ids, float(self.weights[best.kept - 1])
-        for price in PRICES if prices is None else prices:
+        for price in PRICES:
             bits = list(id_costs(self.tables, ids).split(sizes))
             quantized = quantizer(latent, None, torch.tensor([price * unit]), bits)
             ids = torch.cat(quantized.ids, dim=1)[0].numpy()
@@ -201,8 +199,7 @@ def refine(
 
         for _ in steps(schedule.free_steps, vectors, "free", loss):
             pass
-        chosen = search.choose_price(search.latent(vectors.detach()), schedule.prices)
-        return min(start, chosen, key=lambda choice: choice.loss)
+        return min(start, search.choose_price(search.latent(vectors.detach())), key=lambda choice: choice.loss)
 
     def move_tokens(start: Choice) -> Choice:
         """The best state met while the codes of each token settle."""

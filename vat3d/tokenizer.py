@@ -181,15 +181,14 @@ class MeshTokenizer:
                 self.model.tables,
                 seed,
             )
-            return _Attempt(fill, search, self._latent(filled, place, box, seed))
+            return _Attempt(fill, search, search.choose_price(self._latent(filled, place, box, seed)))
 
         schedule = EFFORTS[effort]
         if fill is None and solid.hides_parts(original):
-            trial = Schedule(min(TRIAL, schedule.free_steps), 0, prices=())
+            trial = Schedule(min(TRIAL, schedule.free_steps), 0)
 
             def promise(one: _Attempt) -> float:
-                start = one.search.choose_price(one.latent, trial.prices)
-                return judge.estimate(field_of(stream_of(improve(one.search, start, trial))))
+                return judge.estimate(field_of(stream_of(improve(one.search, one.start, trial))))
 
             attempts = [attempt(NONZERO)]
             with suppress(MeshError):  # parts in one place cancel each other
@@ -197,7 +196,7 @@ class MeshTokenizer:
             chosen = max(attempts, key=promise)
         else:
             chosen = attempt(fill or NONZERO)
-        report["fill"], search, start = chosen.fill, chosen.search, chosen.search.choose_price(chosen.latent)
+        report["fill"], search, start = chosen.fill, chosen.search, chosen.start
         refined = improve(search, start, schedule, effort == "best" if progress is None else progress)
         stream = stream_of(refined)
         if refined is not start:
@@ -289,11 +288,11 @@ class MeshTokenizer:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The encoder's latent of a mesh that is filled by one rule, and the search for its tokens."""
+    """The encoder's tokens of a mesh that is filled by one rule."""
 
     fill: str
     search: Search
-    latent: Tensor
+    start: Choice
 
 
 class _Place:
