@@ -20,6 +20,8 @@ from vat3d.errors import CodecError
 PRECISION = 16
 TOTAL = 1 << PRECISION
 _BACK_OFF = (4.0, 32.0, 256.0, 2048.0)
+_WORTH = 0.005
+"""Share of the bits that tables for positions or buckets must save to be taken in place of fewer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +228,8 @@ def fit_tables(
 
     The kinds are: one table for the scale, one for each token position, one for each bucket of the parent token. The
     two latter are counts plus a multiple of the scale's distribution, so that rare tables fall back on it. Kind and
-    multiple are chosen by coding each half of the shapes with the tables of the other half.
+    multiple are chosen by coding each half of the shapes with the tables of the other half; more tables must be worth
+    their place in the model.
 
     Parameters
     ----------
@@ -275,18 +278,19 @@ def _best_counts(ids: np.ndarray, labels: dict[str, np.ndarray], codes: int, buc
     """The kind of table with the shortest cross-validated code for one scale, and its weights from all shapes."""
     half = np.arange(len(ids)) % 2 == 0
     tables = {"scale": 1, "position": ids.shape[1], "parent": buckets}
-    best: tuple[float, str, float] | None = None
-    for kind, label in labels.items():
-        folds = [_counts(ids[fold], label[fold], tables[kind], codes) for fold in (half, ~half)]
-        for back_off in _BACK_OFF[: 1 if kind == "scale" else None]:
+    least, kind, back_off = np.inf, "scale", 0.0
+    for tried, label in labels.items():
+        folds = [_counts(ids[fold], label[fold], tables[tried], codes) for fold in (half, ~half)]
+        found = []
+        for draws in _BACK_OFF[: 1 if tried == "scale" else None]:
             bits = 0.0
             for train, test in ((folds[0], folds[1]), (folds[1], folds[0])):
-                frequencies = integer_frequencies(_backed_off(train, back_off))
+                frequencies = integer_frequencies(_backed_off(train, draws))
                 bits += float((test * (PRECISION - np.log2(frequencies))).sum())
-            if best is None or bits < best[0]:
-                best = bits, kind, back_off
-    assert best is not None
-    _, kind, back_off = best
+            found.append((bits, draws))
+        bits, draws = min(found)
+        if bits < least * (1 - _WORTH):
+            least, kind, back_off = bits, tried, draws
     return kind, _backed_off(_counts(ids, labels[kind], tables[kind], codes), back_off)
 
 

@@ -81,10 +81,11 @@ def encoded_latents(
     kept_generator = torch_generator(seed, "tables")
     for number, dataset in enumerate(datasets):
         rng = numpy_generator(seed, "tables", number)
-        split = np.asarray(dataset.split("train"))
+        order = rng.permutation(dataset.split("train"))  # a shape in both halves would make large tables look good
         for step in range(max(1, count // (config.batch * len(datasets)))):
             generator = torch_generator(seed, "tables", number, step)
-            batch = make_batch(dataset.batch(rng.choice(split, config.batch)), config, generator)
+            chosen = order.take(range(step * config.batch, (step + 1) * config.batch), mode="wrap")
+            batch = make_batch(dataset.batch(chosen), config, generator)
             kept = kept_tokens(network.config.scales, config.batch, kept_generator)
             found.append((network.encode(batch.points, batch.normals, batch.box)[0], kept))
     return found

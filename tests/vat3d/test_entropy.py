@@ -134,6 +134,7 @@ def test_fitted_tables_find_each_scales_structure():
     assert tables.row[:3].tolist() == [0, 1, 2]
     assert (tables.parent[3:15] == parent[3:15]).all()
     assert (tables.parent[15:] == -1).all()
+    assert len(np.unique(tables.row[15:])) == 1
     test = shapes(200)
     bits = np.mean([tables.bits(ids) for ids in test], axis=0)
     optimal_first = np.mean([entropy(p) for p in by_position])

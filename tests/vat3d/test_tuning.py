@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from setcore.seeding import derive_seed
 from setcore.training import STATE_FILE, Budget
 from vat3d.errors import CodecError
 from vat3d.losses import field_loss
-from vat3d.release import load_release, priced_ids
+from vat3d.release import encoded_latents, load_release, priced_ids
 from vat3d.stream import TOKENS_FILE
 from vat3d.train import new_network, train
 from vat3d.tuning import Pool, TuningConfig, refined_latents, refined_loss, tune
@@ -102,6 +103,21 @@ def test_latents_for_tables_are_refined_and_keep_their_prefix(model: Path) -> No
     ids = priced_ids(network, found)
     assert np.array_equal((ids >= 0).sum(1), torch.cat([kept for _, kept in found]).numpy())
     assert ids.max() < network.config.codes
+
+
+def test_shapes_for_tables_come_once_before_any_comes_again(model: Path) -> None:
+    """Each half of them is coded with the tables of the other half, which must not know its shapes."""
+
+    drawn: list[int] = []
+
+    class Noted(Toy):
+        def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+            drawn.extend(map(int, indices))
+            return super().batch(indices)
+
+    encoded_latents(load_release(model)[0], [Noted(count=28)], count=32)
+    assert sorted(drawn[:20]) == list(range(20))
+    assert drawn[20:] == drawn[:12]
 
 
 def test_visits_refine_the_vectors_of_kept_tokens_alone(model: Path) -> None:
