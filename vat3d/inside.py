@@ -221,16 +221,17 @@ class _Winding:
     def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> None:
         import igl
 
-        self._tree = igl.FastWindingNumberBVH()
+        tree = igl.FastWindingNumberBVH()
         if len(faces):
-            self._tree.init(vertices, faces)
-        self._lately = lru_cache(REMEMBERED)(lambda data: self._at(np.frombuffer(data).reshape(-1, 3)))
+            tree.init(vertices, faces)
+
+        def wound(data: bytes) -> NDArray[np.float64]:
+            return np.abs(tree.winding_number(np.frombuffer(data).reshape(-1, 3)))
+
+        self._anew, self._lately = wound, lru_cache(REMEMBERED)(wound)
 
     def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self._lately(points.tobytes()) if len(points) <= MOST_TRIED else self._at(points)
-
-    def _at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.abs(self._tree.winding_number(np.ascontiguousarray(points)))
+        return (self._lately if len(points) <= MOST_TRIED else self._anew)(points.tobytes())
 
 
 def _loose(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -83,10 +83,10 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
         vertices, faces, _ = load_mesh(item.path)
     mesh = canonical_mesh(vertices, faces)
     solid = Solid(mesh)
-    surface = sample_surface(mesh.vertices, mesh.faces, HIDDEN_SAMPLES)
-    if item.fill == EVEN_ODD and not solid.hides_parts(surface):
-        raise MeshError("no part lies within others; the even-odd rule would change nothing")
-    solid = solid.filled(item.fill)
+    if item.fill == EVEN_ODD:
+        if not solid.hides_parts(sample_surface(mesh.vertices, mesh.faces, HIDDEN_SAMPLES)):
+            raise MeshError("no part lies within others; the even-odd rule would change nothing")
+        solid = solid.filled(EVEN_ODD)
     geometry = geometry_hash(mesh)
     samples = sample_solid(solid, derive_seed(seed, geometry))
     with atomic_path(out) as temporary:
