@@ -352,6 +352,7 @@ def _target(solid: Solid, place: _Place, box: Tensor, seed: int, near_count: int
     reach = EXTENT * stretch_box(box)[0].numpy()
     volume = rng.uniform(-reach, reach, (volume_count, 3))
     points = np.concatenate([near, volume])
+    # In two calls, so that the solid of the other fill rule finds the same volume points' winding numbers again.
     distances = np.concatenate([solid.signed_distance(part) for part in (near, volume)]) * place.scale
     return Target(box, _tensor(place(points)), _tensor(distances), near_count)
 

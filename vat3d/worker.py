@@ -43,7 +43,8 @@ class MeshItem:
     opened : bool
         The seed is one of `vat3d.procedural_open.open_shape` instead.
     fill : {"nonzero", "even-odd"}
-        What overlapping parts stand for. By the even-odd rule meshes are left out that hide no parts.
+        What overlapping parts stand for; `vat3d.prepare.prepare` sets it, one rule for a data set. By the even-odd rule
+        meshes are left out that hide no parts.
     """
 
     name: str
