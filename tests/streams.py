@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from vat3d.entropy import Tables, integer_frequencies
 from vat3d.frame import Frame
-from vat3d.stream import TokenModel, TokenStream
+from vat3d.stream import TokenModel, TokenStream, residual_ids
 
 SCALES, CODES = (3, 12, 27), 37
+LATENT = (3, 4, 4, 2)
 
 
 def token_model(model_id: str = "0badcafe") -> TokenModel:
@@ -16,7 +19,7 @@ def token_model(model_id: str = "0badcafe") -> TokenModel:
     weights = np.random.default_rng(5).dirichlet(np.full(CODES, 0.3), size=3)
     row = np.repeat(np.arange(3), SCALES)
     tables = Tables(integer_frequencies(weights), row, np.full(sum(SCALES), -1), np.zeros(CODES))
-    return TokenModel(model_id, SCALES, tables)
+    return TokenModel(model_id, SCALES, tables, LATENT)
 
 
 def token_stream(count: int = sum(SCALES), seed: int = 0, model: TokenModel | None = None) -> TokenStream:
@@ -25,3 +28,11 @@ def token_stream(count: int = sum(SCALES), seed: int = 0, model: TokenModel | No
     ids = np.random.default_rng(seed).integers(0, CODES, count)
     frame = Frame.from_box(np.array([-1.0, 2.0, 3.0]), np.array([1.0, 2.5, 4.25]))
     return TokenStream(model.split(ids), frame, model)
+
+
+def sparse_stream(count: int = SCALES[0] + SCALES[1], seed: int = 0) -> TokenStream:
+    """The same with a residual, a fifth of which is not zero, and levels."""
+    plain, rng = token_stream(count, seed), np.random.default_rng(seed)
+    residual = rng.integers(-7, 8, LATENT) * (rng.random(LATENT) < 0.2)
+    levels = (9, 0, 13, 2)[: len(plain.ids) + 1]
+    return replace(plain, ids=[*plain.ids, residual_ids(residual)], levels=levels, residual_step=10)

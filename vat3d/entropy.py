@@ -112,8 +112,8 @@ class Tables:
             digits += 1
         return digits
 
-    def encode(self, ids: np.ndarray, extra: int = 0, extras: int = 1) -> bytes:
-        """Code the ids of a prefix, shape (count,), and with them a number `extra` below `extras`.
+    def push(self, ids: np.ndarray, state: int) -> int:
+        """The state of the coder with the ids of a prefix, shape (count,), on top of `state`, which is above zero.
 
         Raises
         ------
@@ -122,7 +122,6 @@ class Tables:
         """
         ids = self._check(ids)
         body = max(ids.size - self._digits, 0)
-        state = extras + extra
         for symbol in ids[body:][::-1].tolist():
             state = state * self.codes + symbol
         rows = self._rows(ids)[:body]
@@ -131,7 +130,41 @@ class Tables:
         for start, frequency in zip(starts, frequencies, strict=True):
             quotient, remainder = divmod(state, frequency)
             state = (quotient << PRECISION) + remainder + start
-        return state.to_bytes((state.bit_length() + 7) // 8, "little")
+        return state
+
+    def pop(self, state: int, count: int) -> tuple[np.ndarray, int]:
+        """The `count` ids on top of a state, and the state below them.
+
+        Raises
+        ------
+        CodecError
+            The model has fewer tokens.
+        """
+        if not 0 <= count <= self.tokens:
+            raise CodecError(f"the file claims {count} tokens, but its model has {self.tokens}; the file is damaged")
+        row, parent, bucket = self.row.tolist(), self.parent.tolist(), self.bucket.tolist()
+        ids: list[int] = []
+        for index in range(max(count - self._digits, 0)):
+            table = row[index] + (bucket[ids[parent[index]]] if parent[index] >= 0 else 0)
+            starts, frequencies = self._decoding[table]
+            slot = state & (TOTAL - 1)
+            symbol = bisect_right(starts, slot) - 1
+            state = frequencies[symbol] * (state >> PRECISION) + slot - starts[symbol]
+            ids.append(symbol)
+        while len(ids) < count:
+            state, symbol = divmod(state, self.codes)
+            ids.append(symbol)
+        return np.array(ids, dtype=np.int64), state
+
+    def encode(self, ids: np.ndarray, extra: int = 0, extras: int = 1) -> bytes:
+        """Code the ids of a prefix, shape (count,), and with them a number `extra` below `extras`.
+
+        Raises
+        ------
+        CodecError
+            More ids than the model has tokens, or an id outside the codebook.
+        """
+        return state_bytes(self.push(ids, extras + extra))
 
     def decode(self, payload: bytes, count: int) -> np.ndarray:
         """The `count` ids in `payload`, shape (count,).
@@ -145,26 +178,11 @@ class Tables:
 
     def decode_with(self, payload: bytes, count: int, extras: int) -> tuple[np.ndarray, int]:
         """The `count` ids in `payload`, and the number below `extras` that came with them."""
-        if not 0 <= count <= self.tokens:
-            raise CodecError(f"the file claims {count} tokens, but its model has {self.tokens}; the file is damaged")
-        if not payload or payload[-1] == 0 or 8 * len(payload) > PRECISION * (count + 2) + extras.bit_length():
-            raise CodecError("the file has bytes beyond its tokens; it is damaged or something was appended")
-        state = int.from_bytes(payload, "little")
-        row, parent, bucket = self.row.tolist(), self.parent.tolist(), self.bucket.tolist()
-        ids: list[int] = []
-        for index in range(max(count - self._digits, 0)):
-            table = row[index] + (bucket[ids[parent[index]]] if parent[index] >= 0 else 0)
-            starts, frequencies = self._decoding[table]
-            slot = state & (TOTAL - 1)
-            symbol = bisect_right(starts, slot) - 1
-            state = frequencies[symbol] * (state >> PRECISION) + slot - starts[symbol]
-            ids.append(symbol)
-        while len(ids) < count:
-            state, symbol = divmod(state, self.codes)
-            ids.append(symbol)
+        limit = PRECISION * (min(count, self.tokens) + 2) + extras.bit_length()
+        ids, state = self.pop(bytes_state(payload, limit), count)
         if not extras <= state < 2 * extras:
             raise CodecError("the file does not end where its tokens end; it is damaged")
-        return np.array(ids, dtype=np.int64), state - extras
+        return ids, state - extras
 
     def bits(self, ids: np.ndarray) -> np.ndarray:
         """Information content of each token in bits, shape (count,)."""
@@ -188,6 +206,24 @@ class Tables:
                 raise CodecError(f"no token fits into {max_bytes} bytes")
             count -= 1
         return count
+
+
+def state_bytes(state: int) -> bytes:
+    """A state of the coder as bytes, lowest first, the highest not zero."""
+    return state.to_bytes((state.bit_length() + 7) // 8, "little")
+
+
+def bytes_state(payload: bytes, most_bits: int) -> int:
+    """The state in `payload`.
+
+    Raises
+    ------
+    CodecError
+        It is empty, ends in a zero, or is longer than `most_bits`.
+    """
+    if not payload or payload[-1] == 0 or 8 * len(payload) > most_bits:
+        raise CodecError("the file has bytes beyond its tokens; it is damaged or something was appended")
+    return int.from_bytes(payload, "little")
 
 
 def integer_frequencies(weights: np.ndarray) -> np.ndarray:

@@ -50,9 +50,15 @@ class CodecNetwork(nn.Module):
         distance = -self.config.sharpness * self.field(planes, points, box)
         return torch.maximum(distance, box_distance(points, box))
 
-    def decode(self, ids: Sequence[Int[Tensor, "b _"]], box: Float[Tensor, "b 3"]) -> list[Tensor]:
-        """Feature planes of a prefix of tokens."""
-        return self.planes(self.quantizer.dequantize(ids), box)
+    def decode(
+        self,
+        ids: Sequence[Int[Tensor, "b _"]],
+        box: Float[Tensor, "b 3"],
+        residual: Float[Tensor, "b p r r c"] | None = None,
+    ) -> list[Tensor]:
+        """Feature planes of a prefix of tokens, and of what a residual adds to their latent."""
+        latent = self.quantizer.dequantize(ids)
+        return self.planes(latent if residual is None else latent + residual, box)
 
 
 def box_distance(points: Float[Tensor, "b n 3"], box: Float[Tensor, "b 3"]) -> Float[Tensor, "b n"]:

@@ -5,8 +5,9 @@ first the tokens' vectors move freely against the mesh's own surface through the
 within what the file's tokens can say, and are quantised anew. Then each token is drawn at random from the codes near
 its vector, by a softmax with Gumbel noise whose temperature falls until the nearest code hardly changes (Yang, Bamler &
 Mandt, "Improving Inference for Neural Image Compression", arXiv 2006.04240; gradients through the nearest code alone,
-straight through, gain nothing here: one token moves the whole shape, and no step is small). Axes: b batch (1), n point,
-k token, v code, c latent channel.
+straight through, gain nothing here: one token moves the whole shape, and no step is small). What room a file has after
+its components goes to a sparse residual of the latent (`refine_residual`). Axes: b batch (1), n point, k token, v code,
+p plane, r row and s column of the latent grid, c latent channel.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from vat3d.entropy import PRECISION, Tables
 from vat3d.losses import field_loss
 from vat3d.network import CodecNetwork
 from vat3d.precision import autocast
+from vat3d.residual import CLASSES, LARGEST, STEP_CODE, STEPS, neighbourhood, residual_bits
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps on free vectors and on tokens, and samples a step."""
+    """How much work an effort means: gradient steps on free vectors, on tokens and on a residual; samples a step."""
 
     free_steps: int
     steps: int
+    residual_steps: int = 0
     samples: int = 2048
     learning_rate: float = 0.05
 
@@ -61,9 +65,18 @@ SHARPER_WEIGHT = 0.5
 """Of the loss's second term; without it thin parts fade away. (In training it cost more than it brought.)"""
 HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
+RESIDUAL_RATE = 0.1
+"""First learning rate of a residual's numbers, in steps of it."""
+NOISY, SETTLE = 0.6, 0.15
+"""Share of the steps on a residual that see noise for rounding, and share after which the price of its bits moves."""
+FIRST_PRICE, PRICE_RATE, MEASURE_EVERY, RESIDUAL_LOOK = 2e-6, 16.0, 5, 8
+"""Price of a bit in loss at first (for 5,000 bits), how fast its logarithm follows that of the excess over the room, and
+steps between looks at the excess, and between looks at what fits once numbers are rounded."""
 BETAS = (0.9, 0.95)
 """Decay of Adam's moving averages, of the gradient and of its square."""
 EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(60, 100), "best": Schedule(150, 350)}
+SPARSE_EFFORTS = {"normal": Schedule(30, 0, 120), "best": Schedule(60, 90, 330)}
+"""The same for files with a residual, whose tokens matter less."""
 
 Fit = Callable[[NDArray[np.int64]], int]
 """How many of some ids (all scales, flat) fit into the file."""
@@ -174,21 +187,8 @@ def refine(
     def steps(
         count: int, parameter: Tensor, stage: str, loss: Callable[[int, Tensor, Tensor], Tensor]
     ) -> Iterator[int]:
-        """Adam on `parameter` under a cosine; yields after each step. (torch.optim takes seconds to import.)"""
-        mean, power = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        for step in range(count):
-            if deadline is not None and time.perf_counter() > deadline:
-                return
-            samples = _subset(search.target, torch_generator(search.seed, stage, step), schedule.samples)
-            (gradient,) = torch.autograd.grad(loss(step, *samples), parameter)
-            mean.lerp_(gradient, 1 - BETAS[0])
-            power.lerp_(gradient.square(), 1 - BETAS[1])
-            spread = (power / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
-            rate = falling_rate(schedule.learning_rate, step, count) / (1 - BETAS[0] ** (step + 1))
-            with torch.no_grad():
-                parameter.addcdiv_(mean, spread, value=-rate)
-            bar.update()
-            yield step
+        rate = schedule.learning_rate
+        return _descend(search, parameter, loss, count, stage, rate, schedule.samples, deadline, bar)
 
     def move_freely(start: Choice) -> Choice:
         """What is chosen for the latent of vectors that need not be codes, if it is better."""
@@ -234,6 +234,132 @@ def refine(
         best = move_tokens(best)
     bar.close()
     return best
+
+
+class _Rate:
+    """Bits of a residual, as a differentiable function, from the classes that its numbers are coded in.
+
+    In each class numbers are taken to follow a Laplace distribution, whose scale is their mean magnitude.
+    """
+
+    def __init__(self, rounded: NDArray[np.int64], numbers: Float[Tensor, "p r s c"]) -> None:
+        kinds = torch.from_numpy(neighbourhood(np.abs(rounded))).flatten()
+        count = torch.bincount(kinds, minlength=CLASSES) + 10
+        total = torch.bincount(kinds, numbers.abs().flatten().double(), minlength=CLASSES) + 3
+        self.scale = (total / count).clamp(0.08, 4).float()[kinds].view_as(numbers)
+
+    def bits(self, numbers: Float[Tensor, "p r s c"]) -> Float[Tensor, ""]:
+        """Of the intervals of width 1 about `numbers`."""
+        distance, scale = numbers.abs(), self.scale
+        outside = 0.5 * torch.exp((0.5 - distance).clamp_max(0) / scale) * (1 - torch.exp(-1 / scale))
+        tails = torch.exp(-(distance + 0.5) / scale) + torch.exp((distance - 0.5).clamp_max(0) / scale)
+        return -torch.where(distance < 0.5, 1 - 0.5 * tails, outside).clamp_min(1e-9).log2().sum()
+
+
+def refine_residual(
+    search: Search,
+    base: Choice,
+    schedule: Schedule,
+    room: float,
+    fits: Callable[[NDArray[np.int64]], bool],
+    *,
+    deadline: float | None = None,
+    progress: bool = False,
+) -> NDArray[np.int64] | None:
+    """The sparse residual of a file, in steps of ``STEPS[STEP_CODE]``, shape (p, r, s, c); None if it is empty.
+
+    Gradient steps on the field's loss plus the price of the residual's bits. The price follows what the residual takes
+    of the room. At first noise as wide as a step stands for rounding, then numbers are rounded, with gradients straight
+    through (Balle et al., arXiv 1611.01704).
+
+    Parameters
+    ----------
+    search : Search
+    base : Choice
+        The tokens, which stay.
+    schedule : Schedule
+    room : float
+        Bits for the residual.
+    fits : callable
+        Whether a residual fits into the file, as one of zeros does.
+    deadline, progress
+        As in `refine`.
+    """
+    with torch.no_grad():
+        latent = search.latent(search.codebook[torch.from_numpy(base.tokens)])
+    numbers = torch.zeros_like(latent[0]).requires_grad_()
+    price, size, noisy = FIRST_PRICE * (room / 5000) ** -1.3, 0.0, round(NOISY * schedule.residual_steps)
+
+    def rounded(threshold: float = 0.5) -> NDArray[np.int64]:
+        kept = numbers.detach() * (numbers.detach().abs() > threshold)
+        return kept.round().clamp(-LARGEST, LARGEST).long().numpy()
+
+    def loss(step: int, *samples: Tensor) -> Tensor:
+        nonlocal price, size
+        now = rounded()
+        if step >= SETTLE * schedule.residual_steps:
+            if step % MEASURE_EVERY == 0 or not size:
+                size = residual_bits(now)
+            excess = math.log(max(size, 1.0) / (0.97 * room))
+            price *= math.exp(PRICE_RATE / schedule.residual_steps * max(-0.5, min(0.5, excess)))
+        if step < noisy:
+            noise = torch.rand(numbers.shape, generator=torch_generator(search.seed, "noise", step)) - 0.5
+            told = priced = numbers + noise
+        else:
+            told, priced = numbers + (numbers.round() - numbers).detach(), numbers
+        bits = _Rate(now, numbers.detach()).bits(priced)
+        return search.field_error(latent + STEPS[STEP_CODE] * told, *samples) + price * bits
+
+    def trimmed() -> NDArray[np.int64]:
+        """What fits: numbers nearest to zero are dropped."""
+        if fits(rounded()):
+            return rounded()
+        low, high = 0.5, LARGEST + 1.0
+        for _ in range(10):
+            middle = (low + high) / 2
+            low, high = (low, middle) if fits(rounded(middle)) else (middle, high)
+        return rounded(high)
+
+    best, least = np.zeros(numbers.shape, np.int64), math.inf
+    bar = tqdm(total=schedule.residual_steps, desc="residual", unit="step", disable=not progress)
+    count, rate = schedule.residual_steps, RESIDUAL_RATE
+    for step in _descend(search, numbers, loss, count, "residual", rate, schedule.samples, deadline, bar):
+        if step >= noisy and ((step + 1 - noisy) % RESIDUAL_LOOK == 0 or step + 1 == count):
+            with torch.no_grad():
+                now = trimmed()
+                error = float(search.field_error(latent + STEPS[STEP_CODE] * torch.from_numpy(now), *search.held))
+            if error < least:
+                best, least = now, error
+    bar.close()
+    return best if best.any() else None
+
+
+def _descend(
+    search: Search,
+    parameter: Tensor,
+    loss: Callable[[int, Tensor, Tensor], Tensor],
+    count: int,
+    stage: str,
+    first_rate: float,
+    samples: int,
+    deadline: float | None,
+    bar: tqdm[Any],
+) -> Iterator[int]:
+    """Adam on `parameter` under a cosine; yields after each step. (torch.optim takes seconds to import.)"""
+    mean, power = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    for step in range(count):
+        if deadline is not None and time.perf_counter() > deadline:
+            return
+        drawn = _subset(search.target, torch_generator(search.seed, stage, step), samples)
+        (gradient,) = torch.autograd.grad(loss(step, *drawn), parameter)
+        mean.lerp_(gradient, 1 - BETAS[0])
+        power.lerp_(gradient.square(), 1 - BETAS[1])
+        spread = (power / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
+        rate = falling_rate(first_rate, step, count) / (1 - BETAS[0] ** (step + 1))
+        with torch.no_grad():
+            parameter.addcdiv_(mean, spread, value=-rate)
+        bar.update()
+        yield step
 
 
 def id_costs(tables: Tables, ids: NDArray[np.int64]) -> Tensor:

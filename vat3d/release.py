@@ -131,7 +131,8 @@ def write_release(
         ids, config.scales, config.codes, parent_tokens(config), code_buckets(network.quantizer.codebook.detach())
     )
     tensors = half_precision({name: t for name, t in network.state_dict().items() if name.startswith(DECODING)})
-    token_model = TokenModel(model_hash(tensors, config.scales, tables), config.scales, tables)
+    latent = (3, config.grid, config.grid, config.channels)
+    token_model = TokenModel(model_hash(tensors, config.scales, tables), config.scales, tables, latent)
     facts = {**(facts or {}), "codes_in_use": [], "perplexity": []}
     for part in np.split(ids, np.cumsum(config.scales)[:-1], axis=1):
         share = np.bincount(part[part >= 0], minlength=config.codes) / max(1, (part >= 0).sum())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +17,12 @@ import safetensors
 from safetensors.numpy import save_file
 
 from setcore.files import atomic_path
-from vat3d.entropy import Tables
+from vat3d.entropy import PRECISION, Tables, bytes_state, state_bytes
 from vat3d.errors import CodecError
 from vat3d.frame import Frame
+from vat3d.residual import LARGEST, STEPS, pop_residual, push_residual
 
-MAGIC, VERSIONS = b"V\xb3", (1, 2, 3)
+MAGIC, VERSIONS = b"V\xb3", (1, 2, 3, 4)
 CRC_BYTES, COUNT_BYTES, ID_BYTES = 4, 2, 4
 HEADER_LIMIT = 26
 LEVEL_STEP = 0.001
@@ -27,7 +30,7 @@ LEVELS = (0, 1, 2, 3, 4, 6, 9, 13)
 """Levels, in steps of `LEVEL_STEP` half-sides, that scales can have; scales of one level may have any of 0 to 7."""
 _COUNT_BITS = 13
 SMALLEST_FILE = len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + CRC_BYTES + 6
-TOKENS_FILE = "tokens.safetensors"
+TOKENS_FILE, CONFIG_FILE = "tokens.safetensors", "config.json"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 
@@ -42,11 +45,14 @@ class TokenModel:
     scales : tuple of int
         Tokens in each scale, coarse to fine.
     tables : Tables
+    latent : tuple of int
+        Shape of the latent grid (planes, rows, columns, channels), for files with a residual; empty if unknown.
     """
 
     model_id: str
     scales: tuple[int, ...]
     tables: Tables
+    latent: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -114,7 +120,16 @@ def load_token_model(folder: str | Path) -> TokenModel:
             scales = tuple(int(size) for size in file.get_tensor("scales"))
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CodecError(f"{path} is not a readable table file ({error}); fetch it again") from error
-    return TokenModel(model_id, scales, Tables(**arrays))
+    return TokenModel(model_id, scales, Tables(**arrays), _latent_shape(path.parent / CONFIG_FILE))
+
+
+def _latent_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the latent grid by the model's configuration; empty where there is none."""
+    try:
+        config = json.loads(path.read_text())["config"]
+        return 3, int(config["grid"]), int(config["grid"]), int(config["channels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 @lru_cache(maxsize=1)
@@ -145,7 +160,8 @@ class TokenStream:
 
     Parameters
     ----------
-    ids : list of int64 arrays, one per scale present; the last may hold fewer tokens than its scale
+    ids : list of int64 arrays, one per scale present; the last scale of tokens may hold fewer than its full count
+        A residual is a scale after these: the latent's numbers in steps, 0 1 -1 2 -2 ... as ids 0 1 2 3 4 ...
     frame : Frame
     model : TokenModel
     report : dict
@@ -153,6 +169,8 @@ class TokenStream:
     levels : tuple of int, one per scale present
         Decoded up to a scale, the surface lies where the distance is the scale's level times `LEVEL_STEP`: above 0
         where thin parts would break, or where so few tokens would leave nothing inside. All 0, if not given.
+    residual_step : int, optional
+        The last scale is a residual, in steps of ``STEPS[residual_step]`` of `vat3d.residual`.
     """
 
     ids: list[np.ndarray]
@@ -160,9 +178,11 @@ class TokenStream:
     model: TokenModel
     report: dict[str, Any] = field(default_factory=dict)
     levels: tuple[int, ...] = ()
+    residual_step: int | None = None
 
     def __post_init__(self) -> None:
-        present = [np.asarray(part, dtype=np.int64) for part in self.ids]
+        everything = [np.asarray(part, dtype=np.int64) for part in self.ids]
+        present = everything if self.residual_step is None else everything[:-1]
         sizes = [part.size for part in present]
         whole = list(self.model.scales[: len(sizes)])
         if (
@@ -175,10 +195,20 @@ class TokenStream:
         flat = np.concatenate(present)
         if flat.min() < 0 or flat.max() >= self.model.tables.codes:
             raise CodecError(f"a token id lies outside 0..{self.model.tables.codes - 1}")
-        levels = tuple(self.levels) or (0,) * len(sizes)
-        if len(levels) != len(sizes) or not (_alike(levels) or set(levels) <= set(LEVELS)):
-            raise CodecError(f"levels {levels} of {len(sizes)} scales are not each one of {LEVELS}")
-        object.__setattr__(self, "ids", present)
+        if self.residual_step is not None:
+            numbers = everything[-1]
+            if not self.model.latent or numbers.shape != (math.prod(self.model.latent),):
+                raise CodecError(f"a residual of shape {numbers.shape} does not fit a latent of {self.model.latent}")
+            if not numbers.any() or numbers.min() < 0 or numbers.max() > 2 * LARGEST:
+                raise CodecError(f"the residual is empty, or an id of it lies outside 0..{2 * LARGEST}")
+            if not 0 <= self.residual_step < len(STEPS):
+                raise CodecError(f"residual step {self.residual_step} lies outside 0..{len(STEPS) - 1}")
+        levels = tuple(self.levels) or (0,) * len(everything)
+        if len(levels) != len(everything) or not (_alike(levels) or set(levels) <= set(LEVELS)):
+            raise CodecError(f"levels {levels} of {len(everything)} scales are not each one of {LEVELS}")
+        if self.residual_step is not None and not set(levels) <= set(LEVELS):
+            raise CodecError(f"levels {levels} beside a residual are not each one of {LEVELS}")
+        object.__setattr__(self, "ids", everything)
         object.__setattr__(self, "levels", levels)
 
     @property
@@ -197,23 +227,38 @@ class TokenStream:
         return self.levels[-1]
 
     @property
+    def tokens(self) -> list[np.ndarray]:
+        """The ids of the scales of tokens, without the residual."""
+        return self.ids if self.residual_step is None else self.ids[:-1]
+
+    @property
+    def residual(self) -> np.ndarray | None:
+        """The numbers of the residual in steps, shape `model.latent`."""
+        if self.residual_step is None:
+            return None
+        ids = self.ids[-1].reshape(self.model.latent)
+        return np.where(ids % 2, ids + 1, -ids) // 2
+
+    @property
     def count(self) -> int:
         """Tokens present."""
-        return sum(self.scales)
+        return sum(part.size for part in self.tokens)
 
     @property
     def sizes(self) -> dict[str, int]:
         """Bytes of the file: header, coded payload, and what the payload would take at whole bits per id."""
         raw_bits = self.count * max(1, (self.model.tables.codes - 1).bit_length())
+        if self.residual_step is not None:
+            raw_bits += self.ids[-1].size * (2 * LARGEST).bit_length()
         total = len(self.to_bytes())
         header = len(self._header()) + CRC_BYTES
         return {"bytes": total, "header": header, "payload": total - header, "payload_raw": (raw_bits + 7) // 8}
 
     def _header(self) -> bytes:
         """Everything before the payload; the checksum that closes the file counts as header, too."""
-        alike = _alike(self.levels)
+        alike = _alike(self.levels) and self.residual_step is None
         level = self.level if alike else LEVELS.index(self.level)
-        version = 3 if not alike else 2 if level else 1
+        version = 4 if self.residual_step is not None else 3 if not alike else 2 if level else 1
         return (
             MAGIC
             + bytes([version])
@@ -224,7 +269,15 @@ class TokenStream:
 
     def to_bytes(self) -> bytes:
         """The file."""
-        body = self._header() + self.model.tables.encode(np.concatenate(self.ids), *_extra(self.levels))
+        tables, tokens = self.model.tables, np.concatenate(self.tokens)
+        if self.residual is None or self.residual_step is None:
+            payload = tables.encode(tokens, *_extra(self.levels))
+        else:
+            state = push_residual(self.residual, 1) * len(STEPS) + self.residual_step
+            for level in self.levels[-2::-1]:
+                state = state * len(LEVELS) + LEVELS.index(level)
+            payload = state_bytes(tables.push(tokens, state))
+        body = self._header() + payload
         return body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
 
     @classmethod
@@ -250,6 +303,8 @@ class TokenStream:
         if count == 0:
             raise CodecError("the file holds no tokens; it is damaged")
         scales = int(np.searchsorted(np.cumsum(model.scales), count)) + 1
+        if version > 3:
+            return cls._with_residual(payload, count, scales, level, frame, model)
         flat, extra = model.tables.decode_with(payload, count, len(LEVELS) ** (scales - 1) if version > 2 else 1)
         levels = [level] * scales
         if version > 2:
@@ -258,6 +313,26 @@ class TokenStream:
             if _alike(levels):
                 raise CodecError("the file is of a later version than what it holds asks for; it is damaged")
         return cls(model.split(flat), frame, model, levels=tuple(levels))
+
+    @classmethod
+    def _with_residual(
+        cls, payload: bytes, count: int, scales: int, level: int, frame: Frame, model: TokenModel
+    ) -> TokenStream:
+        """The stream of a file of version 4."""
+        if not model.latent:
+            raise CodecError(f"the file has a residual, but model {model.model_id} came without its configuration")
+        limit = PRECISION * (count + 2) + 3 * scales + 4 + 24 * math.prod(model.latent)
+        flat, state = model.tables.pop(bytes_state(payload, limit), count)
+        levels = []
+        for _ in range(scales):
+            state, index = divmod(state, len(LEVELS))
+            levels.append(LEVELS[index])
+        state, step = divmod(state, len(STEPS))
+        residual, state = pop_residual(state, model.latent)
+        if state != 1:
+            raise CodecError("the file does not end where its residual ends; it is damaged")
+        ids = [*model.split(flat), residual_ids(residual)]
+        return cls(ids, frame, model, levels=(*levels, LEVELS[level]), residual_step=step)
 
     def truncate(self, scales: int) -> TokenStream:
         """The first `scales` scales as a stream of its own, a coarser file of the same mesh.
@@ -269,24 +344,35 @@ class TokenStream:
         """
         if not 1 <= scales <= len(self.ids):
             raise CodecError(f"cannot keep {scales} scales of {len(self.ids)}; choose 1..{len(self.ids)}")
-        return replace(self, ids=self.ids[:scales], levels=self.levels[:scales], report=dict(self.report))
+        step = self.residual_step if scales == len(self.ids) else None
+        return replace(
+            self, ids=self.ids[:scales], levels=self.levels[:scales], residual_step=step, report=dict(self.report)
+        )
 
     def prefix(self, count: int) -> TokenStream:
-        """The first `count` tokens, the last scale perhaps partial."""
+        """The first `count` tokens, the last scale perhaps partial; without the residual."""
         if not 1 <= count <= self.count:
             raise CodecError(f"cannot keep {count} tokens of {self.count}")
-        ids = self.model.split(np.concatenate(self.ids)[:count])
-        return replace(self, ids=ids, levels=self.levels[: len(ids)], report=dict(self.report))
+        ids = self.model.split(np.concatenate(self.tokens)[:count])
+        return replace(self, ids=ids, levels=self.levels[: len(ids)], residual_step=None, report=dict(self.report))
 
     def fit(self, max_bytes: int) -> TokenStream:
-        """The longest prefix whose file takes at most `max_bytes`.
+        """The longest prefix whose file takes at most `max_bytes`; a residual is kept whole or not at all.
 
         Raises
         ------
         CodecError
             Not even the first scale fits.
         """
-        return self.prefix(tokens_within(np.concatenate(self.ids), self.frame, self.model, max_bytes, self.levels))
+        if self.residual_step is not None and len(self.to_bytes()) <= max_bytes:
+            return self
+        levels = self.levels[: len(self.tokens)]
+        return self.prefix(tokens_within(np.concatenate(self.tokens), self.frame, self.model, max_bytes, levels))
+
+
+def residual_ids(residual: np.ndarray) -> np.ndarray:
+    """Ids of a residual's numbers, flat: 0 1 -1 2 -2 ... as 0 1 2 3 4."""
+    return np.where(residual > 0, 2 * residual - 1, -2 * residual).ravel()
 
 
 def tokens_within(

@@ -6,9 +6,10 @@ the frame as the file's header holds it, so that encoder and decoder agree to th
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +29,20 @@ from vat3d.inside import EVEN_ODD, FILLS, NONZERO, SHELL, Solid
 from vat3d.levels import Judge, better, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
-from vat3d.refine import EFFORTS, Choice, Schedule, Search, Target, refine
+from vat3d.refine import EFFORTS, SPARSE_EFFORTS, Choice, Schedule, Search, Target, refine, refine_residual
 from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
+from vat3d.residual import STEP_CODE, STEPS
 from vat3d.stream import (
     LEVEL_STEP,
+    LEVELS,
     TokenModel,
     TokenStream,
     embedded_model,
     embedded_models,
+    header_bytes,
     read_model_id,
+    residual_ids,
     tokens_within,
 )
 
@@ -49,6 +54,8 @@ SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 """Near-surface and volume samples of a mesh that the search for its tokens sees."""
 NEAR_SIGMAS = (0.01, 0.04)
+LEAST_ROOM = 96
+"""Bytes after the tokens of all components from which on a residual is worth its place."""
 TRIAL = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
 TIP = 0.01
@@ -160,13 +167,19 @@ class MeshTokenizer:
         fields: dict[bytes, GridField] = {}
 
         def field_of(stream: TokenStream) -> GridField:
-            key = np.concatenate(stream.ids).tobytes()
+            key = np.concatenate(stream.ids).tobytes()  # a residual is longer than all tokens: no two keys are alike
             if key not in fields:
                 fields[key] = GridField(self.field(stream))
             return fields[key]
 
         def stream_of(choice: Choice) -> TokenStream:
             return TokenStream(self.model.split(choice.tokens), frame, self.model, report)
+
+        components = self._components(max_bytes, frame) if effort != "fast" else 0
+        most = components or sum(self.model.scales)
+
+        def fit(ids: NDArray[np.int64]) -> int:
+            return tokens_within(ids[:most], frame, self.model, max_bytes)
 
         def improve(search: Search, start: Choice, schedule: Schedule, progress: bool = False) -> Choice:
             deadline = None if time_limit is None else started + time_limit
@@ -177,13 +190,13 @@ class MeshTokenizer:
             search = Search(
                 self.network,
                 _target(filled, place, box, seed, *samples),
-                lambda ids: tokens_within(ids, frame, self.model, max_bytes),
+                fit,
                 self.model.tables,
                 seed,
             )
             return _Attempt(fill, search, search.choose_price(self._latent(filled, place, box, seed)))
 
-        schedule = EFFORTS[effort]
+        schedule = SPARSE_EFFORTS[effort] if components else EFFORTS[effort]
         if fill is None and solid.hides_parts(original):
             trial = Schedule(min(TRIAL, schedule.free_steps), 0)
 
@@ -197,10 +210,16 @@ class MeshTokenizer:
         else:
             chosen = attempt(fill or NONZERO)
         report["fill"], search, start = chosen.fill, chosen.search, chosen.start
-        refined = improve(search, start, schedule, effort == "best" if progress is None else progress)
+        progress = effort == "best" if progress is None else progress
+        refined = improve(search, start, schedule, progress)
         stream = stream_of(refined)
-        if refined is not start:
-            stream = better(stream, stream_of(start), field_of, judge)
+        if components:
+            deadline = None if time_limit is None else started + time_limit
+            stream = self._with_residual(stream, search, refined, schedule, max_bytes, deadline, progress)
+            most = sum(self.model.scales)
+        if schedule.steps:
+            plain = stream_of(replace(start, kept=fit(start.ids)))
+            stream = better(stream, plain, field_of, judge)
         closely = effort != "fast"
         stream, score = with_levels(stream, field_of, judge, search.target, closely)
         if min_f_score is not None:
@@ -212,6 +231,39 @@ class MeshTokenizer:
         stream.report["f_score@0.02"] = score
         stream.report.update(stream.sizes)
         return stream
+
+    def _components(self, max_bytes: int, frame: Frame) -> int:
+        """Tokens of the scales of components but the last, if `max_bytes` have room for a residual after them; else 0.
+
+        The residual says better what would be the last components, and what would be the areas after these.
+        """
+        config = self.network.config
+        count = sum(config.scales[: max(len(config.components) - 1, 0)])
+        least = header_bytes(frame) + count * math.log2(config.codes) / 8 + LEAST_ROOM
+        return count if count and self.model.latent and least <= max_bytes else 0
+
+    def _with_residual(
+        self,
+        stream: TokenStream,
+        search: Search,
+        base: Choice,
+        schedule: Schedule,
+        max_bytes: int,
+        deadline: float | None,
+        progress: bool,
+    ) -> TokenStream:
+        """The stream of a choice of tokens, with a sparse residual in what `max_bytes` leave, if any fits."""
+
+        def with_residual(residual: NDArray[np.int64]) -> TokenStream:
+            ids, levels = [*stream.ids, residual_ids(residual)], (LEVELS[-1],) * (len(stream.ids) + 1)
+            return replace(stream, ids=ids, levels=levels, residual_step=STEP_CODE)
+
+        def fits(residual: NDArray[np.int64]) -> bool:
+            return not residual.any() or len(with_residual(residual).to_bytes()) <= max_bytes
+
+        room = 8.0 * (max_bytes - len(stream.to_bytes())) - 4 - 3 * len(stream.ids)
+        found = refine_residual(search, base, schedule, room, fits, deadline=deadline, progress=progress)
+        return stream if found is None else replace(with_residual(found), levels=())
 
     def info(self) -> dict[str, Any]:
         """Id, parameters, scales, codebook, and how the codes are used on training shapes."""
@@ -230,7 +282,10 @@ class MeshTokenizer:
     def field(self, stream: TokenStream) -> Field:
         """The signed distance that a stream's tokens decode to, a function of points (n, 3) in the evaluation frame."""
         box = network_box(stream.frame)
-        planes = self.network.decode([torch.from_numpy(part)[None] for part in stream.ids], box)
+        tokens, residual = [torch.from_numpy(part)[None] for part in stream.tokens], None
+        if stream.residual is not None and stream.residual_step is not None:
+            residual = torch.from_numpy(stream.residual.astype(np.float32))[None] * STEPS[stream.residual_step]
+        planes = self.network.decode(tokens, box, residual)
 
         @torch.inference_mode()
         def distance(points: NDArray[np.float32]) -> NDArray[np.float32]:

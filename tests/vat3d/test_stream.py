@@ -1,11 +1,12 @@
 """Token files: header, frame, prefixes, models on disk."""
 
 import itertools
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from streams import CODES, SCALES, token_model, token_stream
+from streams import CODES, LATENT, SCALES, sparse_stream, token_model, token_stream
 
 from vat3d.entropy import uniform_tables
 from vat3d.errors import CodecError
@@ -19,6 +20,7 @@ from vat3d.stream import (
     load_token_model,
     model_hash,
     read_model_id,
+    residual_ids,
     save_token_model,
     tokens_within,
 )
@@ -101,6 +103,68 @@ def test_a_file_written_by_version_3_reads_for_ever():
     back = TokenStream.from_bytes(data, stream.model)
     assert same(back, stream)
     assert back.levels == stream.levels
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 15, 42])
+def test_a_residual_round_trips_as_the_last_scale(count):
+    stream = sparse_stream(count)
+    data = stream.to_bytes()
+    back = TokenStream.from_bytes(data, stream.model)
+    assert data[2] == 4
+    assert same(back, stream)
+    assert back.to_bytes() == data
+    assert (back.count, back.levels, back.residual_step) == (count, stream.levels, 10)
+    assert back.scales[-1] == np.prod(LATENT)
+    assert np.array_equal(back.residual, stream.residual)
+    assert back.residual.shape == LATENT
+    assert set(np.unique(back.residual)) >= {-1, 0, 1}
+    assert stream.sizes["bytes"] == len(data) == stream.sizes["header"] + stream.sizes["payload"]
+
+
+def test_without_its_residual_a_file_is_one_of_tokens():
+    stream = sparse_stream()
+    assert same(stream.truncate(3), stream)
+    assert stream.truncate(3).to_bytes() == stream.to_bytes()
+    shorter = stream.truncate(2)
+    assert same(shorter, replace(token_stream(15), levels=stream.levels[:2]))
+    assert shorter.residual is None
+    assert shorter.to_bytes()[2] == 3
+    size = len(stream.to_bytes())
+    assert stream.fit(size) is stream
+    assert same(stream.fit(size - 1), shorter)
+    assert same(stream.prefix(7), token_stream(7))
+    assert same(stream.fit(len(stream.prefix(7).to_bytes())), stream.prefix(7))
+
+
+def test_a_file_written_by_version_4_reads_for_ever():
+    residual = np.zeros((3, 2, 2, 1), np.int64)
+    residual[1, 0, 1, 0], residual[2, 1, 0, 0] = -2, 1
+    stream = TokenStream(
+        [np.array([9, 0, 3]), np.array([7, 7]), residual_ids(residual)],
+        Frame(scale_code=32538, longest=2, aspect_codes=(1489, 744), centre_codes=(-3, 0, 700), centre_bits=9),
+        TokenModel("00c0ffee", (3, 4), uniform_tables(7, 10), residual.shape),
+        levels=(4, 0, 1),
+        residual_step=10,
+    )
+    data = bytes.fromhex("56b30400c0ffee05201a7fe88aae2cfd0320af017dd8b73cdf20d495af78")
+    assert stream.to_bytes() == data
+    assert same(TokenStream.from_bytes(data, stream.model), stream)
+
+
+def test_damaged_residuals_are_refused():
+    stream = sparse_stream()
+    data = stream.to_bytes()
+    for body in (data[:-4] + b"\1", data[:-5], data[:-4] + bytes(3000) + b"\1"):
+        with pytest.raises(CodecError):
+            TokenStream.from_bytes(body + zlib.crc32(body).to_bytes(4, "little"), stream.model)
+    with pytest.raises(CodecError, match="without its configuration"):
+        TokenStream.from_bytes(data, replace(stream.model, latent=()))
+    for change in ({"residual_step": 16}, {"ids": [*stream.tokens, stream.ids[-1][1:]]}, {"levels": (5, 5, 5)}):
+        with pytest.raises(CodecError):
+            replace(stream, **change)
+    for ids in (np.zeros_like(stream.ids[-1]), stream.ids[-1] + 15):
+        with pytest.raises(CodecError, match="empty"):
+            replace(stream, ids=[*stream.tokens, ids])
 
 
 def test_truncate_is_a_file_of_its_own():
