@@ -48,13 +48,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps on free vectors, on tokens and on a residual; samples a step."""
+    """How much work an effort means: gradient steps on free vectors, on tokens and then on a residual."""
 
     free_steps: int
     steps: int
-    residual_steps: int = 0
     samples: int = 2048
     learning_rate: float = 0.05
+    residual_steps: int = 0
 
 
 PRICES = (0.03, 0.1, 0.2, 0.4, 0.8)
@@ -70,12 +70,12 @@ RESIDUAL_RATE = 0.1
 NOISY, SETTLE = 0.6, 0.15
 """Share of the steps on a residual that see noise for rounding, and share after which the price of its bits moves."""
 FIRST_PRICE, PRICE_RATE, MEASURE_EVERY, RESIDUAL_LOOK = 2e-6, 16.0, 5, 8
-"""Price of a bit in loss at first (for 5,000 bits), how fast its logarithm follows that of the excess over the room, and
-steps between looks at the excess, and between looks at what fits once numbers are rounded."""
+"""Price of a bit in loss at first (for 5,000 bits), how fast its logarithm follows that of the excess over the room,
+and steps between looks at the excess, and between looks at what fits once numbers are rounded."""
 BETAS = (0.9, 0.95)
 """Decay of Adam's moving averages, of the gradient and of its square."""
 EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(60, 100), "best": Schedule(150, 350)}
-SPARSE_EFFORTS = {"normal": Schedule(30, 0, 120), "best": Schedule(60, 90, 330)}
+SPARSE_EFFORTS = {"normal": Schedule(30, 0, residual_steps=120), "best": Schedule(60, 90, residual_steps=330)}
 """The same for files with a residual, whose tokens matter less."""
 
 Fit = Callable[[NDArray[np.int64]], int]
@@ -236,7 +236,7 @@ def refine(
     return best
 
 
-class _Rate:
+class Rate:
     """Bits of a residual, as a differentiable function, from the classes that its numbers are coded in.
 
     In each class numbers are taken to follow a Laplace distribution, whose scale is their mean magnitude.
@@ -300,14 +300,14 @@ def refine_residual(
         if step >= SETTLE * schedule.residual_steps:
             if step % MEASURE_EVERY == 0 or not size:
                 size = residual_bits(now)
-            excess = math.log(max(size, 1.0) / (0.97 * room))
+            excess = math.log(max(size, 1.0) / room)
             price *= math.exp(PRICE_RATE / schedule.residual_steps * max(-0.5, min(0.5, excess)))
         if step < noisy:
             noise = torch.rand(numbers.shape, generator=torch_generator(search.seed, "noise", step)) - 0.5
             told = priced = numbers + noise
         else:
             told, priced = numbers + (numbers.round() - numbers).detach(), numbers
-        bits = _Rate(now, numbers.detach()).bits(priced)
+        bits = Rate(now, numbers.detach()).bits(priced)
         return search.field_error(latent + STEPS[STEP_CODE] * told, *samples) + price * bits
 
     def trimmed() -> NDArray[np.int64]:

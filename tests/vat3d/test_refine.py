@@ -4,13 +4,26 @@ import numpy as np
 import pytest
 import torch
 from make_tiny_model import DATA
+from scipy.stats import laplace
 from toy_shapes import box_distance
 
 from vat3d.entropy import Tables, uniform_tables
 from vat3d.losses import field_loss
 from vat3d.network import CodecNetwork
-from vat3d.refine import EFFORTS, Schedule, Search, Target, id_costs, refine
+from vat3d.refine import (
+    EFFORTS,
+    SPARSE_EFFORTS,
+    Choice,
+    Rate,
+    Schedule,
+    Search,
+    Target,
+    id_costs,
+    refine,
+    refine_residual,
+)
 from vat3d.release import load_release
+from vat3d.residual import LARGEST, STEP_CODE, STEPS, neighbourhood, residual_bits
 
 COUNT = 150
 
@@ -111,3 +124,63 @@ def test_costs_are_those_of_the_tables(model: tuple[CodecNetwork, Tables]) -> No
 
 def test_efforts_are_ordered() -> None:
     assert EFFORTS["fast"].free_steps == EFFORTS["fast"].steps == 0 < EFFORTS["normal"].steps < EFFORTS["best"].steps
+
+
+def residual_of(
+    model: tuple[CodecNetwork, Tables], target: Target, room: float, steps: int = 60, **options: float
+) -> tuple[Search, Choice, np.ndarray | None]:
+    looking = search(*model[:1], target, count=40)
+    base = looking.choose_price(start(model[0]))
+
+    def fits(values: np.ndarray) -> bool:
+        return residual_bits(values) <= room
+
+    schedule = Schedule(0, 0, 512, residual_steps=steps)
+    return looking, base, refine_residual(looking, base, schedule, room, fits, **options)
+
+
+@pytest.mark.parametrize("room", [300, 1200, 4000])
+def test_a_residual_lowers_the_loss_within_its_room(
+    model: tuple[CodecNetwork, Tables], target: Target, room: int
+) -> None:
+    looking, base, found = residual_of(model, target, room)
+    config = model[0].config
+    assert found is not None
+    assert found.shape == (3, config.grid, config.grid, config.channels)
+    assert 0 < np.abs(found).max() <= LARGEST
+    assert 0.5 * room < residual_bits(found) <= room
+    latent = looking.latent(looking.codebook[torch.from_numpy(base.tokens)])
+    added = STEPS[STEP_CODE] * torch.from_numpy(found).float()
+    with torch.no_grad():
+        after = float(looking.field_error(latent + added, *looking.held))
+    assert after < (0.95 if room < 500 else 0.75) * base.loss
+
+
+def test_same_seed_same_residual_and_no_time_none(model: tuple[CodecNetwork, Tables], target: Target) -> None:
+    first, again = (residual_of(model, target, 800, 12)[2] for _ in range(2))
+    assert first is not None
+    assert again is not None
+    assert np.array_equal(first, again)
+    assert residual_of(model, target, 800, 12, deadline=time.perf_counter() - 1)[2] is None
+
+
+def test_bits_of_numbers_are_those_of_a_laplace_distribution_in_each_class() -> None:
+    shape = (3, 4, 5, 2)
+    rounded = np.random.default_rng(0).integers(-2, 3, shape)
+    numbers = torch.from_numpy(rounded + np.random.default_rng(1).uniform(-0.4, 0.4, shape)).float()
+    rate, kinds = Rate(rounded, numbers), neighbourhood(np.abs(rounded))
+    for kind in np.unique(kinds):
+        inside = kinds == kind
+        scale = np.clip((np.abs(numbers.numpy())[inside].sum() + 3) / (inside.sum() + 10), 0.08, 4)
+        np.testing.assert_allclose(rate.scale.numpy()[inside], scale, rtol=1e-5)
+    share = laplace(scale=rate.scale.numpy())
+    width = share.cdf(numbers.numpy() + 0.5) - share.cdf(numbers.numpy() - 0.5)
+    np.testing.assert_allclose(float(rate.bits(numbers)), -np.log2(width).sum(), rtol=1e-4)
+    slope = torch.autograd.grad(rate.bits(numbers.requires_grad_()), numbers)[0]
+    assert torch.isfinite(slope).all()
+    assert ((slope > 0) == (numbers > 0)).all()
+
+
+def test_efforts_with_a_residual_are_ordered() -> None:
+    assert set(SPARSE_EFFORTS) == set(EFFORTS) - {"fast"}
+    assert SPARSE_EFFORTS["normal"].residual_steps < SPARSE_EFFORTS["best"].residual_steps

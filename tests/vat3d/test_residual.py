@@ -23,7 +23,9 @@ def test_round_trip(share, below):
         back, left = pop_residual(state, SHAPE)
         assert np.array_equal(back, values)
         assert left == below
-        assert abs(state.bit_length() - below.bit_length() - residual_bits(values)) < 12  # a first slot costs whole bits
+        assert (
+            abs(state.bit_length() - below.bit_length() - residual_bits(values)) < 12
+        )  # a first slot costs whole bits
 
 
 def test_a_state_that_reads_is_the_only_one_for_its_numbers():
