@@ -176,7 +176,7 @@ class MeshTokenizer:
             return TokenStream(self.model.split(choice.tokens), frame, self.model, report)
 
         components = self._components(max_bytes, frame) if effort != "fast" else 0
-        most = components or sum(self.model.scales)
+        most = whole = sum(self.model.scales)
 
         def fit(ids: NDArray[np.int64]) -> int:
             return tokens_within(ids[:most], frame, self.model, max_bytes)
@@ -197,6 +197,7 @@ class MeshTokenizer:
             return _Attempt(fill, search, search.choose_price(self._latent(filled, place, box, seed)))
 
         schedule = SPARSE_EFFORTS[effort] if components else EFFORTS[effort]
+        chosen: _Attempt | None = None
         if fill is None and solid.hides_parts(original):
             trial = Schedule(min(TRIAL, schedule.free_steps), 0)
 
@@ -206,9 +207,10 @@ class MeshTokenizer:
             attempts = [attempt(NONZERO)]
             with suppress(MeshError):  # parts in one place cancel each other
                 attempts.append(attempt(EVEN_ODD))
-            chosen = max(attempts, key=promise)
-        else:
-            chosen = attempt(fill or NONZERO)
+            chosen = max(attempts, key=promise)  # by all tokens that fit: inner walls are what comes last
+        most = components or whole
+        if chosen is None or components:
+            chosen = attempt(chosen.fill if chosen else fill or NONZERO)
         report["fill"], search, start = chosen.fill, chosen.search, chosen.start
         progress = effort == "best" if progress is None else progress
         refined = improve(search, start, schedule, progress)
@@ -216,7 +218,7 @@ class MeshTokenizer:
         if components:
             deadline = None if time_limit is None else started + time_limit
             stream = self._with_residual(stream, search, refined, schedule, max_bytes, deadline, progress)
-            most = sum(self.model.scales)
+            most = whole
         if schedule.steps:
             plain = stream_of(replace(start, kept=fit(start.ids)))
             stream = better(stream, plain, field_of, judge)

@@ -155,6 +155,25 @@ def test_truncation_decodes_coarser(tokenizer: MeshTokenizer, ellipsoid: trimesh
         assert one.is_watertight
 
 
+def test_what_tokens_leave_of_a_larger_budget_goes_to_a_residual(ellipsoid: trimesh.Trimesh) -> None:
+    tokenizer = MeshTokenizer.from_pretrained()
+    stream = tokenizer.encode(ellipsoid, 400, "normal")
+    data = stream.to_bytes()
+    assert data[2] == 4
+    assert 0.9 * 400 < len(data) <= 400
+    assert stream.scales[:-1] == tokenizer.model.scales[: len(stream.scales) - 1]
+    assert stream.residual is not None
+    assert stream.residual.shape == tokenizer.model.latent
+    read = TokenStream.from_bytes(data)
+    assert np.array_equal(tokenizer.decode(read, 64).vertices, tokenizer.decode(stream, 64).vertices)
+    shorter = stream.truncate(len(stream.ids) - 1)
+    coarse = tokenizer.decode(stream, 64, scales=len(stream.ids) - 1)
+    assert np.array_equal(tokenizer.decode(shorter, 64).vertices, coarse.vertices)
+    assert shorter.residual is None
+    scores = [evaluate(ellipsoid, mesh)["f_score@0.01"] for mesh in (coarse, tokenizer.decode(stream, 64))]
+    assert scores[0] < scores[1]
+
+
 def test_fewest_scales_for_a_score(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
     full = tokenizer.encode(ellipsoid, 300, "fast")
     wanted = full.report["f_score@0.02"] / 2
