@@ -154,12 +154,13 @@ def _info(args: argparse.Namespace) -> None:
         stream = _stream(data, args.model)
         frame = stream.frame
         info = {
-            "model": stream.model_id, "tokens": stream.count, "scales": list(stream.scales), **stream.sizes,
+            "model": stream.model_id, "tokens": stream.count, "scales": [part.size for part in stream.tokens],
+            "residual": stream.residual_step is not None, **stream.sizes,
             "half_side": frame.half_side, "aspect": frame.aspect.tolist(), "centre": frame.centre.tolist(),
         }  # fmt: skip
         text = (
-            f"{args.input}: {len(data)} bytes, {stream.count} tokens in {len(stream.ids)} scales, "
-            f"model {stream.model_id}, half-side {frame.half_side:g}"
+            f"{args.input}: {len(data)} bytes, {stream.count} tokens in {len(stream.tokens)} scales, "
+            f"{'a residual, ' if info['residual'] else ''}model {stream.model_id}, half-side {frame.half_side:g}"
         )
     print_result(info, args.json, text)
 

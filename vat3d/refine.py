@@ -320,7 +320,7 @@ def refine_residual(
             low, high = (low, middle) if fits(rounded(middle)) else (middle, high)
         return rounded(high)
 
-    best, least = np.zeros(numbers.shape, np.int64), math.inf
+    best, least = np.zeros(numbers.shape, np.int64), base.loss
     bar = tqdm(total=schedule.residual_steps, desc="residual", unit="step", disable=not progress)
     count, rate = schedule.residual_steps, RESIDUAL_RATE
     for step in _descend(search, numbers, loss, count, "residual", rate, schedule.samples, deadline, bar):

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from streams import token_model, token_stream
+from streams import sparse_stream, token_model, token_stream
 
 from vat3d.errors import CodecError
-from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, LEVELS, MAGIC, TokenStream, read_model_id
+from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, LEVELS, MAGIC, VERSIONS, TokenStream, read_model_id
 
-DATA = token_stream().to_bytes()
+DATA, SPARSE = token_stream().to_bytes(), sparse_stream().to_bytes()
 COUNT_AT = len(MAGIC) + 1 + ID_BYTES
 FRAME_AT = COUNT_AT + COUNT_BYTES
 
@@ -46,29 +46,46 @@ def test_trailing_bytes(tail):
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"\1", bytes(1000), b"\xff" * 1000])
-def test_trailing_bytes_under_a_right_checksum(tail):
-    refused(sealed(DATA[:-CRC_BYTES] + tail))
+@pytest.mark.parametrize("data", [DATA, SPARSE])
+def test_trailing_bytes_under_a_right_checksum(data, tail):
+    refused(sealed(data[:-CRC_BYTES] + tail))
 
 
-def test_truncated_under_a_right_checksum():
-    for end in range(len(DATA) - CRC_BYTES):
-        refused(sealed(DATA[:end]))
+@pytest.mark.parametrize("data", [DATA, SPARSE])
+def test_truncated_under_a_right_checksum(data):
+    for end in range(len(data) - CRC_BYTES):
+        refused(sealed(data[:end]))
+
+
+def test_a_residual_that_was_altered_under_a_right_checksum():
+    """It is refused, or what it says is written so and not otherwise."""
+    header = sparse_stream().sizes["header"] - CRC_BYTES
+    for bit in range(8 * header, 8 * (len(SPARSE) - CRC_BYTES)):
+        broken = bytearray(SPARSE[:-CRC_BYTES])
+        broken[bit // 8] ^= 1 << bit % 8
+        data = sealed(bytes(broken))
+        try:
+            read = TokenStream.from_bytes(data, token_model())
+        except CodecError:
+            continue
+        assert read.to_bytes() == data
 
 
 @pytest.mark.parametrize("count", [0, 1, 41, 43, 255, 256, 65535])
-def test_absurd_counts(count):
-    body = bytearray(DATA[:-CRC_BYTES])
+@pytest.mark.parametrize("data", [DATA, SPARSE])
+def test_absurd_counts(data, count):
+    body = bytearray(data[:-CRC_BYTES])
     body[COUNT_AT:FRAME_AT] = count.to_bytes(COUNT_BYTES, "little")
     refused(sealed(bytes(body)))
 
 
 def test_versions_to_come():
     body = bytearray(DATA[:-CRC_BYTES])
-    body[len(MAGIC)] = 4
+    body[len(MAGIC)] = VERSIONS[-1] + 1
     refused(sealed(bytes(body)), "update")
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_levels_that_are_none(version):
     body = bytearray(DATA[:-CRC_BYTES])
     body[len(MAGIC)] = version
