@@ -8,7 +8,8 @@ import numpy as np
 
 from vat3d.entropy import Tables, integer_frequencies
 from vat3d.frame import Frame
-from vat3d.stream import TokenModel, TokenStream, residual_ids
+from vat3d.residual import residual_ids
+from vat3d.stream import TokenModel, TokenStream
 
 SCALES, CODES = (3, 12, 27), 37
 LATENT = (3, 4, 4, 2)

@@ -70,6 +70,16 @@ def _intervals(values: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
         counts.add(kind, magnitude)
 
 
+def residual_ids(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ids of a residual's numbers, flat: 0 1 -1 2 -2 ... as 0 1 2 3 4 ..."""
+    return np.where(values > 0, 2 * values - 1, -2 * values).ravel()
+
+
+def residual_numbers(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of ids, flat."""
+    return np.where(ids % 2, ids + 1, -ids) // 2
+
+
 def residual_bits(values: NDArray[np.int64]) -> float:
     """Bits that a residual adds to a file, to within one; shape (p, r, s, c)."""
     widths = np.array([(slots, total) for _, slots, total in _intervals(values)], np.float64)

@@ -20,7 +20,7 @@ from setcore.files import atomic_path
 from vat3d.entropy import PRECISION, Tables, bytes_state, state_bytes
 from vat3d.errors import CodecError
 from vat3d.frame import Frame
-from vat3d.residual import LARGEST, STEPS, pop_residual, push_residual
+from vat3d.residual import LARGEST, STEPS, pop_residual, push_residual, residual_ids, residual_numbers
 
 MAGIC, VERSIONS = b"V\xb3", (1, 2, 3, 4)
 CRC_BYTES, COUNT_BYTES, ID_BYTES = 4, 2, 4
@@ -236,8 +236,7 @@ class TokenStream:
         """The numbers of the residual in steps, shape `model.latent`."""
         if self.residual_step is None:
             return None
-        ids = self.ids[-1].reshape(self.model.latent)
-        return np.where(ids % 2, ids + 1, -ids) // 2
+        return residual_numbers(self.ids[-1]).reshape(self.model.latent)
 
     @property
     def count(self) -> int:
@@ -368,11 +367,6 @@ class TokenStream:
             return self
         levels = self.levels[: len(self.tokens)]
         return self.prefix(tokens_within(np.concatenate(self.tokens), self.frame, self.model, max_bytes, levels))
-
-
-def residual_ids(residual: np.ndarray) -> np.ndarray:
-    """Ids of a residual's numbers, flat: 0 1 -1 2 -2 ... as 0 1 2 3 4."""
-    return np.where(residual > 0, 2 * residual - 1, -2 * residual).ravel()
 
 
 def tokens_within(

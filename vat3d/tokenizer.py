@@ -32,7 +32,7 @@ from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS, SPARSE_EFFORTS, Choice, Schedule, Search, Target, refine, refine_residual
 from vat3d.release import load_release
 from vat3d.repair import CanonicalMesh, canonical_mesh
-from vat3d.residual import STEP_CODE, STEPS
+from vat3d.residual import STEP_CODE, STEPS, residual_ids
 from vat3d.stream import (
     LEVEL_STEP,
     LEVELS,
@@ -42,7 +42,6 @@ from vat3d.stream import (
     embedded_models,
     header_bytes,
     read_model_id,
-    residual_ids,
     tokens_within,
 )
 
@@ -55,7 +54,7 @@ FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 """Near-surface and volume samples of a mesh that the search for its tokens sees."""
 NEAR_SIGMAS = (0.01, 0.04)
 LEAST_ROOM = 96
-"""Bytes after the tokens of all components from which on a residual is worth its place."""
+"""Bytes after the tokens from which on a residual is worth its place."""
 TRIAL = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
 TIP = 0.01
@@ -164,10 +163,10 @@ class MeshTokenizer:
             lambda field, level, cells: self._surface(field, level, cells, box),
         )
 
-        fields: dict[bytes, GridField] = {}
+        fields: dict[tuple[int | None, bytes], GridField] = {}
 
         def field_of(stream: TokenStream) -> GridField:
-            key = np.concatenate(stream.ids).tobytes()  # a residual is longer than all tokens: no two keys are alike
+            key = stream.residual_step, np.concatenate(stream.ids).tobytes()
             if key not in fields:
                 fields[key] = GridField(self.field(stream))
             return fields[key]
@@ -175,6 +174,7 @@ class MeshTokenizer:
         def stream_of(choice: Choice) -> TokenStream:
             return TokenStream(self.model.split(choice.tokens), frame, self.model, report)
 
+        deadline = None if time_limit is None else started + time_limit
         components = self._components(max_bytes, frame) if effort != "fast" else 0
         most = whole = sum(self.model.scales)
 
@@ -182,7 +182,6 @@ class MeshTokenizer:
             return tokens_within(ids[:most], frame, self.model, max_bytes)
 
         def improve(search: Search, start: Choice, schedule: Schedule, progress: bool = False) -> Choice:
-            deadline = None if time_limit is None else started + time_limit
             return refine(search, start, schedule, deadline=deadline, progress=progress)
 
         def attempt(fill: str) -> _Attempt:
@@ -216,10 +215,9 @@ class MeshTokenizer:
         refined = improve(search, start, schedule, progress)
         stream = stream_of(refined)
         if components:
-            deadline = None if time_limit is None else started + time_limit
             stream = self._with_residual(stream, search, refined, schedule, max_bytes, deadline, progress)
             most = whole
-        if schedule.steps:
+        if schedule.free_steps:
             plain = stream_of(replace(start, kept=fit(start.ids)))
             stream = better(stream, plain, field_of, judge)
         closely = effort != "fast"

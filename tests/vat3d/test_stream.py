@@ -11,6 +11,7 @@ from streams import CODES, LATENT, SCALES, sparse_stream, token_model, token_str
 from vat3d.entropy import uniform_tables
 from vat3d.errors import CodecError
 from vat3d.frame import Frame
+from vat3d.residual import residual_ids
 from vat3d.stream import (
     HEADER_LIMIT,
     LEVELS,
@@ -20,7 +21,6 @@ from vat3d.stream import (
     load_token_model,
     model_hash,
     read_model_id,
-    residual_ids,
     save_token_model,
     tokens_within,
 )
