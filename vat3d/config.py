@@ -72,6 +72,14 @@ class CodecConfig:
             raise InputError("codes must lie in 2..4096")
 
     @property
+    def base_tokens(self) -> int:
+        """Tokens of a file that has a residual: those of the scales of components but the last.
+
+        The residual says better what would be the last components, and what would be the areas after these.
+        """
+        return sum(self.scales[: max(len(self.components) - 1, 0)])
+
+    @property
     def scales(self) -> tuple[int, ...]:
         """Tokens in each scale."""
         pooled = tuple(3 * side * side for side in self.sides)

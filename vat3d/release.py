@@ -149,12 +149,11 @@ def export(
     datasets: Sequence[Samples],
     facts: dict[str, Any] | None = None,
     *,
-    refined: Sequence[tuple[Tensor, Tensor]] = (),
     seed: int = 0,
     count: int = 1024,
 ) -> TokenModel:
-    """Fit tables on about `count` training shapes, and on `refined` latents as well, and write the release."""
-    latents = [*encoded_latents(network, datasets, seed=seed, count=count), *refined]
+    """Fit tables on about `count` training shapes and write the release."""
+    latents = encoded_latents(network, datasets, seed=seed, count=count)
     return write_release(folder, network, priced_ids(network, latents, seed=seed), facts)
 
 

@@ -233,13 +233,9 @@ class MeshTokenizer:
         return stream
 
     def _components(self, max_bytes: int, frame: Frame) -> int:
-        """Tokens of the scales of components but the last, if `max_bytes` have room for a residual after them; else 0.
-
-        The residual says better what would be the last components, and what would be the areas after these.
-        """
-        config = self.network.config
-        count = sum(config.scales[: max(len(config.components) - 1, 0)])
-        least = header_bytes(frame) + count * math.log2(config.codes) / 8 + LEAST_ROOM
+        """Tokens before a residual, if `max_bytes` have room for one; else 0."""
+        count = self.network.config.base_tokens
+        least = header_bytes(frame) + count * math.log2(self.network.config.codes) / 8 + LEAST_ROOM
         return count if count and self.model.latent and least <= max_bytes else 0
 
     def _with_residual(

@@ -2,11 +2,12 @@
 
 ``python -m vat3d.tuning MODEL DATASET... --out MODEL_DIR [--minutes M | --steps N] [--resume]`` goes on from a model
 folder. An encoder's latents are blurred, and a decoder trained on them alone learns to expect that. Here a pool of
-training shapes is refined all the time, as `vat3d.refine` does it, at first with free vectors, then with what the
-quantiser makes of them, and the same gradients tune the decoder (an auto-decoder, Park et al., DeepSDF,
-arXiv 1901.05103, that forgets each shape after some visits). Every few steps a batch of ordinary training keeps the
-encoder in step. The quantiser, and with it the meaning of a token, stays as it is. Axes: b batch, k token, c latent
-channel.
+training shapes is refined all the time, as `vat3d.refine` does it, and the same gradients tune the decoder (an
+auto-decoder, Park et al., DeepSDF, arXiv 1901.05103, that forgets each shape after some visits). Some shapes have
+tokens, at first free vectors, then what the quantiser makes of them; the others have the encoder's first tokens and a
+sparse residual, whose bits have a price. Every few steps a batch of ordinary training keeps the encoder in step. The
+quantiser, and with it the meaning of a token, stays as it is. Axes: b batch, k token, c latent channel; p plane, r row,
+s column of the latent grid.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from setcore.cli import Parser, add_json_flag, add_training_flags, print_result, run
-from setcore.seeding import derive_seed, numpy_generator, torch_generator
+from setcore.seeding import numpy_generator, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder
 from vat3d.augment import Batch, make_batch
 from vat3d.config import TrainConfig
@@ -34,8 +35,9 @@ from vat3d.network import CodecNetwork
 from vat3d.precision import autocast
 from vat3d.prepare import Dataset
 from vat3d.rate import CodeUse
-from vat3d.refine import falling_rate
+from vat3d.refine import Rate, falling_rate
 from vat3d.release import export, load_release
+from vat3d.residual import LARGEST, STEP_CODE, STEPS
 from vat3d.tokenizer import model_folder
 from vat3d.train import averaged_network, draw, figures, learning_rate, losses, training_splits
 from vat3d.validation import Samples, fixed_batches
@@ -56,17 +58,19 @@ class TuningConfig:
     visits : int
         Steps that a batch stays in the pool.
     free : float
-        Share of the visits with free vectors; after it they are quantised.
-    vector_rate : float
-        Learning rate of the vectors at the first visit; it falls by a cosine.
-    fewest : int
-        A shape has between so many and all tokens, log-uniformly.
+        Share of the visits with free vectors, or with noise for rounding; after it they are quantised, or rounded.
+    vector_rate, residual_rate : float
+        Learning rate of the vectors, and of the residual in steps of it, at the first visit; it falls by a cosine.
+    fewest, most : int
+        A shape has between so many tokens, log-uniformly.
+    residuals : int
+        Of so many fillings of the pool one has tokens alone, the others residuals.
+    cheap, dear : float
+        The price of a residual's bits in loss lies between these, log-uniformly.
     stored : int
         Volume and as many near-surface samples that are kept of a shape while it is in the pool.
     encoder_every : int
         Steps between batches of ordinary training.
-    table_batches : int
-        Batches that are refined at the end, so that the entropy tables know such tokens, too.
     """
 
     training: TrainConfig = field(
@@ -76,31 +80,58 @@ class TuningConfig:
     visits: int = 24
     free: float = 2 / 3
     vector_rate: float = 0.05
+    residual_rate: float = 0.2
     fewest: int = 100
+    most: int = 400
+    residuals: int = 3
+    cheap: float = 5e-7
+    dear: float = 1e-5
     stored: int = 4096
     encoder_every: int = 6
-    table_batches: int = 16
+
+
+class Moving(nn.Module):
+    """Numbers of every group, and the state of their optimiser (Adam), which is all that a checkpoint needs."""
+
+    values: Tensor
+    moments: Tensor
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.zeros(shape))
+        self.register_buffer("moments", torch.zeros(2, *shape))
+
+    def start(self, group: int, values: Tensor | float) -> None:
+        """First values of a group."""
+        self.values[group], self.moments[:, group] = values, 0.0
+
+    @torch.no_grad()
+    def move(self, group: int, gradient: Tensor, rate: float, count: int) -> None:
+        """The group's step number `count`; where no gradient ever was, nothing moves."""
+        first, second = self.moments[:, group]
+        first.lerp_(gradient, 1 - MOMENTS[0])
+        second.lerp_(gradient.square(), 1 - MOMENTS[1])
+        mean, power = first / (1 - MOMENTS[0] ** count), second / (1 - MOMENTS[1] ** count)
+        self.values[group] -= rate * mean / (power.sqrt() + 1e-8)
 
 
 class Pool(nn.Module):
-    """Shapes whose token vectors are being refined; with `moments`, the optimiser's state, all that a checkpoint needs.
+    """Shapes whose token vectors or residuals are being refined.
 
     Step s visits group s mod `groups`. Group g is filled at its first visit, and again after every `visits` of its
     visits, g visits earlier the first time, so that the groups are at different stages.
     """
 
-    vectors: Tensor
-    moments: Tensor
-
     def __init__(self, network: CodecNetwork, config: TuningConfig, datasets: Sequence[Samples], seed: int) -> None:
         super().__init__()
         self.config, self.datasets, self.seed = config, datasets, seed
         self.splits = training_splits(datasets)
-        self.scales = network.config.scales
-        shape = (config.groups, config.training.batch, sum(self.scales), network.config.channels)
-        self.register_buffer("vectors", torch.zeros(shape))
-        self.register_buffer("moments", torch.zeros(2, *shape))
-        self._batches: dict[int, tuple[int, Batch, Tensor]] = {}
+        codec = network.config
+        self.scales, self.base = codec.scales, codec.base_tokens
+        groups = config.groups, config.training.batch
+        self.vectors = Moving(*groups, sum(self.scales), codec.channels)
+        self.residual = Moving(*groups, 3, codec.grid, codec.grid, codec.channels)
+        self._batches: dict[int, tuple[int, Batch, Tensor, Tensor]] = {}
 
     def age(self, step: int) -> tuple[int, int]:
         """Which filling of its group step `step` meets, and how many visits that has had."""
@@ -110,86 +141,112 @@ class Pool(nn.Module):
         """Visits that the first filling of the group goes without."""
         return step % self.config.groups * self.config.visits // self.config.groups
 
-    def shapes(self, step: int) -> tuple[Batch, Tensor]:
-        """The group's shapes with all their samples, and how many tokens each keeps (b,)."""
+    def sparse(self, step: int) -> bool:
+        """Whether the shapes that `step` meets have a residual."""
+        return self.base > 0 and (step % self.config.groups + self.age(step)[0]) % self.config.residuals > 0
+
+    def shapes(self, step: int) -> tuple[Batch, Tensor, Tensor]:
+        """The group's shapes with all their samples, how many tokens each keeps (b,), and its price of a bit (b,)."""
         group, (filling, _) = step % self.config.groups, self.age(step)
         if group not in self._batches or self._batches[group][0] != filling:
             config = replace(self.config.training, volume=self.config.stored, near=self.config.stored)
             rng = numpy_generator(self.seed, "pool", group, filling)
             generator = torch_generator(self.seed, "pool", group, filling)
             batch = make_batch(draw(self.datasets, self.splits, config, rng), config, generator)
-            low, high = math.log(min(self.config.fewest, sum(self.scales))), math.log(sum(self.scales))
-            kept = torch.exp(low + (high - low) * torch.rand(config.batch, generator=generator)).round().long()
-            self._batches[group] = filling, batch, kept
+            most = min(self.config.most, sum(self.scales))
+            kept = _between(min(self.config.fewest, most), most, config.batch, generator).round().long()
+            if self.sparse(step):
+                kept = torch.full_like(kept, self.base)
+            prices = _between(self.config.cheap, self.config.dear, config.batch, generator)
+            self._batches[group] = filling, batch, kept, prices
         return self._batches[group][1:]
 
     @torch.no_grad()
     def fill(self, network: CodecNetwork, step: int) -> None:
-        """The encoder's tokens as first vectors."""
-        batch, kept = self.shapes(step)
+        """The encoder's tokens as first vectors, and residuals of zero."""
+        batch, kept, _ = self.shapes(step)
         with autocast(self.config.training.bfloat16):
             mean = network.encode(batch.points, batch.normals, batch.box)[0]
         ids = torch.cat(network.quantizer(mean.float(), kept).ids, dim=1)
         group = step % self.config.groups
-        self.vectors[group], self.moments[:, group] = 0.0, 0.0
-        self.vectors[group, :, : ids.shape[1]] = network.quantizer.codebook[ids.clamp_min(0)] * (ids >= 0)[..., None]
+        self.vectors.start(group, 0.0)
+        self.vectors.values[group, :, : ids.shape[1]] = (
+            network.quantizer.codebook[ids.clamp_min(0)] * (ids >= 0)[..., None]
+        )
+        self.residual.start(group, 0.0)
 
-    @torch.no_grad()
-    def move(self, vectors: Tensor, step: int) -> None:
-        """One step of Adam by the gradient of the group's vectors; that of dropped tokens is zero, and so they stay."""
-        assert vectors.grad is not None
-        group, (filling, visit) = step % self.config.groups, self.age(step)
-        began = self._head_start(step) if filling == 0 else 0
-        first, second = self.moments[:, group]
-        first.lerp_(vectors.grad, 1 - MOMENTS[0])
-        second.lerp_(vectors.grad.square(), 1 - MOMENTS[1])
-        count = visit - began + 1
-        mean, power = first / (1 - MOMENTS[0] ** count), second / (1 - MOMENTS[1] ** count)
-        rate = falling_rate(self.config.vector_rate, visit, self.config.visits)
-        self.vectors[group] -= rate * mean / (power.sqrt() + 1e-8)
+    def visit(self, network: CodecNetwork, step: int) -> Tensor:
+        """Loss of the group's shapes, with its gradient in the network, and a step on what is refined."""
+        sparse, group, (filling, visit) = self.sparse(step), step % self.config.groups, self.age(step)
+        moving, first = (
+            (self.residual, self.config.residual_rate) if sparse else (self.vectors, self.config.vector_rate)
+        )
+        values = moving.values[group].clone().requires_grad_()
+        latent, bits = (self._with_residual if sparse else self._of_vectors)(network, step, values)
+        batch, _, prices = self.shapes(step)
+        loss = _field_error(network, batch, latent, self.config.training, torch_generator(self.seed, "visit", step))
+        (loss + (prices * bits).mean()).backward()
+        assert values.grad is not None
+        count = visit - (self._head_start(step) if filling == 0 else 0) + 1
+        moving.move(group, values.grad, falling_rate(first, visit, self.config.visits), count)
+        return loss.detach()
 
+    def _settled(self, step: int) -> bool:
+        return self.age(step)[1] >= self.config.free * self.config.visits
 
-def refined_loss(network: CodecNetwork, pool: Pool, step: int) -> tuple[Tensor, Tensor]:
-    """Loss of the group that `step` visits, and its vectors with a gradient to come (b, k, c)."""
-    config = pool.config
-    batch, kept = pool.shapes(step)
-    most = int(kept.max())
-    vectors = pool.vectors[step % config.groups].clone().requires_grad_()
-    present = (torch.arange(most) < kept[:, None])[..., None]
-    latent = network.quantizer.from_vectors(vectors[:, :most] * present)
-    if pool.age(step)[1] >= config.free * config.visits:
+    def _of_vectors(self, network: CodecNetwork, step: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents of vectors (b, k, c), and bits, which have no part in the loss."""
+        kept = self.shapes(step)[1]
+        most = int(kept.max())
+        present = (torch.arange(most) < kept[:, None])[..., None]
+        latent = network.quantizer.from_vectors(vectors[:, :most] * present)
+        if self._settled(step):
+            with torch.no_grad():
+                coded = network.quantizer(latent, kept).latent
+            latent = latent + (coded - latent).detach()
+        return latent, torch.zeros(len(latent))
+
+    def _with_residual(self, network: CodecNetwork, step: int, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents of the first tokens and residuals (b, p, r, s, c), and the residuals' bits (b,)."""
         with torch.no_grad():
-            coded = network.quantizer(latent, kept).latent
-        latent = latent + (coded - latent).detach()
-    generator = torch_generator(pool.seed, "visit", step)
+            latent = network.quantizer.from_vectors(self.vectors.values[step % self.config.groups, :, : self.base])
+        generator = torch_generator(self.seed, "noise", step)
+        told, bits = residual_in_training(numbers, self._settled(step), generator)
+        return latent + STEPS[STEP_CODE] * told, bits
+
+
+def residual_in_training(
+    numbers: Float[Tensor, "b p r s c"], settled: bool, generator: torch.Generator
+) -> tuple[Float[Tensor, "b p r s c"], Float[Tensor, " b"]]:
+    """What a residual decodes as, with noise for rounding or, once `settled`, rounded with gradients straight through;
+    and the bits of each shape's."""
+    rounded = numbers.detach().round().clamp(-LARGEST, LARGEST)
+    if settled:
+        told, priced = numbers + (rounded - numbers).detach(), numbers
+    else:
+        told = priced = numbers + torch.rand(numbers.shape, generator=generator) - 0.5
+    rates = [Rate(whole.long().numpy(), part) for whole, part in zip(rounded, numbers.detach(), strict=True)]
+    return told, torch.stack([rate.bits(part) for rate, part in zip(rates, priced, strict=True)])
+
+
+def _between(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+    """Numbers drawn log-uniformly."""
+    return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * torch.rand(count, generator=generator))
+
+
+def _field_error(
+    network: CodecNetwork, batch: Batch, latent: Tensor, training: TrainConfig, generator: torch.Generator
+) -> Tensor:
+    """Mean loss of some of the batch's volume samples, plus that of near-surface samples."""
     near = batch.queries.shape[1] - batch.volume
     rows = torch.cat([
-        torch.randint(batch.volume, (config.training.volume,), generator=generator),
-        batch.volume + torch.randint(near, (config.training.near,), generator=generator),
+        torch.randint(batch.volume, (training.volume,), generator=generator),
+        batch.volume + torch.randint(near, (training.near,), generator=generator),
     ])  # fmt: skip
-    with autocast(config.training.bfloat16):
+    with autocast(training.bfloat16):
         logits = network.field(network.planes(latent, batch.box), batch.queries[:, rows], batch.box)
         errors = field_loss(logits, batch.distances[:, rows], network.config.sharpness)
-    return errors[:, : config.training.volume].mean() + errors[:, config.training.volume :].mean(), vectors
-
-
-def refined_latents(
-    network: CodecNetwork, datasets: Sequence[Samples], config: TuningConfig, *, seed: int = 0, progress: bool = True
-) -> list[tuple[Tensor, Tensor]]:
-    """Latents of training shapes after `config.visits` steps on free vectors through the frozen network; with each
-    batch how many tokens its shapes keep (b,)."""
-    pool = Pool(network, replace(config, groups=1, free=1.0), datasets, derive_seed(seed, "tables"))
-    found = []
-    steps = range(config.table_batches * config.visits)
-    for step in tqdm(steps, desc="tokens for tables", unit="step", disable=not progress):
-        if pool.age(step)[1] == 0:
-            pool.fill(network, step)
-        loss, vectors = refined_loss(network, pool, step)
-        loss.backward()
-        pool.move(vectors, step)
-        if pool.age(step)[1] == config.visits - 1:
-            found.append((network.quantizer.from_vectors(pool.vectors[0]), pool.shapes(step)[1]))
-    return found
+    return errors[:, : training.volume].mean() + errors[:, training.volume :].mean()
 
 
 def tune(
@@ -250,7 +307,7 @@ def _tune(
         lambda: figures(averaged_network(codec, average), fixed, use),
         report_every=training.report_every, save_every=training.save_every, progress=progress,
     )  # fmt: skip
-    loop.state = {"refined": [0.0, 0.0, 0.0]} | loop.state
+    loop.state = {"tokens": [0.0] * 3, "residuals": [0.0] * 3} | loop.state
     parts: dict[str, float] = {}
     for fraction in loop:
         step = loop.step
@@ -259,9 +316,7 @@ def _tune(
         optimizer.zero_grad(set_to_none=True)
         if step < config.groups or pool.age(step)[1] == 0:
             pool.fill(network, step)
-        loss, vectors = refined_loss(network, pool, step)
-        loss.backward()
-        pool.move(vectors, step)
+        loss = float(pool.visit(network, step))
         if step % config.encoder_every == 0:
             generator = torch_generator(pool.seed, "step", step)
             samples = draw(pool.datasets, pool.splits, training, numpy_generator(pool.seed, "data", step))
@@ -272,14 +327,16 @@ def _tune(
             use.update(ids)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        third = 3 * pool.age(step)[1] // config.visits
-        loop.state["refined"][third] += (float(loss.detach()) - loop.state["refined"][third]) / min(step / 3 + 1, 100)
-        loop.line = {"loss": float(loss.detach()), "refined": loop.state["refined"], **parts}
+        means, third = (
+            loop.state["residuals" if pool.sparse(step) else "tokens"],
+            3 * pool.age(step)[1] // config.visits,
+        )
+        means[third] += (loss - means[third]) / min(step / 6 + 1, 100)
+        loop.line = {"loss": loss, **{name: loop.state[name] for name in ("tokens", "residuals")}, **parts}
     facts = {name: facts[name] for name in ("step", "samples", "minutes") if name in facts}
     facts |= {"tuning_steps": loop.step, "tuning_minutes": round(loop.seconds / 60, 1)}
     tuned = averaged_network(codec, average).requires_grad_(False)
-    refined = refined_latents(tuned, pool.datasets, config, seed=pool.seed, progress=progress)
-    export(folder, tuned, pool.datasets, facts, refined=refined, seed=pool.seed, count=training.table_shapes)
+    export(folder, tuned, pool.datasets, facts, seed=pool.seed, count=training.table_shapes)
     return {"seconds": round(loop.seconds, 1), **loop.line}
 
 

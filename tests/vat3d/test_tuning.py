@@ -6,21 +6,21 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from toy_shapes import COMPONENTS, TRAIN, Killed, Toy
 
 from setcore.checkpoint import load_tensors
 from setcore.errors import InputError
-from setcore.seeding import derive_seed
 from setcore.training import STATE_FILE, Budget
 from vat3d.errors import CodecError
-from vat3d.losses import field_loss
-from vat3d.release import encoded_latents, load_release, priced_ids
+from vat3d.network import CodecNetwork
+from vat3d.refine import Rate
+from vat3d.release import encoded_latents, load_release
+from vat3d.residual import residual_bits
 from vat3d.stream import TOKENS_FILE
 from vat3d.train import new_network, train
-from vat3d.tuning import Pool, TuningConfig, refined_latents, refined_loss, tune
+from vat3d.tuning import Pool, TuningConfig, residual_in_training, tune
 
 CONFIG = TuningConfig(
     training=dataclasses.replace(TRAIN, save_every=7), groups=3, visits=5, stored=300, fewest=4, encoder_every=4
@@ -70,39 +70,14 @@ def test_every_group_is_refilled_after_its_visits() -> None:
     for group, met in enumerate(ages):
         start = group * CONFIG.visits // CONFIG.groups
         assert met == [divmod(start + k, CONFIG.visits) for k in range(len(met))]
-    batch, kept = pool.shapes(0)
-    again, _ = pool.shapes(3)
-    fresh, _ = pool.shapes(5 * CONFIG.groups)
+    batch, kept, _ = pool.shapes(0)
+    again = pool.shapes(3)[0]
+    fresh = pool.shapes(5 * CONFIG.groups)[0]
     assert again.points is batch.points
     assert not torch.equal(fresh.points, batch.points)
     assert batch.queries.shape == (3, 600, 3)
+    assert not pool.sparse(0)
     assert ((kept >= CONFIG.fewest) & (kept <= sum(COMPONENTS.scales))).all()
-
-
-def test_latents_for_tables_are_refined_and_keep_their_prefix(model: Path) -> None:
-    network = load_release(model)[0]
-    config = dataclasses.replace(CONFIG, visits=20, table_batches=2, vector_rate=0.2)
-    pool = Pool(network, dataclasses.replace(config, groups=1), [Toy()], derive_seed(0, "tables"))
-    found = refined_latents(network, [Toy()], config, progress=False)
-    assert len(found) == 2
-    for filling, (latent, kept) in enumerate(found):
-        step = filling * config.visits
-        batch, expected = pool.shapes(step)
-        assert torch.equal(kept, expected)
-        pool.fill(network, step)
-        encoded = network.quantizer.from_vectors(pool.vectors[0])
-        before, after = (
-            field_loss(
-                network.field(network.planes(part, batch.box), batch.queries, batch.box),
-                batch.distances,
-                network.config.sharpness,
-            )
-            for part in (encoded, latent)
-        )
-        assert after.mean() < 0.9 * before.mean()
-    ids = priced_ids(network, found)
-    assert np.array_equal((ids >= 0).sum(1), torch.cat([kept for _, kept in found]).numpy())
-    assert ids.max() < network.config.codes
 
 
 def test_shapes_for_tables_come_once_before_any_comes_again(model: Path) -> None:
@@ -120,20 +95,57 @@ def test_shapes_for_tables_come_once_before_any_comes_again(model: Path) -> None
     assert drawn[20:] == drawn[:12]
 
 
+def visits(network: CodecNetwork, config: TuningConfig, start: int) -> tuple[Pool, list[float]]:
+    """One filling of a pool of one group, from step `start` on, and its losses."""
+    pool = Pool(network.requires_grad_(False), config, [Toy()], 0)
+    pool.fill(network, start)
+    return pool, [float(pool.visit(network, start + step)) for step in range(config.visits)]
+
+
 def test_visits_refine_the_vectors_of_kept_tokens_alone(model: Path) -> None:
     """With a frozen network the loss on the shapes' samples falls; dropped tokens stay zero."""
-    network = load_release(model)[0]
     config = dataclasses.replace(CONFIG, groups=1, visits=40, free=1.0, vector_rate=0.2)
-    pool = Pool(network, config, [Toy()], 0)
-    pool.fill(network, 0)
-    _, kept = pool.shapes(0)
-    values = []
-    for step in range(40):
-        loss, vectors = refined_loss(network, pool, step)
-        loss.backward()
-        pool.move(vectors, step)
-        values.append(float(loss.detach()))
-    assert sum(values[-5:]) < 0.9 * sum(values[:5])
-    dropped = torch.arange(pool.vectors.shape[2]) >= kept[:, None]
-    assert (pool.vectors[0][dropped] == 0).all()
-    assert (pool.vectors[0][~dropped] != 0).any(1).all()
+    pool, losses = visits(load_release(model)[0], config, 0)
+    assert not pool.sparse(0)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    vectors, kept = pool.vectors.values[0], pool.shapes(0)[1]
+    dropped = torch.arange(vectors.shape[1]) >= kept[:, None]
+    assert (vectors[dropped] == 0).all()
+    assert (vectors[~dropped] != 0).any(1).all()
+    assert (pool.residual.values == 0).all()
+
+
+def test_visits_refine_residuals_and_a_dearer_bit_makes_them_smaller(model: Path) -> None:
+    network, sizes = load_release(model)[0], []
+    for price in (1e-7, 1e-4):
+        config = dataclasses.replace(CONFIG, groups=1, visits=40, cheap=price, dear=price)
+        pool, losses = visits(network, config, 40)
+        assert pool.sparse(40)
+        assert (pool.shapes(40)[1] == COMPONENTS.base_tokens).all()
+        assert (pool.vectors.values[0, :, COMPONENTS.base_tokens :] == 0).all()
+        sizes.append(sum(residual_bits(part.round().long().numpy()) for part in pool.residual.values[0]))
+        if price < 1e-6:
+            assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_one_filling_of_several_has_tokens_alone() -> None:
+    pool = Pool(new_network(COMPONENTS, 0), CONFIG, [Toy()], 0)
+    whole = CONFIG.visits * CONFIG.groups
+    for group in range(CONFIG.groups):
+        found = [pool.sparse(filling * whole + group) for filling in range(2 * CONFIG.residuals)]
+        assert sum(found) == 2 * (CONFIG.residuals - 1)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_residual_is_told_within_half_a_step_and_priced_by_its_class(settled: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = (3 * torch.randn(2, 3, 4, 5, 6, generator=generator)).clamp(-7, 7).requires_grad_()
+    told, bits = residual_in_training(numbers, settled, generator)
+    assert (told - numbers).abs().max() <= 0.5
+    assert torch.equal(told, told.round()) == settled
+    (gradient,) = torch.autograd.grad(told.sum(), numbers, retain_graph=True)
+    assert (gradient == 1).all()
+    if settled:
+        for part, found in zip(numbers.detach(), bits, strict=True):
+            assert found == Rate(part.round().long().numpy(), part).bits(part)
