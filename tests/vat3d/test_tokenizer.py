@@ -10,9 +10,10 @@ from make_tiny_model import DATA, golden_meshes
 
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
+from vat3d.decoding import fit_box
 from vat3d.errors import MeshError
 from vat3d.inside import FILLS
-from vat3d.tokenizer import fit_box, tokenizer_for
+from vat3d.tokenizer import tokenizer_for
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,76 @@
+"""Decoding: a stream's tokens to a field, and a field to the surface that users get."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vat3d.extract import Field, extract_surface
+from vat3d.frame import Frame
+from vat3d.inside import SHELL
+from vat3d.network import CodecNetwork
+from vat3d.residual import STEPS
+from vat3d.stream import LEVEL_STEP, TokenStream
+
+TIP = 0.01
+"""What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
+
+
+@torch.inference_mode()
+def decoded_field(network: CodecNetwork, stream: TokenStream) -> Field:
+    """The signed distance that a stream's tokens decode to, a function of points (n, 3) in the evaluation frame."""
+    box = network_box(stream.frame)
+    tokens, residual = [torch.from_numpy(part)[None] for part in stream.tokens], None
+    if stream.residual is not None and stream.residual_step is not None:
+        residual = torch.from_numpy(stream.residual.astype(np.float32))[None] * STEPS[stream.residual_step]
+    planes = network.decode(tokens, box, residual)
+
+    @torch.inference_mode()
+    def distance(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        chunks = torch.from_numpy(np.ascontiguousarray(points, np.float32)).split(8192)
+        return np.concatenate([network.signed_distance(planes, chunk[None], box)[0].numpy() for chunk in chunks])
+
+    return distance
+
+
+def decoded_surface(
+    network: CodecNetwork, field: Field, level: int, resolution: int, box: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices in the evaluation frame, fitted to the file's box, and faces."""
+    saturation = 3 * network.config.sharpness
+    vertices, faces = extract_surface(field, resolution=resolution, iso=level * LEVEL_STEP, saturation=saturation)
+    return fit_box(vertices, box[0].double().numpy()), faces
+
+
+def network_box(frame: Frame) -> Tensor:
+    """Half-extents that the network is told, shape (1, 3): those of the file, and no thinner than a shell."""
+    return torch.from_numpy(np.maximum(frame.aspect, SHELL).astype(np.float32))[None]
+
+
+def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Move vertices so that their bounding box is the one of half-extents `half`, centred.
+
+    What a side lacks by `TIP` or less is made up smoothly (the shift grows with the cube of the distance from the
+    middle). More is a lost tip, whose place is unknown: then the side's outermost vertex alone is drawn out to the box,
+    which leaves the rest of the surface where it was decoded. What a side has too much is pressed into the layer below,
+    so that no two vertices come to lie in one place, as they would if they were clipped.
+    """
+    fitted = np.array(vertices, np.float64)
+    for axis in range(3):
+        for side in (-1.0, 1.0):
+            x = side * fitted[:, axis]
+            tip = int(x.argmax())
+            missing = half[axis] - x[tip]
+            if missing < 0:
+                start = max(0.0, half[axis] + 2 * missing)
+                outer = x > start
+                pressed = start + (x[outer] - start) * ((half[axis] - start) / (x[tip] - start))
+                fitted[outer, axis] = side * np.minimum(pressed, half[axis])
+            elif missing <= TIP and x[tip] > 3 * missing:  # the shift keeps the order of points
+                outer = x > 0
+                fitted[outer, axis] += side * missing * (x[outer] / x[tip]) ** 3
+            else:
+                fitted[tip, axis] = side * half[axis]
+    return fitted

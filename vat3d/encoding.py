@@ -1,0 +1,227 @@
+"""Encoding: the search for the file of one mesh.
+
+Geometry is sampled from the canonical form of a mesh, so that the order of vertices and faces cannot matter, and in
+the frame as the file's header holds it, so that encoder and decoder agree to the last bit on where things are. Then the
+fill rule is chosen, tokens are refined, a residual is laid over them where the file has room for one, and the levels of
+the surface are set.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from setcore.mesh_metrics import SurfaceSamples, sample_surface
+from setcore.seeding import derive_seed, numpy_generator
+from vat3d.decoding import decoded_field, decoded_surface, network_box
+from vat3d.errors import MeshError
+from vat3d.evaluate import SAMPLES
+from vat3d.extract import GridField
+from vat3d.frame import Frame
+from vat3d.geometry import EXTENT, stretch_box
+from vat3d.inside import EVEN_ODD, NONZERO, Solid
+from vat3d.levels import Judge, better, with_levels
+from vat3d.mesh_io import load_mesh
+from vat3d.network import CodecNetwork
+from vat3d.refine import EFFORTS, SPARSE_EFFORTS, Choice, Schedule, Search, Target, refine, refine_residual
+from vat3d.repair import CanonicalMesh, canonical_mesh
+from vat3d.residual import STEP_CODE, residual_ids
+from vat3d.stream import LEVELS, TokenModel, TokenStream, header_bytes, tokens_within
+
+SURFACE_POINTS = 8192
+FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
+"""Near-surface and volume samples of a mesh that the search for its tokens sees."""
+NEAR_SIGMAS = (0.01, 0.04)
+LEAST_ROOM = 96
+"""Bytes after the tokens from which on a residual is worth its place."""
+TRIAL = 12
+"""Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The encoder's tokens of a mesh that is filled by one rule, and the search that goes on from them."""
+
+    fill: str
+    search: Search
+    start: Choice
+
+
+class Encoding:
+    """What is known of one mesh while its file is searched for.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+        Frozen.
+    model : TokenModel
+    mesh : path, trimesh.Trimesh, trimesh.Scene or (vertices, faces)
+    max_bytes : int
+    effort : {"fast", "normal", "best"}
+    seed : int
+    time_limit : float, optional
+        Seconds from now on after which refinement stops.
+    progress : bool
+
+    Raises
+    ------
+    MeshError
+        The mesh cannot be read or bounds nothing.
+    """
+
+    def __init__(
+        self,
+        network: CodecNetwork,
+        model: TokenModel,
+        mesh: Any,
+        max_bytes: int,
+        effort: str,
+        seed: int,
+        time_limit: float | None,
+        progress: bool,
+    ) -> None:
+        self.network, self.model, self.max_bytes, self.seed, self.progress = network, model, max_bytes, seed, progress
+        self.closely = effort != "fast"
+        self.deadline = None if time_limit is None else time.perf_counter() + time_limit
+        vertices, faces, notes = load_mesh(mesh)
+        canonical = canonical_mesh(vertices, faces)
+        self.solid, self.frame = Solid(canonical), _frame(canonical)
+        self.place, self.box = _Place(canonical, self.frame), network_box(self.frame)
+        self.report: dict[str, Any] = {"notes": notes, **canonical.report, **self.solid.report, "effort": effort}
+        self.report["reproducible"] = time_limit is None
+        self.original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
+        self.judge = Judge(
+            SurfaceSamples(self.place(self.original.points), self.original.normals),
+            lambda field, level, cells: decoded_surface(network, field, level, cells, self.box),
+        )
+        self._fields: dict[tuple[int | None, bytes], GridField] = {}
+        self.base = self._base_tokens() if self.closely else 0
+        self.schedule = SPARSE_EFFORTS[effort] if self.base else EFFORTS[effort]
+        self.most = sum(model.scales)
+
+    def _base_tokens(self) -> int:
+        """Tokens before a residual, if the file has room for one; else 0."""
+        count = self.network.config.base_tokens
+        least = header_bytes(self.frame) + count * math.log2(self.network.config.codes) / 8 + LEAST_ROOM
+        return count if count and self.model.latent and least <= self.max_bytes else 0
+
+    def find(self, fill: str | None, min_f_score: float | None) -> TokenStream:
+        """The file's stream, with its report; `fill` and `min_f_score` as in `MeshTokenizer.encode`."""
+        chosen = self._chosen_rule() if fill is None and self.solid.hides_parts(self.original) else None
+        if self.base:
+            self.most = self.base
+        if chosen is None or self.base:
+            chosen = self._attempt(chosen.fill if chosen else fill or NONZERO)
+        self.report["fill"], search, start = chosen.fill, chosen.search, chosen.start
+        refined = self._improve(search, start, self.schedule, self.progress)
+        stream = self._stream(refined)
+        if self.base:
+            stream = self._with_residual(stream, search, refined)
+            self.most = sum(self.model.scales)
+        if self.schedule.free_steps:
+            plain = self._stream(replace(start, kept=self._fit(start.ids)))
+            stream = better(stream, plain, self._field, self.judge)
+        stream, score = with_levels(stream, self._field, self.judge, search.target, self.closely)
+        if min_f_score is not None:
+            for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):
+                shorter_score = self.judge.f_scores(self._field(shorter), self.closely)(shorter.level)
+                if shorter_score >= min_f_score:
+                    stream, score = shorter, shorter_score
+                    break
+        stream.report["f_score@0.02"] = score
+        stream.report.update(stream.sizes)
+        return stream
+
+    def _field(self, stream: TokenStream) -> GridField:
+        key = stream.residual_step, np.concatenate(stream.ids).tobytes()
+        if key not in self._fields:
+            self._fields[key] = GridField(decoded_field(self.network, stream))
+        return self._fields[key]
+
+    def _stream(self, choice: Choice) -> TokenStream:
+        return TokenStream(self.model.split(choice.tokens), self.frame, self.model, self.report)
+
+    def _fit(self, ids: NDArray[np.int64]) -> int:
+        return tokens_within(ids[: self.most], self.frame, self.model, self.max_bytes)
+
+    def _improve(self, search: Search, start: Choice, schedule: Schedule, progress: bool = False) -> Choice:
+        return refine(search, start, schedule, deadline=self.deadline, progress=progress)
+
+    def _attempt(self, fill: str) -> Attempt:
+        filled, samples = self.solid.filled(fill), SLOW_SAMPLES if self.closely else FAST_SAMPLES
+        target = _target(filled, self.place, self.box, self.seed, *samples)
+        search = Search(self.network, target, self._fit, self.model.tables, self.seed)
+        return Attempt(fill, search, search.choose_price(self._latent(filled)))
+
+    def _chosen_rule(self) -> Attempt:
+        """That of the fill rule whose tokens, all that fit, promise the better F-score after a few steps."""
+        trial = Schedule(min(TRIAL, self.schedule.free_steps), 0)
+
+        def promise(attempt: Attempt) -> float:
+            return self.judge.estimate(self._field(self._stream(self._improve(attempt.search, attempt.start, trial))))
+
+        attempts = [self._attempt(NONZERO)]
+        with suppress(MeshError):  # parts in one place cancel each other
+            attempts.append(self._attempt(EVEN_ODD))
+        return max(attempts, key=promise)  # by all tokens that fit: inner walls are what comes last
+
+    @torch.inference_mode()
+    def _latent(self, solid: Solid) -> Tensor:
+        points, normals = solid.surface_samples(SURFACE_POINTS, derive_seed(self.seed, "encode"))
+        return self.network.encode(_tensor(self.place(points))[None], _tensor(normals)[None], self.box)[0]
+
+    def _with_residual(self, stream: TokenStream, search: Search, base: Choice) -> TokenStream:
+        """The stream of a choice of tokens, with a sparse residual in what the file leaves, if any fits."""
+
+        def with_residual(residual: NDArray[np.int64]) -> TokenStream:
+            ids, levels = [*stream.ids, residual_ids(residual)], (LEVELS[-1],) * (len(stream.ids) + 1)
+            return replace(stream, ids=ids, levels=levels, residual_step=STEP_CODE)
+
+        def fits(residual: NDArray[np.int64]) -> bool:
+            return not residual.any() or len(with_residual(residual).to_bytes()) <= self.max_bytes
+
+        room = 8.0 * (self.max_bytes - len(stream.to_bytes())) - 4 - 3 * len(stream.ids)
+        found = refine_residual(search, base, self.schedule, room, fits, deadline=self.deadline, progress=self.progress)
+        return stream if found is None else replace(with_residual(found), levels=())
+
+
+class _Place:
+    """Points of a canonical mesh's frame, moved into the frame as the header holds it."""
+
+    def __init__(self, mesh: CanonicalMesh, frame: Frame) -> None:
+        self.scale = mesh.half_side / frame.half_side
+        self.shift = (mesh.centre - frame.centre) / frame.half_side
+
+    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return points * self.scale + self.shift
+
+
+def _frame(mesh: CanonicalMesh) -> Frame:
+    extent = np.abs(mesh.vertices).max(0) * mesh.half_side
+    return Frame.from_box(mesh.centre - extent, mesh.centre + extent)
+
+
+def _target(solid: Solid, place: _Place, box: Tensor, seed: int, near_count: int, volume_count: int) -> Target:
+    """Near-surface and volume samples of a mesh, volume samples inside the part of space that the planes cover."""
+    rng = numpy_generator(seed, "target")
+    surface = solid.surface_samples(near_count, derive_seed(seed, "target"))[0]
+    sigma = np.where(np.arange(near_count) % 2, *NEAR_SIGMAS)[:, None]
+    near = surface + sigma * rng.standard_normal(surface.shape)
+    reach = EXTENT * stretch_box(box)[0].numpy()
+    volume = rng.uniform(-reach, reach, (volume_count, 3))
+    points = np.concatenate([near, volume])
+    # In two calls, so that the solid of the other fill rule finds the same volume points' winding numbers again.
+    distances = np.concatenate([solid.signed_distance(part) for part in (near, volume)]) * place.scale
+    return Target(box, _tensor(place(points)), _tensor(distances), near_count)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
