@@ -12,18 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from setcore.checkpoint import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    half_precision,
-    load_config,
-    load_state,
-    load_tensors,
-    save_model,
-    save_tensors,
-)
+from setcore.checkpoint import WEIGHTS_FILE, half_precision, load_config, load_state, load_tensors, save_model
 from setcore.errors import CheckpointError
-from setcore.files import read_json, write_json
 from setcore.seeding import numpy_generator, torch_generator
 from vat3d.augment import make_batch
 from vat3d.config import CodecConfig, TrainConfig
@@ -179,24 +169,8 @@ def load_release(folder: str | Path) -> tuple[CodecNetwork, TokenModel, dict[str
     token_model = load_token_model(folder)
     network = CodecNetwork(config)
     tensors = load_tensors(Path(folder) / WEIGHTS_FILE)
-    if "shares_with" in extra:
-        other = load_tensors(Path(folder).parent / Path(str(extra["shares_with"])).name / WEIGHTS_FILE)
-        tensors = {name: tensor for name, tensor in other.items() if name in network.state_dict()} | tensors
     load_state(network, tensors, str(Path(folder) / WEIGHTS_FILE))
     decoding = {name: tensor for name, tensor in tensors.items() if name.startswith(DECODING)}
     if model_hash(decoding, config.scales, token_model.tables) != token_model.model_id:
         raise CheckpointError(f"{folder}: weights and tables are not of one model; fetch the folder again")
     return network.eval().requires_grad_(False), token_model, extra.get("facts", {})
-
-
-def share(folder: str | Path, other: str) -> int:
-    """Leave out of a model folder the tensors that are the same in the folder `other` beside it; returns bytes saved.
-
-    Tuned models keep their quantiser, whose components are more than half of the file. The folder then needs `other`.
-    """
-    folder = Path(folder)
-    tensors, known = load_tensors(folder / WEIGHTS_FILE), load_tensors(folder.parent / other / WEIGHTS_FILE)
-    own = {name: t for name, t in tensors.items() if name not in known or not torch.equal(t, known[name])}
-    write_json(folder / CONFIG_FILE, read_json(folder / CONFIG_FILE) | {"shares_with": other})
-    save_tensors(folder / WEIGHTS_FILE, own)
-    return sum(tensor.nbytes for name, tensor in tensors.items() if name not in own)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import torch
 from toy_shapes import COMPONENTS, TRAIN, Killed, Toy
 
 from setcore.checkpoint import load_tensors
-from setcore.errors import CheckpointError, InputError
+from setcore.errors import InputError
 from setcore.training import STATE_FILE, Budget
 from vat3d.errors import CodecError
 from vat3d.network import CodecNetwork
 from vat3d.refine import Rate
-from vat3d.release import encoded_latents, load_release, share
+from vat3d.release import encoded_latents, load_release
 from vat3d.residual import residual_bits
 from vat3d.stream import TOKENS_FILE
 from vat3d.train import new_network, train
@@ -150,19 +149,3 @@ def test_a_residual_is_told_within_half_a_step_and_priced_by_its_class(settled: 
     if settled:
         for part, found in zip(numbers.detach(), bits, strict=True):
             assert found == Rate(part.round().long().numpy(), part).bits(part)
-
-
-def test_a_tuned_model_can_share_its_quantiser_with_the_one_it_grew_from(model: Path, tmp_path: Path) -> None:
-    shutil.copytree(model, tmp_path / "first")
-    run(tmp_path / "first", tmp_path / "tuned")
-    before = load_release(tmp_path / "tuned")
-    size = (tmp_path / "tuned" / "model.safetensors").stat().st_size
-    saved = share(tmp_path / "tuned", "first")
-    assert saved > 0
-    assert (tmp_path / "tuned" / "model.safetensors").stat().st_size <= size - saved
-    network, tokens, facts = load_release(tmp_path / "tuned")
-    assert (tokens.model_id, facts) == (before[1].model_id, before[2])
-    assert all(torch.equal(t, before[0].state_dict()[name]) for name, t in network.state_dict().items())
-    (tmp_path / "first" / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="first"):
-        load_release(tmp_path / "tuned")
