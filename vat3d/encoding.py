@@ -48,9 +48,10 @@ TRIAL = 12
 
 @dataclass(frozen=True)
 class Attempt:
-    """The encoder's tokens of a mesh that is filled by one rule, and the search that goes on from them."""
+    """The encoder's latent and tokens of a mesh that is filled by one rule, and the search that goes on from them."""
 
     fill: str
+    latent: Tensor
     search: Search
     start: Choice
 
@@ -108,10 +109,19 @@ class Encoding:
         self.most = sum(model.scales)
 
     def _base_tokens(self) -> int:
-        """Tokens before a residual, if the file has room for one; else 0."""
-        count = self.network.config.base_tokens
-        least = header_bytes(self.frame) + count * math.log2(self.network.config.codes) / 8 + LEAST_ROOM
-        return count if count and self.model.latent and least <= self.max_bytes else 0
+        """Tokens before a residual, if the file has room for one; else 0.
+
+        All scales of components where a third of the file holds them, so that this third decodes well, too.
+        """
+        config = self.network.config
+        many, few = sum(config.scales[: len(config.components)]), config.base_tokens
+
+        def least(count: int) -> float:
+            return header_bytes(self.frame) + (count * math.log2(config.codes) + 3 * len(config.components)) / 8
+
+        if not few or not self.model.latent or least(few) + LEAST_ROOM > self.max_bytes:
+            return 0
+        return many if 3 * least(many) <= self.max_bytes else few
 
     def find(self, fill: str | None, min_f_score: float | None) -> TokenStream:
         """The file's stream, with its report; `fill` and `min_f_score` as in `MeshTokenizer.encode`."""
@@ -124,7 +134,7 @@ class Encoding:
         refined = self._improve(search, start, self.schedule, self.progress)
         stream = self._stream(refined)
         if self.base:
-            stream = self._with_residual(stream, search, refined)
+            stream = self._with_residual(stream, chosen, refined)
             self.most = sum(self.model.scales)
         if self.schedule.free_steps:
             plain = self._stream(replace(start, kept=self._fit(start.ids)))
@@ -159,7 +169,8 @@ class Encoding:
         filled, samples = self.solid.filled(fill), SLOW_SAMPLES if self.closely else FAST_SAMPLES
         target = _target(filled, self.place, self.box, self.seed, *samples)
         search = Search(self.network, target, self._fit, self.model.tables, self.seed)
-        return Attempt(fill, search, search.choose_price(self._latent(filled)))
+        latent = self._latent(filled)
+        return Attempt(fill, latent, search, search.choose_price(latent))
 
     def _chosen_rule(self) -> Attempt:
         """That of the fill rule whose tokens, all that fit, promise the better F-score after a few steps."""
@@ -178,7 +189,7 @@ class Encoding:
         points, normals = solid.surface_samples(SURFACE_POINTS, derive_seed(self.seed, "encode"))
         return self.network.encode(_tensor(self.place(points))[None], _tensor(normals)[None], self.box)[0]
 
-    def _with_residual(self, stream: TokenStream, search: Search, base: Choice) -> TokenStream:
+    def _with_residual(self, stream: TokenStream, attempt: Attempt, base: Choice) -> TokenStream:
         """The stream of a choice of tokens, with a sparse residual in what the file leaves, if any fits."""
 
         def with_residual(residual: NDArray[np.int64]) -> TokenStream:
@@ -189,7 +200,10 @@ class Encoding:
             return not residual.any() or len(with_residual(residual).to_bytes()) <= self.max_bytes
 
         room = 8.0 * (self.max_bytes - len(stream.to_bytes())) - 4 - 3 * len(stream.ids)
-        found = refine_residual(search, base, self.schedule, room, fits, deadline=self.deadline, progress=self.progress)
+        found = refine_residual(
+            attempt.search, base, attempt.latent, self.schedule, room, fits,
+            deadline=self.deadline, progress=self.progress,
+        )  # fmt: skip
         return stream if found is None else replace(with_residual(found), levels=())
 
 

@@ -65,13 +65,16 @@ SHARPER_WEIGHT = 0.5
 """Of the loss's second term; without it thin parts fade away. (In training it cost more than it brought.)"""
 HELD, LOOK_EVERY = 4096, 25
 """Samples kept for choosing among states, and steps between looks at them."""
-RESIDUAL_RATE = 0.1
+RESIDUAL_RATE = 0.15
 """First learning rate of a residual's numbers, in steps of it."""
-NOISY, SETTLE = 0.6, 0.15
-"""Share of the steps on a residual that see noise for rounding, and share after which the price of its bits moves."""
-FIRST_PRICE, PRICE_RATE, MEASURE_EVERY, RESIDUAL_LOOK = 2e-6, 16.0, 5, 8
-"""Price of a bit in loss at first (for 5,000 bits), how fast its logarithm follows that of the excess over the room,
-and steps between looks at the excess, and between looks at what fits once numbers are rounded."""
+HEAD_START = 0.5
+"""Share of what the tokens lack of the encoder's latent that the numbers begin with."""
+AIM = 1.04
+"""Share of the room that the price keeps to: bits fall on while numbers settle, and what is too much is dropped."""
+FIRST_PRICE, PRICE_RATE, PRICE_GAIN, MEASURE_EVERY, RESIDUAL_LOOK = 2e-6, 8.0, 3.0, 5, 8
+"""Price of a bit in loss at first (for 5,000 bits), how fast its logarithm follows the sum of the logarithm of bits over
+room, and how closely that logarithm itself (without, the bits swing about the room and the price comes late); steps
+between measurements of the bits, and between looks at what fits."""
 BETAS = (0.9, 0.95)
 """Decay of Adam's moving averages, of the gradient and of its square."""
 EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(60, 100), "best": Schedule(150, 350)}
@@ -259,6 +262,7 @@ class Rate:
 def refine_residual(
     search: Search,
     base: Choice,
+    wanted: Float[Tensor, "1 p r s c"],
     schedule: Schedule,
     room: float,
     fits: Callable[[NDArray[np.int64]], bool],
@@ -268,15 +272,16 @@ def refine_residual(
 ) -> NDArray[np.int64] | None:
     """The sparse residual of a file, in steps of ``STEPS[STEP_CODE]``, shape (p, r, s, c); None if it is empty.
 
-    Gradient steps on the field's loss plus the price of the residual's bits. The price follows what the residual takes
-    of the room. At first noise as wide as a step stands for rounding, then numbers are rounded, with gradients straight
-    through (Balle et al., arXiv 1611.01704).
+    Gradient steps, straight through the rounding, on the field's loss plus the price of the residual's bits. The price
+    follows what the residual takes of the room.
 
     Parameters
     ----------
     search : Search
     base : Choice
         The tokens, which stay.
+    wanted : tensor of shape (1, p, r, s, c)
+        The encoder's latent, towards which the residual starts.
     schedule : Schedule
     room : float
         Bits for the residual.
@@ -287,27 +292,23 @@ def refine_residual(
     """
     with torch.no_grad():
         latent = search.latent(search.codebook[torch.from_numpy(base.tokens)])
-    numbers = torch.zeros_like(latent[0]).requires_grad_()
-    price, size, noisy = FIRST_PRICE * (room / 5000) ** -1.3, 0.0, round(NOISY * schedule.residual_steps)
+    numbers = (HEAD_START / STEPS[STEP_CODE] * (wanted - latent)[0]).clone().requires_grad_()
+    steady, size = FIRST_PRICE * (room / 5000) ** -1.3, 0.0
 
     def rounded(threshold: float = 0.5) -> NDArray[np.int64]:
         kept = numbers.detach() * (numbers.detach().abs() > threshold)
         return kept.round().clamp(-LARGEST, LARGEST).long().numpy()
 
     def loss(step: int, *samples: Tensor) -> Tensor:
-        nonlocal price, size
+        nonlocal steady, size
         now = rounded()
-        if step >= SETTLE * schedule.residual_steps:
-            if step % MEASURE_EVERY == 0 or not size:
-                size = residual_bits(now)
-            excess = math.log(max(size, 1.0) / room)
-            price *= math.exp(PRICE_RATE / schedule.residual_steps * max(-0.5, min(0.5, excess)))
-        if step < noisy:
-            noise = torch.rand(numbers.shape, generator=torch_generator(search.seed, "noise", step)) - 0.5
-            told = priced = numbers + noise
-        else:
-            told, priced = numbers + (numbers.round() - numbers).detach(), numbers
-        bits = Rate(now, numbers.detach()).bits(priced)
+        if step % MEASURE_EVERY == 0:
+            size = residual_bits(now)
+        excess = max(-0.5, min(0.5, math.log(max(size, 1.0) / (AIM * room))))
+        steady *= math.exp(PRICE_RATE / schedule.residual_steps * excess)
+        price = steady * math.exp(PRICE_GAIN * excess)
+        told = numbers + (numbers.round() - numbers).detach()
+        bits = Rate(now, numbers.detach()).bits(numbers)
         return search.field_error(latent + STEPS[STEP_CODE] * told, *samples) + price * bits
 
     def trimmed() -> NDArray[np.int64]:
@@ -324,7 +325,7 @@ def refine_residual(
     bar = tqdm(total=schedule.residual_steps, desc="residual", unit="step", disable=not progress)
     count, rate = schedule.residual_steps, RESIDUAL_RATE
     for step in _descend(search, numbers, loss, count, "residual", rate, schedule.samples, deadline, bar):
-        if step >= noisy and ((step + 1 - noisy) % RESIDUAL_LOOK == 0 or step + 1 == count):
+        if (step + 1) % RESIDUAL_LOOK == 0 or step + 1 == count:
             with torch.no_grad():
                 now = trimmed()
                 error = float(search.field_error(latent + STEPS[STEP_CODE] * torch.from_numpy(now), *search.held))

@@ -136,7 +136,7 @@ def residual_of(
         return residual_bits(values) <= room
 
     schedule = Schedule(0, 0, 512, residual_steps=steps)
-    return looking, base, refine_residual(looking, base, schedule, room, fits, **options)
+    return looking, base, refine_residual(looking, base, start(model[0]), schedule, room, fits, **options)
 
 
 @pytest.mark.parametrize("room", [300, 1200, 4000])
