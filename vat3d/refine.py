@@ -72,9 +72,9 @@ HEAD_START = 0.5
 AIM = 1.04
 """Share of the room that the price keeps to: bits fall on while numbers settle, and what is too much is dropped."""
 FIRST_PRICE, PRICE_RATE, PRICE_GAIN, MEASURE_EVERY, RESIDUAL_LOOK = 2e-6, 8.0, 3.0, 5, 8
-"""Price of a bit in loss at first (for 5,000 bits), how fast its logarithm follows the sum of the logarithm of bits over
-room, and how closely that logarithm itself (without, the bits swing about the room and the price comes late); steps
-between measurements of the bits, and between looks at what fits."""
+"""Price of a bit in loss at first (for 5,000 bits); how its logarithm follows the logarithm of bits over room, summed
+over steps and as it stands (by the sum alone, bits swing about the room and end short of it); steps between
+measurements of the bits, and between looks at what fits, in the second half."""
 BETAS = (0.9, 0.95)
 """Decay of Adam's moving averages, of the gradient and of its square."""
 EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(60, 100), "best": Schedule(150, 350)}
@@ -325,7 +325,7 @@ def refine_residual(
     bar = tqdm(total=schedule.residual_steps, desc="residual", unit="step", disable=not progress)
     count, rate = schedule.residual_steps, RESIDUAL_RATE
     for step in _descend(search, numbers, loss, count, "residual", rate, schedule.samples, deadline, bar):
-        if (step + 1) % RESIDUAL_LOOK == 0 or step + 1 == count:
+        if 2 * step >= count and ((step + 1) % RESIDUAL_LOOK == 0 or step + 1 == count):
             with torch.no_grad():
                 now = trimmed()
                 error = float(search.field_error(latent + STEPS[STEP_CODE] * torch.from_numpy(now), *search.held))

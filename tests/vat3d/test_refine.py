@@ -139,16 +139,16 @@ def residual_of(
     return looking, base, refine_residual(looking, base, start(model[0]), schedule, room, fits, **options)
 
 
-@pytest.mark.parametrize("room", [300, 1200, 4000])
+@pytest.mark.parametrize(("room", "filled"), [(300, 0.95), (1200, 0.95), (4000, 0.5)])
 def test_a_residual_lowers_the_loss_within_its_room(
-    model: tuple[CodecNetwork, Tables], target: Target, room: int
+    model: tuple[CodecNetwork, Tables], target: Target, room: int, filled: float
 ) -> None:
     looking, base, found = residual_of(model, target, room)
     config = model[0].config
     assert found is not None
     assert found.shape == (3, config.grid, config.grid, config.channels)
     assert 0 < np.abs(found).max() <= LARGEST
-    assert 0.5 * room < residual_bits(found) <= room
+    assert filled * room < residual_bits(found) <= room  # 4,000 bits are more than so small a network has to say
     latent = looking.latent(looking.codebook[torch.from_numpy(base.tokens)])
     added = STEPS[STEP_CODE] * torch.from_numpy(found).float()
     with torch.no_grad():

@@ -11,6 +11,7 @@ from make_tiny_model import DATA, golden_meshes
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.decoding import fit_box
+from vat3d.encoding import Encoding
 from vat3d.errors import MeshError
 from vat3d.inside import FILLS
 from vat3d.tokenizer import tokenizer_for
@@ -173,6 +174,19 @@ def test_what_tokens_leave_of_a_larger_budget_goes_to_a_residual(ellipsoid: trim
     assert shorter.residual is None
     scores = [evaluate(ellipsoid, mesh)["f_score@0.01"] for mesh in (coarse, tokenizer.decode(stream, 64))]
     assert scores[0] < scores[1]
+
+
+@pytest.mark.parametrize(("budget", "base"), [(200, 0), (270, 0), (290, 144), (512, 144), (980, 144), (1024, 272)])
+def test_a_residual_has_all_components_below_it_where_a_third_of_the_file_holds_them(
+    ellipsoid: trimesh.Trimesh, budget: int, base: int
+) -> None:
+    tokenizer = MeshTokenizer.from_pretrained()
+    encoding = Encoding(tokenizer.network, tokenizer.model, ellipsoid, budget, "normal", 0, None, False)
+    assert encoding.base == base
+    if base == 272:
+        prefix = tokenizer.encode(ellipsoid, 2048, "fast").truncate(6)
+        assert prefix.count == base
+        assert 3 * len(prefix.to_bytes()) <= budget
 
 
 def test_fewest_scales_for_a_score(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
