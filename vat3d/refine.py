@@ -12,6 +12,7 @@ p plane, r row and s column of the latent grid, c latent channel.
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -295,9 +296,8 @@ def refine_residual(
     numbers = (HEAD_START / STEPS[STEP_CODE] * (wanted - latent)[0]).clone().requires_grad_()
     steady, size = FIRST_PRICE * (room / 5000) ** -1.3, 0.0
 
-    def rounded(threshold: float = 0.5) -> NDArray[np.int64]:
-        kept = numbers.detach() * (numbers.detach().abs() > threshold)
-        return kept.round().clamp(-LARGEST, LARGEST).long().numpy()
+    def rounded() -> NDArray[np.int64]:
+        return numbers.detach().round().clamp(-LARGEST, LARGEST).long().numpy()
 
     def loss(step: int, *samples: Tensor) -> Tensor:
         nonlocal steady, size
@@ -312,14 +312,20 @@ def refine_residual(
         return search.field_error(latent + STEPS[STEP_CODE] * told, *samples) + price * bits
 
     def trimmed() -> NDArray[np.int64]:
-        """What fits: numbers nearest to zero are dropped."""
-        if fits(rounded()):
-            return rounded()
-        low, high = 0.5, LARGEST + 1.0
-        for _ in range(10):
-            middle = (low + high) / 2
-            low, high = (low, middle) if fits(rounded(middle)) else (middle, high)
-        return rounded(high)
+        """What fits: of the numbers that are not zero, as few as must be are dropped, those of least magnitude first.
+
+        (Many lie just above one half, so that a threshold would drop too many at once.)
+        """
+        whole = rounded()
+        order = np.flatnonzero(whole)
+        order = order[np.argsort(numbers.detach().abs().numpy().ravel()[order], kind="stable")]
+
+        def without(dropped: int) -> NDArray[np.int64]:
+            kept = whole.ravel().copy()
+            kept[order[:dropped]] = 0
+            return kept.reshape(whole.shape)
+
+        return without(bisect.bisect_left(range(len(order)), True, key=lambda dropped: fits(without(dropped))))
 
     best, least = np.zeros(numbers.shape, np.int64), base.loss
     bar = tqdm(total=schedule.residual_steps, desc="residual", unit="step", disable=not progress)
