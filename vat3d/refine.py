@@ -317,6 +317,8 @@ def refine_residual(
         (Many lie just above one half, so that a threshold would drop too many at once.)
         """
         whole = rounded()
+        if fits(whole):
+            return whole
         order = np.flatnonzero(whole)
         order = order[np.argsort(numbers.detach().abs().numpy().ravel()[order], kind="stable")]
 
