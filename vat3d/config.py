@@ -73,7 +73,7 @@ class CodecConfig:
 
     @property
     def base_tokens(self) -> int:
-        """Tokens of a file that has a residual: those of the scales of components but the last.
+        """Tokens that a file with a residual has at least: those of the scales of components but the last.
 
         The residual says better what would be the last components, and what would be the areas after these.
         """
