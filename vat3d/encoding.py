@@ -44,13 +44,17 @@ LEAST_ROOM = 96
 """Bytes after the tokens from which on a residual is worth its place."""
 TRIAL = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
+YET_TO_COME = 0.5
+"""Share of what the trial's tokens lack of the solid's own F-score that a residual is trusted to bring."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """The encoder's latent and tokens of a mesh that is filled by one rule, and the search that goes on from them."""
+    """Surface points (n, 3) of a mesh that is filled by one rule, in the file's frame; the encoder's latent and tokens
+    of it, and the search that goes on from them."""
 
     fill: str
+    surface: NDArray[np.float64]
     latent: Tensor
     search: Search
     start: Choice
@@ -169,25 +173,28 @@ class Encoding:
         filled, samples = self.solid.filled(fill), SLOW_SAMPLES if self.closely else FAST_SAMPLES
         target = _target(filled, self.place, self.box, self.seed, *samples)
         search = Search(self.network, target, self._fit, self.model.tables, self.seed)
-        latent = self._latent(filled)
-        return Attempt(fill, latent, search, search.choose_price(latent))
+        points, normals = filled.surface_samples(SURFACE_POINTS, derive_seed(self.seed, "encode"))
+        surface = self.place(points)
+        with torch.inference_mode():
+            latent = self.network.encode(_tensor(surface)[None], _tensor(normals)[None], self.box)[0]
+        return Attempt(fill, surface, latent, search, search.choose_price(latent))
 
     def _chosen_rule(self) -> Attempt:
-        """That of the fill rule whose tokens, all that fit, promise the better F-score after a few steps."""
+        """That of the fill rule which promises the better F-score after a few steps, by all tokens that fit.
+
+        (Inner walls are what comes last: where a residual is to follow, its share of them is taken as given.)
+        """
         trial = Schedule(min(TRIAL, self.schedule.free_steps), 0)
+        share = YET_TO_COME if self.base else 0.0
 
         def promise(attempt: Attempt) -> float:
-            return self.judge.estimate(self._field(self._stream(self._improve(attempt.search, attempt.start, trial))))
+            now = self.judge.estimate(self._field(self._stream(self._improve(attempt.search, attempt.start, trial))))
+            return now + share * max(self.judge.ceiling(attempt.surface) - now, 0)
 
         attempts = [self._attempt(NONZERO)]
         with suppress(MeshError):  # parts in one place cancel each other
             attempts.append(self._attempt(EVEN_ODD))
-        return max(attempts, key=promise)  # by all tokens that fit: inner walls are what comes last
-
-    @torch.inference_mode()
-    def _latent(self, solid: Solid) -> Tensor:
-        points, normals = solid.surface_samples(SURFACE_POINTS, derive_seed(self.seed, "encode"))
-        return self.network.encode(_tensor(self.place(points))[None], _tensor(normals)[None], self.box)[0]
+        return max(attempts, key=promise)
 
     def _with_residual(self, stream: TokenStream, attempt: Attempt, base: Choice) -> TokenStream:
         """The stream of a choice of tokens, with a sparse residual in what the file leaves, if any fits."""

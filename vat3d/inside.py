@@ -33,8 +33,9 @@ FLAT = 0.002
 NONZERO, EVEN_ODD = "nonzero", "even-odd"
 """Fill rules, as graphics calls them: what lies in several parts is inside, or is so if their number is odd."""
 FILLS = (NONZERO, EVEN_ODD)
-HIDDEN, HIDDEN_SAMPLES, DEEP = 0.03, 1000, 0.02
-"""A mesh hides parts if more than this share of so many samples of its surface has inside on both sides so far away."""
+HIDDEN, HIDDEN_SAMPLES, DEEP = 0.01, 2000, 0.02
+"""A mesh hides parts if the even-odd rule takes more than this share of so many samples of its surface out of the
+inside, where they have inside on both sides so far away."""
 PROBE = 2.0**-12
 """How far on both sides of the surface `surface_samples` looks to see which one is outside."""
 MOST_TRIED = 100_000
@@ -187,11 +188,13 @@ class Solid:
         return self.contains(points + depth * normals) & self.contains(points - depth * normals)
 
     def hides_parts(self, surface: SurfaceSamples) -> bool:
-        """Whether much of the mesh's surface, of which these are samples in random order, lies deep within parts."""
+        """Whether the even-odd rule shows much of the mesh's surface, of which these are samples in random order, that
+        otherwise lies deep within parts."""
         if self.mesh.report["components"] == 1:
             return False
         points, normals = surface.points[:HIDDEN_SAMPLES], surface.normals[:HIDDEN_SAMPLES]
-        return float(self.hidden(points, normals, DEEP).mean()) > HIDDEN
+        hidden = [self.filled(fill).hidden(points, normals, DEEP).mean() for fill in FILLS]
+        return float(hidden[0] - hidden[1]) > HIDDEN
 
     def volume_fraction(self, n: int = 4096) -> float:
         """Share of the mesh's bounding box that is inside, from `n` fixed points."""

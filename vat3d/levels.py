@@ -69,6 +69,10 @@ class Judge:
         f_scores = self.f_scores(field, closely=False)
         return f_scores(best_level(f_scores, LEVELS[0]))
 
+    def ceiling(self, surface: NDArray[np.float64]) -> float:
+        """About the F-score of a solid with these surface points (n, 3), all of which lie near the mesh."""
+        return _f_score(1.0, _met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface)))
+
     def _measured(self, field: GridField) -> Callable[[int], float]:
         def f_score(level: int) -> float:
             decoded = sample_surface(*self._surface(field, level, CELLS), SAMPLES, any_order=False).points

@@ -317,8 +317,6 @@ def refine_residual(
         (Many lie just above one half, so that a threshold would drop too many at once.)
         """
         whole = rounded()
-        if fits(whole):
-            return whole
         order = np.flatnonzero(whole)
         order = order[np.argsort(numbers.detach().abs().numpy().ravel()[order], kind="stable")]
 
@@ -327,7 +325,8 @@ def refine_residual(
             kept[order[:dropped]] = 0
             return kept.reshape(whole.shape)
 
-        return without(bisect.bisect_left(range(len(order)), True, key=lambda dropped: fits(without(dropped))))
+        enough = bisect.bisect_left(range(len(order)), True, key=lambda count: residual_bits(without(count)) <= room)
+        return next(kept for kept in map(without, range(enough, len(order) + 1)) if fits(kept))
 
     best, least = np.zeros(numbers.shape, np.int64), base.loss
     bar = tqdm(total=schedule.residual_steps, desc="residual", unit="step", disable=not progress)

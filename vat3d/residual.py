@@ -8,10 +8,12 @@ number is seldom zero where those around it are not. Integers only. Axes: p plan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from vat3d.errors import CodecError
 
@@ -81,9 +83,17 @@ def residual_numbers(ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def residual_bits(values: NDArray[np.int64]) -> float:
-    """Bits that a residual adds to a file, to within one; shape (p, r, s, c)."""
-    widths = np.array([(slots, total) for _, slots, total in _intervals(values)], np.float64)
-    return float(np.log2(widths[:, 1] / widths[:, 0]).sum()) + np.count_nonzero(values)
+    """Bits that a residual adds to a file, to within one; shape (p, r, s, c).
+
+    What adaptive frequencies cost depends on how often each magnitude comes in each class alone, not on the order.
+    """
+    magnitudes = np.abs(values)
+    codes = neighbourhood(magnitudes) * (LARGEST + 1) + magnitudes
+    counts = np.bincount(codes.ravel(), minlength=CLASSES * (LARGEST + 1)).reshape(CLASSES, -1)
+    first = np.array(_Counts().rows) / _INCREMENT
+    rows = gammaln(first.sum(1) + counts.sum(1)) - gammaln(first.sum(1))
+    nats = rows.sum() - (gammaln(first + counts) - gammaln(first)).sum()
+    return float(nats) / math.log(2) + np.count_nonzero(values)
 
 
 def push_residual(values: NDArray[np.int64], state: int) -> int:

@@ -1,5 +1,7 @@
 """The sparse residual: its classes, its bits, and that nothing is lost."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -23,9 +25,16 @@ def test_round_trip(share, below):
         back, left = pop_residual(state, SHAPE)
         assert np.array_equal(back, values)
         assert left == below
-        assert (
-            abs(state.bit_length() - below.bit_length() - residual_bits(values)) < 12
-        )  # a first slot costs whole bits
+        taken = state.bit_length() - below.bit_length()
+        assert abs(taken - residual_bits(values)) < 12  # a first slot costs whole bits
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("shape", [SHAPE, (3, 16, 16, 8)])
+def test_bits_are_what_the_coder_takes(share, shape):
+    values = sparse(7, share, shape)
+    state = push_residual(values, 1 << 2000)
+    assert abs(math.log2(state >> state.bit_length() - 60) + state.bit_length() - 2060 - residual_bits(values)) < 1e-6
 
 
 def test_a_state_that_reads_is_the_only_one_for_its_numbers():
