@@ -132,8 +132,10 @@ class Encoding:
         chosen = self._chosen_rule() if fill is None and self.solid.hides_parts(self.original) else None
         if self.base:
             self.most = self.base
-        if chosen is None or self.base:
-            chosen = self._attempt(chosen.fill if chosen else fill or NONZERO)
+        if chosen is None:
+            chosen = self._attempt(fill or NONZERO)
+        elif self.base:  # with fewer tokens than the rules were compared by
+            chosen = replace(chosen, start=chosen.search.choose_price(chosen.latent))
         self.report["fill"], search, start = chosen.fill, chosen.search, chosen.start
         refined = self._improve(search, start, self.schedule, self.progress)
         stream = self._stream(refined)
