@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from setcore.mesh_metrics import sample_surface
 from vat3d.errors import MeshError
 from vat3d.inside import EVEN_ODD, NONZERO, SHELL, Solid
 from vat3d.repair import canonical_mesh
@@ -220,6 +221,20 @@ def test_hidden_points_lie_within_other_parts():
     covered = both.filled(NONZERO).hidden(points, normals, depth=1e-3)
     assert covered.mean() == pytest.approx(overlap / (BOX.area + TURNED.area), abs=0.01)
     assert both.hidden(points, normals, depth=1e-3).mean() < 0.005
+
+
+@pytest.mark.parametrize(
+    ("centre", "hides"),
+    [((0, 0, 0), True), ((1.25, 0, 0), True), ((1.5, 0, 0), False), ((2, 0, 0), False)],
+    ids=["within", "overlapping", "with a wall in one place", "apart"],
+)
+def test_parts_are_hidden_where_the_even_odd_rule_would_show_them(centre: tuple[float, ...], hides: bool) -> None:
+    """A wall in one place of two parts has inside on both sides by either rule."""
+    other = trimesh.creation.box((1, 0.9, 0.4)).apply_translation(centre)
+    together = trimesh.util.concatenate([BOX, other])
+    both = solid(together.vertices, together.faces)
+    surface = sample_surface(both.mesh.vertices, both.mesh.faces, 5000, seed=1, any_order=False)
+    assert both.hides_parts(surface) == hides
 
 
 def test_surface_samples_are_area_uniform_and_seeded():

@@ -69,6 +69,15 @@ def test_f_score_is_the_harmonic_mean_of_precision_and_recall(closely: bool) -> 
     assert judge.f_scores(twice, closely)(0) == pytest.approx(2 * 0.5 / 1.5, abs=0.01)
 
 
+@pytest.mark.parametrize("height", [-2.0, -0.35, 0.0, 0.35])
+def test_the_ceiling_of_a_solid_that_shows_a_part_of_a_sphere(height: float) -> None:
+    """A sphere's area between two heights grows with their difference."""
+    whole = sphere(0.7)
+    shown = whole.points[whole.points[:, 2] >= height]
+    recall = min((0.7 - height) / 1.4, 1)
+    assert Judge(sphere(0.7), extracted).ceiling(shown) == pytest.approx(2 * recall / (1 + recall), abs=0.02)
+
+
 @pytest.mark.parametrize("closely", [False, True])
 def test_recall_counts_what_is_missing(closely: bool) -> None:
     one, other = sphere(0.2, (0.5, 0, 0)), sphere(0.2, (-0.5, 0, 0))
