@@ -133,12 +133,13 @@ def with_levels(
     score = f_scores(levels[0])
     for scales in range(len(stream.ids) - 1, 0, -1):
         prefix, level = stream.truncate(scales), levels[0]
-        if closely or prefix.count < HANDFUL:
+        few = prefix.count < HANDFUL
+        if closely or few:
             field = field_of(prefix)
-            if prefix.count < HANDFUL:
+            if few:
                 level = max(level, dice_level(field, target))
             if closely:
-                level = best_level(judge.f_scores(field, closely=False), level, between=False)
+                level = best_level(judge.f_scores(field, closely=False), level, between=few)
         levels.insert(0, level)
     return replace(stream, levels=tuple(levels)), score
 
