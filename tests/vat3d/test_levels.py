@@ -130,6 +130,15 @@ def test_a_handful_of_tokens_decodes_at_the_level_of_the_largest_overlap(level: 
     assert stream.levels == (*[level] * (len(stream.ids) - 1), 0)
 
 
+@pytest.mark.parametrize(("closely", "below"), [(True, 1), (False, 0)])
+def test_a_handful_of_tokens_may_decode_one_level_lower_where_that_scores_better(closely: bool, below: int) -> None:
+    overlap, lower = LEVELS[5], LEVELS[4]
+    judge = Told(lambda level: 0.9 if level == lower else 0.5)
+    field = ball(0.7 - overlap * LEVEL_STEP)
+    stream, _ = with_levels(token_stream(), lambda _: field, judge, volume_target(), closely)
+    assert stream.levels[0] == LEVELS[5 - below]
+
+
 def test_an_estimate_is_of_the_best_level() -> None:
     """A ball just too small to be met, and met when it is raised."""
     judge, small = Judge(sphere(), extracted), ball(0.679)
