@@ -184,7 +184,7 @@ class Encoding:
     def _chosen_rule(self) -> Attempt:
         """That of the fill rule which promises the better F-score after a few steps, by all tokens that fit.
 
-        (Inner walls are what comes last: where a residual is to follow, its share of them is taken as given.)
+        (Inner walls come last: of what the tokens lack, a residual will bring some, which is granted here.)
         """
         trial = Schedule(min(TRIAL, self.schedule.free_steps), 0)
         share = YET_TO_COME if self.base else 0.0

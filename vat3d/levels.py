@@ -126,7 +126,7 @@ def with_levels(
 
     `closely`, F-scores are measured, and other scales' levels chosen by F-score, too (by its estimate). A handful of
     tokens often leaves nothing below the level of the whole file; their own level is the one whose inside has the
-    largest Dice coefficient with the mesh's; `closely`, one below it if that has the better F-score.
+    largest Dice coefficient with the mesh's; `closely`, the one below if that has the better F-score.
     """
     f_scores = judge.f_scores(field_of(stream), closely)
     levels = [best_level(f_scores, LEVELS[0])]
