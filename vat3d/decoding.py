@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vat3d.extract import Field, extract_surface
+from vat3d.extract import Field, GridField, extract_surface
+from vat3d.flatten import WIDTH_STEP, flattened
 from vat3d.frame import Frame
 from vat3d.inside import SHELL
 from vat3d.network import CodecNetwork
@@ -35,13 +36,18 @@ def decoded_field(network: CodecNetwork, stream: TokenStream) -> Field:
     return distance
 
 
-def decoded_surface(
-    network: CodecNetwork, field: Field, level: int, resolution: int, box: Tensor
+def raw_surface(
+    network: CodecNetwork, field: Field | GridField, level: int, resolution: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices in the evaluation frame, fitted to the file's box, and faces."""
+    """Vertices and faces of a decoded field's level, in the evaluation frame."""
     saturation = 3 * network.config.sharpness
-    vertices, faces = extract_surface(field, resolution=resolution, iso=level * LEVEL_STEP, saturation=saturation)
-    return fit_box(vertices, box[0].double().numpy()), faces
+    return extract_surface(field, resolution=resolution, iso=level * LEVEL_STEP, saturation=saturation)
+
+
+def finished(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: int, box: Tensor) -> NDArray[np.float64]:
+    """Vertices of a raw surface with parts thinner than a file's width made flat, fitted to its box."""
+    flat = flattened(vertices, faces, width * WIDTH_STEP) if width else vertices
+    return fit_box(flat, box[0].double().numpy())
 
 
 def network_box(frame: Frame) -> Tensor:

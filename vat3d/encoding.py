@@ -21,10 +21,11 @@ from torch import Tensor
 
 from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from setcore.seeding import derive_seed, numpy_generator
-from vat3d.decoding import decoded_field, decoded_surface, network_box
+from vat3d.decoding import decoded_field, finished, network_box, raw_surface
 from vat3d.errors import MeshError
 from vat3d.evaluate import SAMPLES
 from vat3d.extract import GridField
+from vat3d.flatten import WIDTHS
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import EVEN_ODD, NONZERO, Solid
@@ -105,7 +106,8 @@ class Encoding:
         self.original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
         self.judge = Judge(
             SurfaceSamples(self.place(self.original.points), self.original.normals),
-            lambda field, level, cells: decoded_surface(network, field, level, cells, self.box),
+            lambda field, level, cells: raw_surface(network, field, level, cells),
+            lambda vertices, faces, width: finished(vertices, faces, width, self.box),
         )
         self._fields: dict[tuple[int | None, bytes], GridField] = {}
         self.base = self._base_tokens() if self.closely else 0
@@ -145,10 +147,13 @@ class Encoding:
         if self.schedule.free_steps:
             plain = self._stream(replace(start, kept=self._fit(start.ids)))
             stream = better(stream, plain, self._field, self.judge)
-        stream, score = with_levels(stream, self._field, self.judge, search.target, self.closely)
+        thin = self.solid.filled(chosen.fill).is_thin(self.original)
+        widths = WIDTHS[: 2 if self.closely else 1] if thin else ()  # an estimate overrates large ones
+        stream, score = with_levels(stream, self._field, self.judge, search.target, self.closely, widths)
         if min_f_score is not None:
             for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):
-                shorter_score = self.judge.f_scores(self._field(shorter), self.closely)(shorter.level)
+                f_scores = self.judge.f_scores(self._field(shorter), self.closely, shorter.width)
+                shorter_score = f_scores(shorter.level)
                 if shorter_score >= min_f_score:
                     stream, score = shorter, shorter_score
                     break

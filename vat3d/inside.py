@@ -5,6 +5,8 @@ a solid, decided by the generalised winding number (Jacobson et al. 2013, fast f
 that a mesh that is inside out is the same solid. Open sheets, closed parts flatter than a shell, and faces of closed
 parts that bound nothing (a fin; a blade modelled as its two sides in one place), become shells of half-thickness
 `SHELL`. The solid is the union of both, or what lies in an odd number of parts: then walls within others show, too.
+Where walls lie closer together than `THIN`, what is between them is thickened, so that the networks see it: a leaf, and
+by the even-odd rule also a gap, or the wall that two parts have in one place, which becomes a slit.
 """
 
 from __future__ import annotations
@@ -33,14 +35,19 @@ FLAT = 0.002
 NONZERO, EVEN_ODD = "nonzero", "even-odd"
 """Fill rules, as graphics calls them: what lies in several parts is inside, or is so if their number is odd."""
 FILLS = (NONZERO, EVEN_ODD)
+THIN, THICKER, FELT = 0.016, 0.008, 0.06
+"""Walls of closed parts with another one less than `THIN` behind them move out by `THICKER`; distances above `FELT`, of
+which the networks are asked the sign alone, stay as they are."""
+THIN_SHARE = 0.1
+"""A mesh is thin if more than this share of its surface is."""
 HIDDEN, HIDDEN_SAMPLES, DEEP = 0.01, 2000, 0.02
-"""A mesh hides parts if the even-odd rule takes more than this share of so many samples of its surface out of the
-inside, where they have inside on both sides so far away."""
+"""A mesh hides parts if more than this share of so many samples of its surface have inside on both sides, so far away.
+"""
 PROBE = 2.0**-12
 """How far on both sides of the surface `surface_samples` looks to see which one is outside."""
 MOST_TRIED = 100_000
 """Surface points that `surface_samples` tries at once."""
-REMEMBERED = 16
+REMEMBERED = 24
 """Sets of points, up to that size, whose winding numbers are kept."""
 
 
@@ -104,13 +111,15 @@ class Solid:
         -------
         float64 array of shape (n,)
             Exact outside the solid and inside single parts; inside overlapping parts a distance to the nearest
-            sheet, which may lie within the solid unless the fill rule is "even-odd".
+            sheet, which may lie within the solid unless the fill rule is "even-odd". What is thin is thicker.
         """
         at = np.ascontiguousarray(points, np.float64)
         distance = np.full(len(at), np.inf)
         if self._closed_tree is not None:
-            distance = _distance(self._closed_tree, self.mesh.vertices, self._closed_faces, at)
-            distance = np.where(self._wound(at), -distance, distance)
+            squared, _, nearest = self._closed_tree.squared_distance(self.mesh.vertices, self._closed_faces, at)
+            distance = np.where(self._wound(at), -1.0, 1.0) * np.sqrt(squared)
+            felt = np.abs(distance) < FELT
+            distance[felt] = self._thickened(at[felt], nearest[felt], distance[felt])
         if self._open_tree is not None:
             sheet = _distance(self._open_tree, self.mesh.vertices, self._open_faces, at) - SHELL
             if self.fill == EVEN_ODD:
@@ -120,8 +129,22 @@ class Solid:
                 distance = np.minimum(distance, sheet)
         return distance
 
+    def _thickened(
+        self, points: NDArray[np.float64], nearest: NDArray[np.float64], distance: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Signed distances (n,) of points (n, 3) to closed parts, whose nearest points are given, thickened.
+
+        A wall is thin at a point if both sides are alike `THIN` away from it.
+        """
+        far = np.abs(distance)
+        away = (points - nearest) / np.maximum(far, 1e-12)[:, None]
+        behind, ahead, between = self._wound(nearest - THIN * away), distance < 0, far < THIN
+        ahead[between] = self._wound((nearest + THIN * away)[between])
+        shell, slit = ~ahead & ~behind, ahead & behind & (self.fill == EVEN_ODD)
+        return distance + THICKER * (slit.astype(float) - shell)
+
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Whether points (n, 3) lie inside; quicker than the sign of `signed_distance` for closed meshes."""
+        """Whether points (n, 3) lie inside, before what is thin is thickened; quicker than `signed_distance`."""
         at = np.ascontiguousarray(points, np.float64)
         inside = self._wound(at) if self._closed_tree is not None else np.zeros(len(at), bool)
         if self._open_tree is not None:
@@ -132,8 +155,9 @@ class Solid:
     def surface_samples(self, n: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Points and outward normals on the surface of the solid.
 
-        Area-uniform over the faces of closed parts and over the two offset sides of sheets (one side each where two
-        loose faces lie in one place); what lies inside another part is left out if such is inside.
+        Area-uniform over the faces of closed parts, moved where they are thin, and over the two offset sides of sheets
+        (one side each where two loose faces lie in one place); what lies inside another part is left out if such is
+        inside.
 
         Returns
         -------
@@ -157,7 +181,12 @@ class Solid:
                 self._normal[face] * np.where(self._two_sided[face] & (rng.random(size) < 0.5), -1.0, 1.0)[:, None]
             )
             points = points + normals * np.where(self._is_open[face], SHELL, 0.0)[:, None]
+            closed = ~self._is_open[face]
+            shell, slit = self._thin(points[closed], normals[closed])
             border, normals = self._border(points, normals, self._is_open[face])
+            # Where walls of two parts lie in one place, each stands for its own side of the slit.
+            border[closed] |= shell | slit
+            points[closed] += normals[closed] * (THICKER * (shell.astype(float) - slit))[:, None]
             found_points.append(points[border])
             found_normals.append(normals[border])
             found += int(border.sum())
@@ -183,6 +212,13 @@ class Solid:
         behind[unsure] = self.contains(points[unsure] - PROBE * normals[unsure])
         return ahead != behind, np.where((ahead & ~behind)[:, None], -normals, normals)
 
+    def _thin(
+        self, points: NDArray[np.float64], normals: NDArray[np.float64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Where walls of closed parts have outside on both sides, and where inside, which counts by the even-odd rule."""
+        below, above = self._wound(points - THIN * normals), self._wound(points + THIN * normals)
+        return ~below & ~above, below & above & (self.fill == EVEN_ODD)
+
     def hidden(self, points: NDArray[np.float64], normals: NDArray[np.float64], depth: float) -> NDArray[np.bool_]:
         """Which points (n, 3) of the mesh have inside on both sides, `depth` away along their normals (n, 3)."""
         return self.contains(points + depth * normals) & self.contains(points - depth * normals)
@@ -193,8 +229,13 @@ class Solid:
         if self.mesh.report["components"] == 1:
             return False
         points, normals = surface.points[:HIDDEN_SAMPLES], surface.normals[:HIDDEN_SAMPLES]
-        hidden = [self.filled(fill).hidden(points, normals, DEEP).mean() for fill in FILLS]
-        return float(hidden[0] - hidden[1]) > HIDDEN
+        return float(self.filled(NONZERO).hidden(points, normals, DEEP).mean()) > HIDDEN
+
+    def is_thin(self, surface: SurfaceSamples) -> bool:
+        """Whether much of the mesh's surface, of which these are samples in random order, is of sheets, or of parts
+        that `signed_distance` thickens."""
+        points, depth = surface.points[:HIDDEN_SAMPLES], THIN * surface.normals[:HIDDEN_SAMPLES]
+        return float((self.contains(points + depth) | self.contains(points - depth)).mean()) < 1 - THIN_SHARE
 
     def volume_fraction(self, n: int = 4096) -> float:
         """Share of the mesh's bounding box that is inside, from `n` fixed points."""

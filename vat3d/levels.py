@@ -1,11 +1,12 @@
-"""Where the surface of a decoding lies: the level of each scale of a file, chosen by what users would measure.
+"""Where the surface of a decoding lies: the level of each scale of a file, and the width below which parts are made
+flat, chosen by what users would measure.
 
 A level above 0 keeps thin parts from breaking, and gives a handful of tokens an inside at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 
@@ -29,11 +30,17 @@ CELLS = 128
 """The grid that users decode on by default."""
 ROUGH_SAMPLES, ROUGH_CELLS = 4_000, 64
 """What an estimate looks at; on so rough a grid thin parts break."""
+FINER = 0.1
+"""Weight of the F-score at half that distance beside it, where widths are compared."""
 DOUBT = 0.01
 """What an estimate must be ahead by; differences of two estimates of one mesh have a standard deviation of .012."""
 
 Surface = Callable[[Field, int, int], tuple[NDArray[np.float64], NDArray[np.int64]]]
 """Vertices and faces of a field, at a level, extracted on a grid of so many cells."""
+Finish = Callable[[NDArray[np.float64], NDArray[np.int64], int], NDArray[np.float64]]
+"""The vertices that users get of a surface, in a file of a width."""
+Scores = Callable[[int, int], tuple[float, float]]
+"""F-scores at `NEAR` and at half of it, by level and width."""
 
 
 class Judge:
@@ -43,19 +50,19 @@ class Judge:
     ----------
     original : SurfaceSamples
         `SAMPLES` of that mesh's surface, in the frame of the file.
-    surface : callable
+    surface, finish : callable
     """
 
-    def __init__(self, original: SurfaceSamples, surface: Surface) -> None:
-        self._original, self._surface = original, surface
-        self._known: dict[tuple[Field, bool], Callable[[int], float]] = {}
+    def __init__(self, original: SurfaceSamples, surface: Surface, finish: Finish) -> None:
+        self._original, self._surface, self._finish = original, surface, finish
+        self._known: dict[tuple[Field, bool], Scores] = {}
 
     @cached_property
     def _tree(self) -> cKDTree:
         return cKDTree(self._original.points)
 
-    def f_scores(self, field: Field, closely: bool) -> Callable[[int], float]:
-        """The F-score by level: if `closely`, measured on what users decode; else estimated, much faster.
+    def scores(self, field: Field, closely: bool) -> Scores:
+        """F-scores by level and width: if `closely`, measured on what users decode; else estimated, much faster.
 
         A field's scores are remembered; a `GridField` shares its values among levels, and among both kinds of scores.
         """
@@ -64,6 +71,11 @@ class Judge:
             self._known[field, closely] = cache(self._measured(values) if closely else self._estimated(values))
         return self._known[field, closely]
 
+    def f_scores(self, field: Field, closely: bool, width: int = 0) -> Callable[[int], float]:
+        """The F-score at `NEAR` by level, in a file of a width."""
+        scores = self.scores(field, closely)
+        return lambda level: scores(level, width)[0]
+
     def estimate(self, field: Field) -> float:
         """The estimated F-score at the best level."""
         f_scores = self.f_scores(field, closely=False)
@@ -71,16 +83,21 @@ class Judge:
 
     def ceiling(self, surface: NDArray[np.float64]) -> float:
         """About the F-score of a solid with these surface points (n, 3), all of which lie near the mesh."""
-        return _f_score(1.0, _met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface)))
+        return _f_score(1.0, _met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface))[0])
 
-    def _measured(self, field: GridField) -> Callable[[int], float]:
-        def f_score(level: int) -> float:
-            decoded = sample_surface(*self._surface(field, level, CELLS), SAMPLES, any_order=False).points
-            return _f_score(_met(decoded, self._tree), _met(self._original.points, cKDTree(decoded)))
+    def _measured(self, field: GridField) -> Scores:
+        surface = cache(lambda level: self._surface(field, level, CELLS))
 
-        return f_score
+        def scores(level: int, width: int) -> tuple[float, float]:
+            vertices, faces = surface(level)
+            placed = self._finish(vertices, faces, width)
+            decoded = sample_surface(placed, faces, SAMPLES, any_order=False).points
+            precision, recall = _met(decoded, self._tree), _met(self._original.points, cKDTree(decoded))
+            return _f_score(precision[0], recall[0]), _f_score(precision[1], recall[1])
 
-    def _estimated(self, field: GridField) -> Callable[[int], float]:
+        return scores
+
+    def _estimated(self, field: GridField) -> Scores:
         """Recall without a surface: a point is met if the field passes the level within `NEAR` of it, as seen at the
         corners of an octahedron and its middle. So thin parts do not break, as they do on a rough grid, and one look
         does for all levels. Precision is that of a rough surface's vertices."""
@@ -91,17 +108,21 @@ class Judge:
         probes = np.concatenate([points[None], points + NEAR * axes, points - NEAR * axes])
         values = field(probes.reshape(-1, 3)).reshape(len(probes), -1)
         low, high = values.min(0), values.max(0)
+        surface = cache(lambda level: self._surface(field, level, ROUGH_CELLS))
 
-        def f_score(level: int) -> float:
-            passed = (low <= level * LEVEL_STEP) & (high >= level * LEVEL_STEP)
-            return _f_score(_met(self._surface(field, level, ROUGH_CELLS)[0], self._tree), float(passed.mean()))
+        def scores(level: int, width: int) -> tuple[float, float]:
+            passed = float(((low <= level * LEVEL_STEP) & (high >= level * LEVEL_STEP)).mean())
+            vertices, faces = surface(level)
+            precision = _met(self._finish(vertices, faces, width), self._tree)
+            return _f_score(precision[0], passed), _f_score(precision[1], passed)
 
-        return f_score
+        return scores
 
 
-def _met(points: NDArray[np.float64], others: cKDTree) -> float:
-    """Share of points with another one within `NEAR`."""
-    return float((others.query(points, distance_upper_bound=NEAR)[0] < NEAR).mean())
+def _met(points: NDArray[np.float64], others: cKDTree) -> tuple[float, float]:
+    """Shares of points with another one within `NEAR`, and within half of it."""
+    distance = others.query(points, distance_upper_bound=NEAR)[0]
+    return float((distance < NEAR).mean()), float((distance < NEAR / 2).mean())
 
 
 def _f_score(precision: float, recall: float) -> float:
@@ -119,18 +140,34 @@ def best_level(score: Callable[[int], float], start: int, between: bool = True) 
     return LEVELS[best]
 
 
+def best_level_and_width(scores: Scores, widths: Sequence[int]) -> tuple[int, int]:
+    """The level and width of the best F-score; a flat part bears a higher level than one that stays as thick."""
+    level, width = best_level(lambda level: scores(level, 0)[0], LEVELS[0], between=False), 0
+    found = [(level, width)]
+    for other in widths:
+        found.append((best_level(lambda level, width=other: scores(level, width)[0], level, between=False), other))
+    level, width = max(found, key=lambda one: scores(*one)[0] + FINER * scores(*one)[1])
+    return best_level(lambda level: scores(level, width)[0], level), width
+
+
 def with_levels(
-    stream: TokenStream, field_of: Callable[[TokenStream], Field], judge: Judge, target: Target, closely: bool
+    stream: TokenStream,
+    field_of: Callable[[TokenStream], Field],
+    judge: Judge,
+    target: Target,
+    closely: bool,
+    widths: Sequence[int] = (),
 ) -> tuple[TokenStream, float]:
-    """The stream with its levels, and its F-score: the last scale's level by F-score, others' alike.
+    """The stream with its levels and width, and its F-score: the last scale's level and the width by F-score, other
+    levels alike. `widths` are those to try beside none.
 
     `closely`, F-scores are measured, and other scales' levels chosen by F-score, too (by its estimate). A handful of
     tokens often leaves nothing below the level of the whole file; their own level is the one whose inside has the
     largest Dice coefficient with the mesh's; `closely`, the one below if that has the better F-score.
     """
-    f_scores = judge.f_scores(field_of(stream), closely)
-    levels = [best_level(f_scores, LEVELS[0])]
-    score = f_scores(levels[0])
+    scores = judge.scores(field_of(stream), closely)
+    level, width = best_level_and_width(scores, widths)
+    levels, score = [level], scores(level, width)[0]
     for scales in range(len(stream.ids) - 1, 0, -1):
         prefix, level = stream.truncate(scales), levels[0]
         few = prefix.count < HANDFUL
@@ -139,9 +176,9 @@ def with_levels(
             if few:
                 level = max(level, dice_level(field, target))
             if closely:
-                level = best_level(judge.f_scores(field, closely=False), level, between=few)
+                level = best_level(judge.f_scores(field, closely=False, width=width), level, between=few)
         levels.insert(0, level)
-    return replace(stream, levels=tuple(levels)), score
+    return replace(stream, levels=tuple(levels), width=width), score
 
 
 def better(

@@ -171,6 +171,8 @@ class TokenStream:
         where thin parts would break, or where so few tokens would leave nothing inside. All 0, if not given.
     residual_step : int, optional
         The last scale is a residual, in steps of ``STEPS[residual_step]`` of `vat3d.residual`.
+    width : int, 0 to 15
+        Parts thinner than this, in hundredths of a half-side, decode flat.
     """
 
     ids: list[np.ndarray]
@@ -179,6 +181,7 @@ class TokenStream:
     report: dict[str, Any] = field(default_factory=dict)
     levels: tuple[int, ...] = ()
     residual_step: int | None = None
+    width: int = 0
 
     def __post_init__(self) -> None:
         everything = [np.asarray(part, dtype=np.int64) for part in self.ids]
@@ -203,6 +206,8 @@ class TokenStream:
                 raise CodecError(f"the residual is empty, or an id of it lies outside 0..{2 * LARGEST}")
             if not 0 <= self.residual_step < len(STEPS):
                 raise CodecError(f"residual step {self.residual_step} lies outside 0..{len(STEPS) - 1}")
+        if not 0 <= self.width < 16:
+            raise CodecError(f"width {self.width} lies outside 0..15")
         levels = tuple(self.levels) or (0,) * len(everything)
         if len(levels) != len(everything) or not (_alike(levels) or set(levels) <= set(LEVELS)):
             raise CodecError(f"levels {levels} of {len(everything)} scales are not each one of {LEVELS}")
@@ -260,7 +265,7 @@ class TokenStream:
         version = 4 if self.residual_step is not None else 3 if not alike else 2 if level else 1
         return (
             MAGIC
-            + bytes([version])
+            + bytes([version | self.width << 4])
             + bytes.fromhex(self.model_id)
             + (self.count | level << _COUNT_BITS).to_bytes(COUNT_BYTES, "little")
             + self.frame.to_bytes()
@@ -294,7 +299,7 @@ class TokenStream:
         CodecError
             The file is truncated, altered, longer than it should be, of a newer version, or belongs to another model.
         """
-        model_id, version, count, level, frame, payload = _parse(bytes(data))
+        model_id, version, width, count, level, frame, payload = _parse(bytes(data))
         if model is None:
             model = embedded_model(model_id)[1]
         elif model.model_id != model_id:
@@ -303,7 +308,7 @@ class TokenStream:
             raise CodecError("the file holds no tokens; it is damaged")
         scales = int(np.searchsorted(np.cumsum(model.scales), count)) + 1
         if version > 3:
-            return cls._with_residual(payload, count, scales, level, frame, model)
+            return replace(cls._with_residual(payload, count, scales, level, frame, model), width=width)
         flat, extra = model.tables.decode_with(payload, count, len(LEVELS) ** (scales - 1) if version > 2 else 1)
         levels = [level] * scales
         if version > 2:
@@ -311,7 +316,7 @@ class TokenStream:
             levels.append(LEVELS[level])
             if _alike(levels):
                 raise CodecError("the file is of a later version than what it holds asks for; it is damaged")
-        return cls(model.split(flat), frame, model, levels=tuple(levels))
+        return cls(model.split(flat), frame, model, levels=tuple(levels), width=width)
 
     @classmethod
     def _with_residual(
@@ -421,8 +426,8 @@ def read_model_id(data: bytes) -> str:
     return _parse(bytes(data))[0]
 
 
-def _parse(data: bytes) -> tuple[str, int, int, int, Frame, bytes]:
-    """Model id, version, token count, level, frame and payload of a file whose checksum is right."""
+def _parse(data: bytes) -> tuple[str, int, int, int, int, Frame, bytes]:
+    """Model id, version, width, token count, level, frame and payload of a file whose checksum is right."""
     if not data.startswith(MAGIC):
         raise CodecError("not a vat3d token file (its first two bytes are wrong)" if data else "the file is empty")
     if len(data) < SMALLEST_FILE:
@@ -430,7 +435,7 @@ def _parse(data: bytes) -> tuple[str, int, int, int, Frame, bytes]:
     body, checksum = data[:-CRC_BYTES], data[-CRC_BYTES:]
     if zlib.crc32(body) != int.from_bytes(checksum, "little"):
         raise CodecError("the checksum is wrong: the file is truncated or altered; copy it again")
-    version = body[len(MAGIC)]
+    width, version = divmod(body[len(MAGIC)], 16)
     if version not in VERSIONS:
         raise CodecError(f"the file has format version {version}; this package reads up to {VERSIONS[-1]}, update it")
     position = len(MAGIC) + 1
@@ -443,4 +448,4 @@ def _parse(data: bytes) -> tuple[str, int, int, int, Frame, bytes]:
         if version == 2 and level == 0:
             raise CodecError("the file is of version 2 and asks for no level; it is damaged")
     frame, position = Frame.read(body, position + COUNT_BYTES)
-    return model_id, version, count, level, frame, body[position:]
+    return model_id, version, width, count, level, frame, body[position:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vat3d.decoding import decoded_field, decoded_surface, network_box
+from vat3d.decoding import decoded_field, finished, network_box, raw_surface
 from vat3d.encoding import Encoding
 from vat3d.errors import CodecError
 from vat3d.extract import Field, decimate
@@ -154,8 +154,8 @@ class MeshTokenizer:
             )
         if scales is not None:
             stream = stream.truncate(scales)
-        box = network_box(stream.frame)
-        vertices, triangles = decoded_surface(self.network, self.field(stream), stream.level, resolution, box)
+        vertices, triangles = raw_surface(self.network, self.field(stream), stream.level, resolution)
+        vertices = finished(vertices, triangles, stream.width, network_box(stream.frame))
         if faces is not None:
             vertices, triangles = decimate(vertices, triangles, faces)
         return trimesh.Trimesh(stream.frame.to_input(vertices), triangles, process=False)

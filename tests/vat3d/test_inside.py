@@ -8,7 +8,7 @@ import trimesh
 
 from setcore.mesh_metrics import sample_surface
 from vat3d.errors import MeshError
-from vat3d.inside import EVEN_ODD, NONZERO, SHELL, Solid
+from vat3d.inside import EVEN_ODD, NONZERO, SHELL, THICKER, THIN, Solid
 from vat3d.repair import canonical_mesh
 
 RNG = np.random.default_rng(0)
@@ -225,16 +225,59 @@ def test_hidden_points_lie_within_other_parts():
 
 @pytest.mark.parametrize(
     ("centre", "hides"),
-    [((0, 0, 0), True), ((1.25, 0, 0), True), ((1.5, 0, 0), False), ((2, 0, 0), False)],
+    [((0, 0, 0), True), ((1.25, 0, 0), True), ((1.5, 0, 0), True), ((2, 0, 0), False)],
     ids=["within", "overlapping", "with a wall in one place", "apart"],
 )
-def test_parts_are_hidden_where_the_even_odd_rule_would_show_them(centre: tuple[float, ...], hides: bool) -> None:
-    """A wall in one place of two parts has inside on both sides by either rule."""
+def test_parts_are_hidden_within_others_and_where_two_have_a_wall_in_one_place(
+    centre: tuple[float, ...], hides: bool
+) -> None:
     other = trimesh.creation.box((1, 0.9, 0.4)).apply_translation(centre)
     together = trimesh.util.concatenate([BOX, other])
     both = solid(together.vertices, together.faces)
     surface = sample_surface(both.mesh.vertices, both.mesh.faces, 5000, seed=1, any_order=False)
     assert both.hides_parts(surface) == hides
+
+
+@pytest.mark.parametrize("thickness", [0.008, 0.014, 0.02])
+def test_a_board_thinner_than_the_networks_see_is_thickened(thickness: float) -> None:
+    half = np.array([1, 0.7, thickness / 2])
+    thin = thickness < THIN
+    board = solid(BOX.vertices / HALF * half, BOX.faces)
+    middle = POINTS * [0.7, 0.5, 0.05]  # nearest to the large sides
+    expected = np.abs(middle[:, 2]) - half[2] - (THICKER if thin else 0)
+    np.testing.assert_allclose(board.signed_distance(middle)[expected < 0.05], expected[expected < 0.05], atol=1e-6)
+    points, normals = board.surface_samples(20_000, seed=1)
+    large = np.abs(normals[:, 2]) > 0.5
+    np.testing.assert_allclose(np.abs(points[large, 2]), half[2] + (THICKER if thin else 0), atol=1e-6)
+    np.testing.assert_array_equal(np.sign(points[large, 2]), np.sign(normals[large, 2]))
+    assert large.mean() == pytest.approx(1.4 / (1.4 + 1.7 * thickness), abs=0.01)
+    surface = sample_surface(board.mesh.vertices, board.mesh.faces, 5000, seed=1, any_order=False)
+    assert board.is_thin(surface) == thin
+    np.testing.assert_array_equal(board.contains(POINTS), box_distance(POINTS, half) < 0)
+
+
+def test_a_wall_in_one_place_of_two_parts_becomes_a_slit_by_the_even_odd_rule() -> None:
+    """Two boxes side by side: the union knows no wall, a slit has a side in either box."""
+    one = trimesh.creation.box((1, 1, 0.6))
+    both = crossing(one.copy().apply_translation([-0.5, 0, 0]), one.copy().apply_translation([0.5, 0, 0]))
+    within = POINTS * [0.1, 0.25, 0.15]
+    far = np.abs(within[:, 0])
+    np.testing.assert_allclose(both.signed_distance(within)[far < 0.05], (THICKER - far)[far < 0.05], atol=1e-6)
+    assert (both.filled(NONZERO).signed_distance(within) < 0).all()
+    points, normals = both.surface_samples(20_000, seed=1)
+    slit = (np.abs(points[:, 0]) < 0.02) & (np.abs(normals[:, 0]) > 0.5)
+    assert slit.mean() == pytest.approx(2 * 0.6 / (2 * one.area), abs=0.01)
+    np.testing.assert_allclose(np.abs(points[slit, 0]), THICKER, atol=1e-6)
+    np.testing.assert_array_equal(np.sign(points[slit, 0]), -np.sign(normals[slit, 0]))  # outward: into the slit
+    assert not (np.abs(both.filled(NONZERO).surface_samples(2000)[0][:, 0]) < 0.02).any()
+
+
+def test_a_gap_is_widened_by_the_even_odd_rule_alone() -> None:
+    one, gap = trimesh.creation.box((0.995, 1, 0.6)), 0.01
+    apart = crossing(one.copy().apply_translation([-0.5025, 0, 0]), one.copy().apply_translation([0.5025, 0, 0]))
+    within = np.array([[0.0, 0.1, 0.1], [0.03, -0.2, 0.0]])
+    far = np.abs(np.abs(within[:, 0]) - gap / 2 / apart.mesh.half_side)
+    assert apart.signed_distance(within) == pytest.approx([THICKER + far[0], THICKER - far[1]], abs=1e-6)
 
 
 def test_surface_samples_are_area_uniform_and_seeded():

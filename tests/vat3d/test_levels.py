@@ -11,7 +11,17 @@ from streams import token_stream
 from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from vat3d.evaluate import SAMPLES
 from vat3d.extract import Field, extract_surface
-from vat3d.levels import NOISE, Judge, best_level, better, dice_level, with_levels
+from vat3d.levels import (
+    FINER,
+    NOISE,
+    Judge,
+    Scores,
+    best_level,
+    best_level_and_width,
+    better,
+    dice_level,
+    with_levels,
+)
 from vat3d.refine import Target
 from vat3d.stream import LEVEL_STEP, LEVELS, TokenStream
 
@@ -30,17 +40,21 @@ def extracted(field: Field, level: int, cells: int) -> tuple[NDArray[np.float64]
     return extract_surface(field, resolution=cells, iso=level * LEVEL_STEP)
 
 
+def as_is(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+    return vertices
+
+
 class Told(Judge):
     """Gives scores that are told, and remembers whether they were to be measured."""
 
     def __init__(self, score: Callable[[int], float]) -> None:
-        super().__init__(sphere(), extracted)
+        super().__init__(sphere(), extracted, as_is)
         self.score = score
         self.closely: list[bool] = []
 
-    def f_scores(self, field: Field, closely: bool) -> Callable[[int], float]:
+    def scores(self, field: Field, closely: bool) -> Scores:
         self.closely.append(closely)
-        return self.score
+        return lambda level, width: (self.score(level), 0.0)
 
 
 def volume_target() -> Target:
@@ -52,7 +66,7 @@ def volume_target() -> Target:
 @pytest.mark.parametrize("closely", [False, True])
 @pytest.mark.parametrize(("error", "f_score"), [(0.0, 1.0), (0.008, 1.0), (-0.025, 0.0)])
 def test_f_score_of_a_sphere(error: float, f_score: float, closely: bool) -> None:
-    judge = Judge(sphere(), extracted)
+    judge = Judge(sphere(), extracted, as_is)
     assert judge.f_scores(ball(0.7 + error), closely)(0) == pytest.approx(f_score, abs=0.01)
     assert judge.f_scores(ball(0.7 + error - 0.009), closely)(9) == pytest.approx(f_score, abs=0.01)
 
@@ -61,7 +75,7 @@ def test_f_score_of_a_sphere(error: float, f_score: float, closely: bool) -> Non
 def test_f_score_is_the_harmonic_mean_of_precision_and_recall(closely: bool) -> None:
     """Beside a second ball of the same size, half of what is decoded is wrong."""
     offset = np.array([0.5, 0, 0])
-    judge, field = Judge(sphere(0.2, (0.5, 0, 0)), extracted), ball(0.2)
+    judge, field = Judge(sphere(0.2, (0.5, 0, 0)), extracted, as_is), ball(0.2)
 
     def twice(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.minimum(field(points - offset), field(points + offset))
@@ -75,14 +89,14 @@ def test_the_ceiling_of_a_solid_that_shows_a_part_of_a_sphere(height: float) -> 
     whole = sphere(0.7)
     shown = whole.points[whole.points[:, 2] >= height]
     recall = min((0.7 - height) / 1.4, 1)
-    assert Judge(sphere(0.7), extracted).ceiling(shown) == pytest.approx(2 * recall / (1 + recall), abs=0.02)
+    assert Judge(sphere(0.7), extracted, as_is).ceiling(shown) == pytest.approx(2 * recall / (1 + recall), abs=0.02)
 
 
 @pytest.mark.parametrize("closely", [False, True])
 def test_recall_counts_what_is_missing(closely: bool) -> None:
     one, other = sphere(0.2, (0.5, 0, 0)), sphere(0.2, (-0.5, 0, 0))
     pairs = ((one.points, other.points), (one.normals, other.normals))
-    judge = Judge(SurfaceSamples(*(np.stack(pair, 1).reshape(-1, 3) for pair in pairs)), extracted)
+    judge = Judge(SurfaceSamples(*(np.stack(pair, 1).reshape(-1, 3) for pair in pairs)), extracted, as_is)
     field = ball(0.2)
     assert judge.f_scores(lambda at: field(at - [0.5, 0, 0]), closely)(0) == pytest.approx(2 * 0.5 / 1.5, abs=0.01)
 
@@ -95,7 +109,7 @@ def test_an_estimate_keeps_the_thin_plate_that_its_grid_breaks() -> None:
         height = points @ normal
         return np.maximum(np.abs(height) - half, np.linalg.norm(points - height[:, None] * normal, axis=1) - 0.7)
 
-    judge = Judge(sample_surface(*extract_surface(plate, 256), SAMPLES), extracted)
+    judge = Judge(sample_surface(*extract_surface(plate, 256), SAMPLES), extracted, as_is)
     assert judge.f_scores(plate, closely=True)(0) == pytest.approx(1, abs=0.01)
     assert judge.f_scores(plate, closely=False)(0) == pytest.approx(1, abs=0.01)
 
@@ -113,6 +127,27 @@ def test_the_level_of_the_best_f_score_is_taken(best: int, closely: bool) -> Non
 
 def test_a_level_is_not_raised_for_noise() -> None:
     assert best_level(lambda level: 0.9 + NOISE / 3 * level, 0) == 0
+
+
+@pytest.mark.parametrize("level", LEVELS[1:])
+@pytest.mark.parametrize("width", [3, 5])
+def test_the_width_of_the_best_f_score_is_taken_with_the_level_it_bears(level: int, width: int) -> None:
+    """Without one, level 0 is best."""
+
+    def scores(at: int, of: int) -> tuple[float, float]:
+        best = level if of == width else 0
+        return 0.9 - abs(LEVELS.index(at) - LEVELS.index(best)) / 200 + 0.02 * (of == width), 0.5
+
+    assert best_level_and_width(scores, (3, 5)) == (level, width)
+    assert best_level_and_width(scores, ()) == (0, 0)
+
+
+def test_between_widths_the_finer_f_score_counts_a_little() -> None:
+    def scores(level: int, width: int) -> tuple[float, float]:
+        return 0.9 - 0.01 * (level > 0) - 0.02 * (width > 0), 0.5 + 0.03 * width / FINER
+
+    assert best_level_and_width(scores, (1,)) == (0, 1)
+    assert best_level_and_width(lambda level, width: (scores(level, width)[0], 0.5), (1,)) == (0, 0)
 
 
 def test_levels_are_asked_for_from_the_start_in_twos() -> None:
@@ -141,7 +176,7 @@ def test_a_handful_of_tokens_may_decode_one_level_lower_where_that_scores_better
 
 def test_an_estimate_is_of_the_best_level() -> None:
     """A ball just too small to be met, and met when it is raised."""
-    judge, small = Judge(sphere(), extracted), ball(0.679)
+    judge, small = Judge(sphere(), extracted, as_is), ball(0.679)
     assert judge.f_scores(small, closely=False)(0) < 0.5
     assert judge.estimate(small) > 0.95
     assert judge.estimate(ball(0.66)) == 0
@@ -149,7 +184,7 @@ def test_an_estimate_is_of_the_best_level() -> None:
 
 def test_the_clearly_better_of_two_streams_is_taken() -> None:
     good, same, bad = token_stream(), token_stream(), token_stream()
-    judge = Judge(sphere(), extracted)
+    judge = Judge(sphere(), extracted, as_is)
 
     def field_of(stream: TokenStream) -> Field:
         return ball(0.67 if stream is bad else 0.7)
