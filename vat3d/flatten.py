@@ -26,6 +26,7 @@ def flattened(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: fl
     """Vertices of a closed surface whose parts thinner than `width` are flat.
 
     What is thicker than 1.5 widths stays as it is, and between both less and less is moved. No face is added or lost.
+    Where a part is thinner than a cell of the grid, and so jagged, its sides may cross by a hair.
 
     Parameters
     ----------

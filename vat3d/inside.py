@@ -215,7 +215,7 @@ class Solid:
     def _thin(
         self, points: NDArray[np.float64], normals: NDArray[np.float64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Where walls of closed parts have outside on both sides, and where inside, which counts by the even-odd rule."""
+        """Where closed parts' walls have outside on both sides, and where inside, which counts by the even-odd rule."""
         below, above = self._wound(points - THIN * normals), self._wound(points + THIN * normals)
         return ~below & ~above, below & above & (self.fill == EVEN_ODD)
 

@@ -91,6 +91,38 @@ def test_levels_that_a_file_cannot_say(levels):
         replace(token_stream(20), levels=levels)
 
 
+@pytest.mark.parametrize("width", [1, 3, 15])
+@pytest.mark.parametrize("plain", [token_stream(20), replace(token_stream(20), levels=(9, 4, 1)), sparse_stream()])
+def test_a_width_takes_no_byte_and_stays_with_every_part(plain, width):
+    stream = replace(plain, width=width)
+    data = stream.to_bytes()
+    assert len(data) == len(plain.to_bytes())
+    assert data[2] == plain.to_bytes()[2] + 16 * width
+    back = TokenStream.from_bytes(data, stream.model)
+    assert same(back, plain)
+    assert back.to_bytes() == data
+    assert back.width == back.truncate(2).width == back.prefix(7).width == back.fit(len(data)).width == width
+
+
+@pytest.mark.parametrize("width", [-1, 16])
+def test_a_width_that_a_file_cannot_say(width):
+    with pytest.raises(CodecError, match="width"):
+        replace(token_stream(20), width=width)
+
+
+def test_a_file_with_a_width_reads_for_ever():
+    stream = TokenStream(
+        [np.array([9, 0, 3]), np.array([7, 7])],
+        Frame(scale_code=32538, longest=2, aspect_codes=(1489, 744), centre_codes=(-3, 0, 700), centre_bits=9),
+        TokenModel("00c0ffee", (3, 4), uniform_tables(7, 10)),
+        levels=(9, 4),
+        width=5,
+    )
+    data = bytes.fromhex("56b35300c0ffee05801a7fe88aae2cfd0320af01bd8a16ea4e9f33")
+    assert stream.to_bytes() == data
+    assert TokenStream.from_bytes(data, stream.model).width == 5
+
+
 def test_a_file_written_by_version_3_reads_for_ever():
     stream = TokenStream(
         [np.array([9, 0, 3]), np.array([7, 7])],
