@@ -142,12 +142,14 @@ def best_level(score: Callable[[int], float], start: int, between: bool = True) 
 
 def best_level_and_width(scores: Scores, widths: Sequence[int]) -> tuple[int, int]:
     """The level and width of the best F-score; a flat part bears a higher level than one that stays as thick."""
-    level, width = best_level(lambda level: scores(level, 0)[0], LEVELS[0], between=False), 0
-    found = [(level, width)]
-    for other in widths:
-        found.append((best_level(lambda level, width=other: scores(level, width)[0], level, between=False), other))
+
+    def f_scores(width: int) -> Callable[[int], float]:
+        return lambda level: scores(level, width)[0]
+
+    level = best_level(f_scores(0), LEVELS[0], between=False)
+    found = [(level, 0), *((best_level(f_scores(width), level, between=False), width) for width in widths)]
     level, width = max(found, key=lambda one: scores(*one)[0] + FINER * scores(*one)[1])
-    return best_level(lambda level: scores(level, width)[0], level), width
+    return best_level(f_scores(width), level), width
 
 
 def with_levels(
