@@ -183,7 +183,7 @@ def _ceiling(solid: Solid, reference: Reference) -> dict[str, float]:
         return surface_scores(reference.surface, surface, THRESHOLDS)
 
     found = [scores(NONZERO)]
-    with suppress(MeshError):  # parts in one place cancel each other
+    with suppress(MeshError):  # no surface by this rule
         found.append(scores(EVEN_ODD))
     return max(found, key=lambda one: one["f_score@0.02"])
 

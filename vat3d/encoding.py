@@ -199,7 +199,7 @@ class Encoding:
             return now + share * max(self.judge.ceiling(attempt.surface) - now, 0)
 
         attempts = [self._attempt(NONZERO)]
-        with suppress(MeshError):  # parts in one place cancel each other
+        with suppress(MeshError):  # no surface by this rule
             attempts.append(self._attempt(EVEN_ODD))
         return max(attempts, key=promise)
 

@@ -38,6 +38,8 @@ FILLS = (NONZERO, EVEN_ODD)
 THIN, THICKER, FELT = 0.016, 0.008, 0.06
 """Walls of closed parts with another one less than `THIN` behind them move out by `THICKER`; distances above `FELT`, of
 which the networks are asked the sign alone, stay as they are."""
+TOUCHING = 1e-6
+"""Points so close to a face have their direction from it by its normal."""
 THIN_SHARE = 0.1
 """A mesh is thin if more than this share of its surface is."""
 HIDDEN, HIDDEN_SAMPLES, DEEP = 0.01, 2000, 0.02
@@ -77,6 +79,7 @@ class Solid:
         in_closed &= ~loose
         self._closed_faces = np.ascontiguousarray(mesh.faces[in_closed])
         self._open_faces = np.ascontiguousarray(mesh.faces[~in_closed])
+        self._closed_normals = face_areas_normals(mesh.vertices, self._closed_faces)[1]
         self._closed_tree = _tree(mesh.vertices, self._closed_faces)
         self._winding = _Winding(mesh.vertices, self._closed_faces)
         self._open_tree = _tree(mesh.vertices, self._open_faces)
@@ -116,10 +119,13 @@ class Solid:
         at = np.ascontiguousarray(points, np.float64)
         distance = np.full(len(at), np.inf)
         if self._closed_tree is not None:
-            squared, _, nearest = self._closed_tree.squared_distance(self.mesh.vertices, self._closed_faces, at)
+            squared, face, nearest = self._closed_tree.squared_distance(self.mesh.vertices, self._closed_faces, at)
             distance = np.where(self._wound(at), -1.0, 1.0) * np.sqrt(squared)
             felt = np.abs(distance) < FELT
-            distance[felt] = self._thickened(at[felt], nearest[felt], distance[felt])
+            away = at[felt] - nearest[felt]
+            far = np.abs(distance[felt])[:, None]
+            away = np.where(far > TOUCHING, away / np.maximum(far, TOUCHING), self._closed_normals[face[felt]])
+            distance[felt] = self._thickened(nearest[felt], away, distance[felt])
         if self._open_tree is not None:
             sheet = _distance(self._open_tree, self.mesh.vertices, self._open_faces, at) - SHELL
             if self.fill == EVEN_ODD:
@@ -130,15 +136,11 @@ class Solid:
         return distance
 
     def _thickened(
-        self, points: NDArray[np.float64], nearest: NDArray[np.float64], distance: NDArray[np.float64]
+        self, nearest: NDArray[np.float64], away: NDArray[np.float64], distance: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Signed distances (n,) of points (n, 3) to closed parts, whose nearest points are given, thickened.
-
-        A wall is thin at a point if both sides are alike `THIN` away from it.
-        """
-        far = np.abs(distance)
-        away = (points - nearest) / np.maximum(far, 1e-12)[:, None]
-        behind, ahead, between = self._wound(nearest - THIN * away), distance < 0, far < THIN
+        """Signed distances (n,) to closed parts, thickened, of points whose nearest ones (n, 3) and unit vectors (n, 3)
+        away from these are given. A wall is thin at a point if both sides are alike `THIN` away from it."""
+        behind, ahead, between = self._wound(nearest - THIN * away), distance < 0, np.abs(distance) < THIN
         ahead[between] = self._wound((nearest + THIN * away)[between])
         shell, slit = ~ahead & ~behind, ahead & behind & (self.fill == EVEN_ODD)
         return distance + THICKER * (slit.astype(float) - shell)

@@ -67,7 +67,8 @@ class MeshTokenizer:
         Parameters
         ----------
         mesh : path, trimesh.Trimesh, trimesh.Scene or (vertices, faces)
-            Open sheets become shells of stated thickness; colours and textures are dropped. `report` says so.
+            Open sheets become shells of stated thickness, made flat again in decoding; what is thinner than .016
+            half-sides in closed parts is thickened. Colours and textures are dropped. `report` says so.
         max_bytes : int
             Size of the file, header included.
         effort : {"fast", "normal", "best"}
@@ -77,7 +78,8 @@ class MeshTokenizer:
             Same mesh, seed and machine: same bytes.
         fill : {"nonzero", "even-odd"}, optional
             What overlapping parts stand for: the space they fill together, or what lies in an odd number of them, so
-            that walls within others are kept, and where two overlap is empty. By default the latter where parts hide
+            that walls within others are kept (those in one place of two parts as slits), and where two overlap is
+            empty. By default the latter where parts hide
             others and it has the better estimated F-score; `report` says which.
         min_f_score : float, optional
             Keep the fewest scales whose F-score at .02, as `report` states it, reaches this, if `max_bytes` allows.

@@ -13,7 +13,8 @@ from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.decoding import fit_box
 from vat3d.encoding import Encoding
 from vat3d.errors import MeshError
-from vat3d.inside import FILLS
+from vat3d.inside import FILLS, THICKER, Solid
+from vat3d.repair import canonical_mesh
 from vat3d.tokenizer import tokenizer_for
 
 
@@ -119,14 +120,16 @@ def test_parts_that_hide_nothing_are_one_body(tokenizer: MeshTokenizer) -> None:
 
 
 def test_parts_in_one_place_do_not_cancel(tokenizer: MeshTokenizer) -> None:
-    """A box in a box, both twice: by the even-odd rule nothing is left of them."""
+    """A box in a box, both twice: by the even-odd rule shells are left of them."""
     box = trimesh.creation.box((2, 1, 1))
     boxes = [box, box.subdivide()]
     given = trimesh.util.concatenate(boxes + [part.copy().apply_scale(0.7) for part in boxes])
     stream = tokenizer.encode(given, 200, "fast")
     assert stream.report["fill"] == "nonzero"
-    with pytest.raises(MeshError, match="cancel"):
-        tokenizer.encode(given, 200, "fast", fill="even-odd")
+    assert tokenizer.encode(given, 200, "fast", fill="even-odd").report["fill"] == "even-odd"
+    walls = Solid(canonical_mesh(np.asarray(given.vertices), np.asarray(given.faces))).filled("even-odd")
+    np.testing.assert_allclose(walls.signed_distance(np.array([[1, 0.1, 0.2], [0.7, 0.1, 0.2]])), -THICKER, atol=1e-6)
+    assert (walls.signed_distance(np.array([[0.9, 0.1, 0.2], [0.0, 0.1, 0.2]])) > 0.05).all()
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
