@@ -12,6 +12,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ class Encoding:
         self.original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
         self.judge = Judge(
             SurfaceSamples(self.place(self.original.points), self.original.normals),
-            lambda field, level, cells: raw_surface(network, field, level, cells),
+            partial(raw_surface, network),
             lambda vertices, faces, width: finished(vertices, faces, width, self.box),
         )
         self._fields: dict[tuple[int | None, bytes], GridField] = {}
