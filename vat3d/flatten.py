@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.spatial import cKDTree
 
+from vat3d.repair import face_areas_normals
+
 WIDTH_STEP = 0.01
 """What a file's width counts, in half-sides."""
 WIDTHS = (3, 5)
@@ -58,9 +60,8 @@ def flattened(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: fl
 
 def _vertex_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
     """Outward unit normals (n, 3), weighted by area."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    of_faces = np.cross(b - a, c - a)
+    area, normal = face_areas_normals(vertices, faces)
     sums = np.stack(
-        [np.bincount(faces.ravel(), np.repeat(of_faces[:, axis], 3), len(vertices)) for axis in range(3)], 1
+        [np.bincount(faces.ravel(), np.repeat(area * normal[:, axis], 3), len(vertices)) for axis in range(3)], 1
     )
     return np.asarray(sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30))

@@ -79,11 +79,11 @@ class Solid:
         in_closed &= ~loose
         self._closed_faces = np.ascontiguousarray(mesh.faces[in_closed])
         self._open_faces = np.ascontiguousarray(mesh.faces[~in_closed])
-        self._closed_normals = face_areas_normals(mesh.vertices, self._closed_faces)[1]
         self._closed_tree = _tree(mesh.vertices, self._closed_faces)
         self._winding = _Winding(mesh.vertices, self._closed_faces)
         self._open_tree = _tree(mesh.vertices, self._open_faces)
         self._area, self._normal = face_areas_normals(mesh.vertices, mesh.faces)
+        self._closed_normals = self._normal[in_closed]
         self._is_open = ~in_closed
         self._two_sided = self._is_open & ~paired
         upright = signed_volumes(mesh.vertices, mesh.faces, mesh.component) > 0
@@ -142,8 +142,7 @@ class Solid:
         away from these are given. A wall is thin at a point if both sides are alike `THIN` away from it."""
         behind, ahead, between = self._wound(nearest - THIN * away), distance < 0, np.abs(distance) < THIN
         ahead[between] = self._wound((nearest + THIN * away)[between])
-        shell, slit = ~ahead & ~behind, ahead & behind & (self.fill == EVEN_ODD)
-        return distance + THICKER * (slit.astype(float) - shell)
+        return distance - self._growth(behind, ahead)
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Whether points (n, 3) lie inside, before what is thin is thickened; quicker than `signed_distance`."""
@@ -184,11 +183,12 @@ class Solid:
             )
             points = points + normals * np.where(self._is_open[face], SHELL, 0.0)[:, None]
             closed = ~self._is_open[face]
-            shell, slit = self._thin(points[closed], normals[closed])
+            below, above = (self._wound((points + side * THIN * normals)[closed]) for side in (-1, 1))
+            growth = self._growth(below, above)
             border, normals = self._border(points, normals, self._is_open[face])
             # Where walls of two parts lie in one place, each stands for its own side of the slit.
-            border[closed] |= shell | slit
-            points[closed] += normals[closed] * (THICKER * (shell.astype(float) - slit))[:, None]
+            border[closed] |= growth != 0
+            points[closed] += normals[closed] * growth[:, None]
             found_points.append(points[border])
             found_normals.append(normals[border])
             found += int(border.sum())
@@ -214,12 +214,10 @@ class Solid:
         behind[unsure] = self.contains(points[unsure] - PROBE * normals[unsure])
         return ahead != behind, np.where((ahead & ~behind)[:, None], -normals, normals)
 
-    def _thin(
-        self, points: NDArray[np.float64], normals: NDArray[np.float64]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Where closed parts' walls have outside on both sides, and where inside, which counts by the even-odd rule."""
-        below, above = self._wound(points - THIN * normals), self._wound(points + THIN * normals)
-        return ~below & ~above, below & above & (self.fill == EVEN_ODD)
+    def _growth(self, one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """How far walls of closed parts move out, by whether either side is inside, `THIN` away: those with outside on
+        both, and by the even-odd rule, into the solid, those with inside on both."""
+        return THICKER * ((~one & ~other).astype(float) - (one & other & (self.fill == EVEN_ODD)))
 
     def hidden(self, points: NDArray[np.float64], normals: NDArray[np.float64], depth: float) -> NDArray[np.bool_]:
         """Which points (n, 3) of the mesh have inside on both sides, `depth` away along their normals (n, 3)."""

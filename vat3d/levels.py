@@ -73,8 +73,7 @@ class Judge:
 
     def f_scores(self, field: Field, closely: bool, width: int = 0) -> Callable[[int], float]:
         """The F-score at `NEAR` by level, in a file of a width."""
-        scores = self.scores(field, closely)
-        return lambda level: scores(level, width)[0]
+        return _by_level(self.scores(field, closely), width)
 
     def estimate(self, field: Field) -> float:
         """The estimated F-score at the best level."""
@@ -119,6 +118,11 @@ class Judge:
         return scores
 
 
+def _by_level(scores: Scores, width: int) -> Callable[[int], float]:
+    """The F-score at `NEAR` in a file of a width."""
+    return lambda level: scores(level, width)[0]
+
+
 def _met(points: NDArray[np.float64], others: cKDTree) -> tuple[float, float]:
     """Shares of points with another one within `NEAR`, and within half of it."""
     distance = others.query(points, distance_upper_bound=NEAR)[0]
@@ -142,14 +146,10 @@ def best_level(score: Callable[[int], float], start: int, between: bool = True) 
 
 def best_level_and_width(scores: Scores, widths: Sequence[int]) -> tuple[int, int]:
     """The level and width of the best F-score; a flat part bears a higher level than one that stays as thick."""
-
-    def f_scores(width: int) -> Callable[[int], float]:
-        return lambda level: scores(level, width)[0]
-
-    level = best_level(f_scores(0), LEVELS[0], between=False)
-    found = [(level, 0), *((best_level(f_scores(width), level, between=False), width) for width in widths)]
+    level = best_level(_by_level(scores, 0), LEVELS[0], between=False)
+    found = [(level, 0), *((best_level(_by_level(scores, width), level, between=False), width) for width in widths)]
     level, width = max(found, key=lambda one: scores(*one)[0] + FINER * scores(*one)[1])
-    return best_level(f_scores(width), level), width
+    return best_level(_by_level(scores, width), level), width
 
 
 def with_levels(

@@ -79,8 +79,8 @@ class MeshTokenizer:
         fill : {"nonzero", "even-odd"}, optional
             What overlapping parts stand for: the space they fill together, or what lies in an odd number of them, so
             that walls within others are kept (those in one place of two parts as slits), and where two overlap is
-            empty. By default the latter where parts hide
-            others and it has the better estimated F-score; `report` says which.
+            empty. By default the latter where parts hide others and it has the better estimated F-score; `report` says
+            which.
         min_f_score : float, optional
             Keep the fewest scales whose F-score at .02, as `report` states it, reaches this, if `max_bytes` allows.
         time_limit : float, optional

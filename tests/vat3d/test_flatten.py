@@ -90,6 +90,6 @@ def test_small_errors_of_vertices_stay_small() -> None:
     assert np.abs(flattened(nearly, faces, WIDTH) - flattened(vertices, faces, WIDTH)).max() < 1e-3
 
 
-def test_a_tetrahedron_has_neighbours_enough() -> None:
-    four = trimesh.creation.icosahedron()
-    assert np.isfinite(flattened(four.vertices * 0.01, four.faces, WIDTH)).all()
+def test_a_small_surface_has_neighbours_enough() -> None:
+    small = trimesh.creation.icosahedron()
+    assert np.isfinite(flattened(small.vertices * 0.01, small.faces, WIDTH)).all()
