@@ -1,9 +1,9 @@
 """Encoding: the search for the file of one mesh.
 
-Geometry is sampled from the canonical form of a mesh, so that the order of vertices and faces cannot matter, and in
-the frame as the file's header holds it, so that encoder and decoder agree to the last bit on where things are. Then the
-fill rule is chosen, tokens are refined, a residual is laid over them where the file has room for one, and the levels of
-the surface are set.
+Geometry is sampled from the canonical form of a mesh, so that the order of vertices and faces cannot matter, turned so
+that its faces lie along the axes, and in the frame as the file holds it, so that encoder and decoder agree to the last
+bit on where things are. Then the fill rule is chosen, tokens are refined, a residual is laid over them where the file
+has room for one, and the levels of the surface are set.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from vat3d.inside import EVEN_ODD, NONZERO, Solid
 from vat3d.levels import Judge, better, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.network import CodecNetwork
+from vat3d.pose import Turn, best_turn, turn_degrees, turned
 from vat3d.refine import EFFORTS, SPARSE_EFFORTS, Choice, Schedule, Search, Target, refine, refine_residual
 from vat3d.repair import CanonicalMesh, canonical_mesh
 from vat3d.residual import STEP_CODE, residual_ids
@@ -99,16 +100,19 @@ class Encoding:
         self.closely = effort != "fast"
         self.deadline = None if time_limit is None else time.perf_counter() + time_limit
         vertices, faces, notes = load_mesh(mesh)
-        canonical = canonical_mesh(vertices, faces)
-        self.solid, self.frame = Solid(canonical), _frame(canonical)
+        given = canonical_mesh(vertices, faces)
+        turn = best_turn(given)
+        canonical = turned(given, turn)
+        self.solid, self.frame = Solid(canonical), _frame(canonical, turn)
         self.place, self.box = _Place(canonical, self.frame), network_box(self.frame)
         self.report: dict[str, Any] = {"notes": notes, **canonical.report, **self.solid.report, "effort": effort}
-        self.report["reproducible"] = time_limit is None
+        self.report["turned_degrees"], self.report["reproducible"] = turn_degrees(turn), time_limit is None
         self.original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
         self.judge = Judge(
             SurfaceSamples(self.place(self.original.points), self.original.normals),
             partial(raw_surface, network),
             lambda vertices, faces, width: finished(vertices, faces, width, self.box),
+            given.half_side / canonical.half_side,
         )
         self._fields: dict[tuple[int | None, bytes], GridField] = {}
         self.base = self._base_tokens() if self.closely else 0
@@ -233,9 +237,9 @@ class _Place:
         return points * self.scale + self.shift
 
 
-def _frame(mesh: CanonicalMesh) -> Frame:
+def _frame(mesh: CanonicalMesh, turn: Turn) -> Frame:
     extent = np.abs(mesh.vertices).max(0) * mesh.half_side
-    return Frame.from_box(mesh.centre - extent, mesh.centre + extent)
+    return Frame.from_box(mesh.centre - extent, mesh.centre + extent, turn)
 
 
 def _target(solid: Solid, place: _Place, box: Tensor, seed: int, near_count: int, volume_count: int) -> Target:

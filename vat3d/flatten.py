@@ -40,7 +40,7 @@ def flattened(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: fl
     float64 array of shape (n, 3)
     """
     normals = _vertex_normals(vertices, faces)
-    distance, other = cKDTree(vertices).query(vertices - LOOK_IN * width * normals, k=NEIGHBOURS)
+    distance, other = cKDTree(vertices).query(vertices - LOOK_IN * width * normals, k=NEIGHBOURS, workers=-1)
     depth = np.einsum("nkc,nc->nk", vertices[:, None] - vertices[other], normals)
     # No weight jumps, so that machines whose last digits differ agree: nearest, facing away, behind, and within reach.
     weight = 1 - distance / np.maximum(distance[:, -1:], 1e-30)

@@ -1,4 +1,4 @@
-"""Where a mesh lies: its bounding box in the few bytes of a token file's header.
+"""Where a mesh lies: its bounding box in the few bytes of a token file's header, and how it is turned.
 
 Quantised once, when a mesh is encoded; everything after uses the quantised numbers, so both sides agree.
 """
@@ -6,7 +6,7 @@ Quantised once, when a mesh is encoded; everything after uses the quantised numb
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,11 +17,17 @@ ASPECT_STEPS = (1 << 11) - 1
 SCALE_BIAS, MANTISSA = 128, 8
 CENTRE_BYTES = 8
 CENTRE_BITS = (9, 8, 7, 6)  # finest first
+TURN_LIMIT = 127
+"""Largest magnitude of a turn's codes: of 24 turns that differ by quarter turns, the one nearest to none has no larger."""
+TURN_STEP = (math.sqrt(2) - 1) / TURN_LIMIT
+"""What a code of a turn counts: about .4 degrees."""
+TURNS = (2 * TURN_LIMIT + 1) ** 3
+NO_TURN = (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Half-side, aspect and centre of a bounding box, as the integers of the file.
+    """Half-side, aspect and centre of a bounding box, as the integers of the file, and the turn of its axes.
 
     Parameters
     ----------
@@ -35,6 +41,9 @@ class Frame:
         Centre in quanta of ``2 ** -centre_bits`` half-sides.
     centre_bits : int
         9, 8, 7 or 6.
+    turn : (int, int, int), -127..127
+        Rodrigues vector (axis times the tangent of half the angle) of `rotation`, in steps of `TURN_STEP`. It is not
+        among the bytes of `to_bytes`: a file of a turned frame has it in its payload.
     """
 
     scale_code: int
@@ -42,10 +51,11 @@ class Frame:
     aspect_codes: tuple[int, int]
     centre_codes: tuple[int, int, int]
     centre_bits: int = CENTRE_BITS[0]
+    turn: tuple[int, int, int] = NO_TURN
 
     @classmethod
-    def from_box(cls, low: np.ndarray, high: np.ndarray) -> Frame:
-        """Quantise the bounding box `low`..`high` (3,), in the mesh's own units.
+    def from_box(cls, low: np.ndarray, high: np.ndarray, turn: tuple[int, int, int] = NO_TURN) -> Frame:
+        """Quantise the bounding box `low`..`high` (3,), in the mesh's own units, along axes that are turned.
 
         The half-side is kept to .2 %, the aspect to 1/4094 of it, the centre to 1/1024 of it; far from the origin
         the centre is rounded more coarsely, at most to 1/128, to keep it within `CENTRE_BYTES`, and where even that
@@ -78,7 +88,7 @@ class Frame:
             codes = tuple(round(value * (1 << bits)) for value in centre)
             if len(_write_centre(codes, bits)) <= CENTRE_BYTES:  # type: ignore[arg-type]
                 break
-        return cls(scale_code, longest, aspect, codes, bits)  # type: ignore[arg-type]
+        return cls(scale_code, longest, aspect, codes, bits, turn)  # type: ignore[arg-type]
 
     @property
     def half_side(self) -> float:
@@ -94,12 +104,30 @@ class Frame:
 
     @property
     def centre(self) -> np.ndarray:
-        """Centre of the box, shape (3,), in the mesh's units."""
+        """Centre of the box, shape (3,), in the mesh's units, along the frame's axes."""
         return np.array(self.centre_codes, dtype=np.float64) * 2.0**-self.centre_bits * self.half_side
 
+    @property
+    def rotation(self) -> np.ndarray:
+        """The rotation matrix (3, 3) from the mesh's own axes to the frame's."""
+        return turn_rotations(np.array(self.turn))
+
+    @property
+    def turn_number(self) -> int:
+        """The turn as a number below `TURNS`."""
+        first, second, third = (code + TURN_LIMIT for code in self.turn)
+        return first + (2 * TURN_LIMIT + 1) * (second + (2 * TURN_LIMIT + 1) * third)
+
+    def turned(self, number: int) -> Frame:
+        """This frame with the turn of such a number."""
+        second, first = divmod(number, 2 * TURN_LIMIT + 1)
+        third, second = divmod(second, 2 * TURN_LIMIT + 1)
+        return replace(self, turn=(first - TURN_LIMIT, second - TURN_LIMIT, third - TURN_LIMIT))
+
     def to_input(self, points: np.ndarray) -> np.ndarray:
-        """Points of the evaluation frame (longest half-side 1, centred), shape (n, 3), in the mesh's own frame."""
-        return np.asarray(points, dtype=np.float64) * self.half_side + self.centre
+        """Points of the frame (longest half-side 1, centred), shape (n, 3), in the mesh's own axes and units."""
+        placed = np.asarray(points, dtype=np.float64) * self.half_side + self.centre
+        return placed if self.turn == NO_TURN else placed @ self.rotation
 
     def to_bytes(self) -> bytes:
         """Half-side, aspect, centre."""
@@ -133,6 +161,16 @@ class Frame:
         if _write_centre(frame.centre_codes, bits) != data[position:end]:
             raise CodecError("the header does not hold a centre; the file is damaged")
         return frame, end
+
+
+def turn_rotations(codes: np.ndarray) -> np.ndarray:
+    """Rotation matrices (..., 3, 3) of the codes (..., 3) of turns."""
+    vector = np.asarray(codes, np.float64)[..., None] * TURN_STEP
+    squared = (vector * vector).sum((-2, -1), keepdims=True)
+    x, y, z = np.moveaxis(vector[..., 0], -1, 0)
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*x.shape, 3, 3)
+    return ((1 - squared) * np.eye(3) + 2 * vector * np.swapaxes(vector, -1, -2) + 2 * cross) / (1 + squared)
 
 
 def _write_centre(codes: tuple[int, int, int], bits: int) -> bytes:

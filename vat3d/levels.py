@@ -23,7 +23,7 @@ from vat3d.stream import LEVEL_STEP, LEVELS, TokenStream
 HANDFUL = 100
 """Fewer tokens than this may leave nothing inside at the level of the whole file."""
 NEAR = 0.02
-"""Distance at which the F-score counts a point as met, in half-sides."""
+"""Distance at which the F-score counts a point as met, in the evaluation frame."""
 NOISE = 0.002
 """What an F-score must gain for a higher level to be taken; about twice the standard error with 30,000 samples."""
 CELLS = 128
@@ -51,10 +51,12 @@ class Judge:
     original : SurfaceSamples
         `SAMPLES` of that mesh's surface, in the frame of the file.
     surface, finish : callable
+    scale : float
+        What is 1 in the evaluation frame, in that of the file.
     """
 
-    def __init__(self, original: SurfaceSamples, surface: Surface, finish: Finish) -> None:
-        self._original, self._surface, self._finish = original, surface, finish
+    def __init__(self, original: SurfaceSamples, surface: Surface, finish: Finish, scale: float = 1.0) -> None:
+        self._original, self._surface, self._finish, self._near = original, surface, finish, scale * NEAR
         self._known: dict[tuple[Field, bool], Scores] = {}
 
     @cached_property
@@ -82,7 +84,7 @@ class Judge:
 
     def ceiling(self, surface: NDArray[np.float64]) -> float:
         """About the F-score of a solid with these surface points (n, 3), all of which lie near the mesh."""
-        return _f_score(1.0, _met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface))[0])
+        return _f_score(1.0, self._met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface))[0])
 
     def _measured(self, field: GridField) -> Scores:
         surface = cache(lambda level: self._surface(field, level, CELLS))
@@ -91,7 +93,7 @@ class Judge:
             vertices, faces = surface(level)
             placed = self._finish(vertices, faces, width)
             decoded = sample_surface(placed, faces, SAMPLES, any_order=False).points
-            precision, recall = _met(decoded, self._tree), _met(self._original.points, cKDTree(decoded))
+            precision, recall = self._met(decoded, self._tree), self._met(self._original.points, cKDTree(decoded))
             return _f_score(precision[0], recall[0]), _f_score(precision[1], recall[1])
 
         return scores
@@ -104,7 +106,7 @@ class Judge:
         first = np.cross(normals, np.eye(3)[np.abs(normals).argmin(1)])
         first /= np.linalg.norm(first, axis=1, keepdims=True)
         axes = np.stack([normals, first, np.cross(normals, first)])
-        probes = np.concatenate([points[None], points + NEAR * axes, points - NEAR * axes])
+        probes = np.concatenate([points[None], points + self._near * axes, points - self._near * axes])
         values = field(probes.reshape(-1, 3)).reshape(len(probes), -1)
         low, high = values.min(0), values.max(0)
         surface = cache(lambda level: self._surface(field, level, ROUGH_CELLS))
@@ -112,21 +114,20 @@ class Judge:
         def scores(level: int, width: int) -> tuple[float, float]:
             passed = float(((low <= level * LEVEL_STEP) & (high >= level * LEVEL_STEP)).mean())
             vertices, faces = surface(level)
-            precision = _met(self._finish(vertices, faces, width), self._tree)
+            precision = self._met(self._finish(vertices, faces, width), self._tree)
             return _f_score(precision[0], passed), _f_score(precision[1], passed)
 
         return scores
+
+    def _met(self, points: NDArray[np.float64], others: cKDTree) -> tuple[float, float]:
+        """Shares of points with another one within `NEAR`, and within half of it."""
+        distance = others.query(points, distance_upper_bound=self._near, workers=-1)[0]
+        return float((distance < self._near).mean()), float((distance < self._near / 2).mean())
 
 
 def _by_level(scores: Scores, width: int) -> Callable[[int], float]:
     """The F-score at `NEAR` in a file of a width."""
     return lambda level: scores(level, width)[0]
-
-
-def _met(points: NDArray[np.float64], others: cKDTree) -> tuple[float, float]:
-    """Shares of points with another one within `NEAR`, and within half of it."""
-    distance = others.query(points, distance_upper_bound=NEAR)[0]
-    return float((distance < NEAR).mean()), float((distance < NEAR / 2).mean())
 
 
 def _f_score(precision: float, recall: float) -> float:

@@ -9,9 +9,11 @@ import pytest
 from streams import sparse_stream, token_model, token_stream
 
 from vat3d.errors import CodecError
-from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, LEVELS, MAGIC, VERSIONS, TokenStream, read_model_id
+from vat3d.frame import TURNS
+from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, LEVELS, MAGIC, TURNED, VERSIONS, TokenStream, read_model_id
 
 DATA, SPARSE = token_stream().to_bytes(), sparse_stream().to_bytes()
+TURNED_SPARSE = replace(sparse_stream(), frame=replace(sparse_stream().frame, turn=(5, -80, 127))).to_bytes()
 COUNT_AT = len(MAGIC) + 1 + ID_BYTES
 FRAME_AT = COUNT_AT + COUNT_BYTES
 
@@ -46,46 +48,55 @@ def test_trailing_bytes(tail):
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"\1", bytes(1000), b"\xff" * 1000])
-@pytest.mark.parametrize("data", [DATA, SPARSE])
+@pytest.mark.parametrize("data", [DATA, SPARSE, TURNED_SPARSE])
 def test_trailing_bytes_under_a_right_checksum(data, tail):
     refused(sealed(data[:-CRC_BYTES] + tail))
 
 
-@pytest.mark.parametrize("data", [DATA, SPARSE])
+@pytest.mark.parametrize("data", [DATA, SPARSE, TURNED_SPARSE])
 def test_truncated_under_a_right_checksum(data):
     for end in range(len(data) - CRC_BYTES):
         refused(sealed(data[:end]))
 
 
-def test_a_residual_that_was_altered_under_a_right_checksum():
+@pytest.mark.parametrize("data", [SPARSE, TURNED_SPARSE])
+def test_a_residual_that_was_altered_under_a_right_checksum(data):
     """It is refused, or what it says is written so and not otherwise."""
     header = sparse_stream().sizes["header"] - CRC_BYTES
-    for bit in range(8 * header, 8 * (len(SPARSE) - CRC_BYTES)):
-        broken = bytearray(SPARSE[:-CRC_BYTES])
+    for bit in range(8 * header, 8 * (len(data) - CRC_BYTES)):
+        broken = bytearray(data[:-CRC_BYTES])
         broken[bit // 8] ^= 1 << bit % 8
-        data = sealed(bytes(broken))
+        altered = sealed(bytes(broken))
         try:
-            read = TokenStream.from_bytes(data, token_model())
+            read = TokenStream.from_bytes(altered, token_model())
         except CodecError:
             continue
-        assert read.to_bytes() == data
+        assert read.to_bytes() == altered
 
 
 @pytest.mark.parametrize("count", [0, 1, 41, 43, 255, 256, 65535])
-@pytest.mark.parametrize("data", [DATA, SPARSE])
+@pytest.mark.parametrize("data", [DATA, SPARSE, TURNED_SPARSE])
 def test_absurd_counts(data, count):
     body = bytearray(data[:-CRC_BYTES])
     body[COUNT_AT:FRAME_AT] = count.to_bytes(COUNT_BYTES, "little")
     refused(sealed(bytes(body)))
 
 
-def test_versions_to_come():
+@pytest.mark.parametrize("version", [0, VERSIONS[-1] + TURNED + 1, 15])
+def test_versions_to_come(version):
     body = bytearray(DATA[:-CRC_BYTES])
-    body[len(MAGIC)] = VERSIONS[-1] + 1
+    body[len(MAGIC)] = version
     refused(sealed(bytes(body)), "update")
 
 
-@pytest.mark.parametrize("version", [2, 3, 4])
+def test_a_turned_file_without_a_turn():
+    body = bytearray(DATA[: token_stream().sizes["header"] - CRC_BYTES])
+    body[len(MAGIC)] += TURNED
+    payload = token_stream().model.tables.encode(np.concatenate(token_stream().ids), TURNS // 2, TURNS)
+    refused(sealed(bytes(body) + payload), "holds no turn")
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5, 6, 7, 8])
 def test_levels_that_are_none(version):
     body = bytearray(DATA[:-CRC_BYTES])
     body[len(MAGIC)] = version

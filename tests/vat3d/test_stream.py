@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from streams import CODES, LATENT, SCALES, sparse_stream, token_model, token_stream
 
 from vat3d.entropy import uniform_tables
 from vat3d.errors import CodecError
-from vat3d.frame import Frame
+from vat3d.frame import NO_TURN, TURN_STEP, Frame
 from vat3d.residual import residual_ids
 from vat3d.stream import (
     HEADER_LIMIT,
@@ -108,6 +109,55 @@ def test_a_width_takes_no_byte_and_stays_with_every_part(plain, width):
 def test_a_width_that_a_file_cannot_say(width):
     with pytest.raises(CodecError, match="width"):
         replace(token_stream(20), width=width)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        token_stream(20),
+        *(replace(token_stream(20), levels=levels) for levels in ((2, 2, 2), (9, 4, 1))),
+        sparse_stream(),
+    ],
+)
+@pytest.mark.parametrize("turn", [(0, 0, 1), (-127, 127, -127), (127, -3, 0)])
+def test_a_turn_takes_three_bytes_of_payload_and_stays_with_every_part(plain, turn):
+    stream = replace(plain, frame=replace(plain.frame, turn=turn))
+    data = stream.to_bytes()
+    assert 2 <= len(data) - len(plain.to_bytes()) <= 3
+    assert stream.sizes["header"] == plain.sizes["header"]
+    assert data[2] == plain.to_bytes()[2] + 4
+    back = TokenStream.from_bytes(data, stream.model)
+    assert same(back, stream)
+    assert (back.levels, back.to_bytes()) == (plain.levels, data)
+    for part in (back.truncate(1), back.truncate(2), back.prefix(7), back.fit(len(data) - 1)):
+        assert len(part.to_bytes()) < len(data)
+        assert TokenStream.from_bytes(part.to_bytes(), stream.model).frame.turn == turn
+
+
+def test_a_turned_file_reads_for_ever():
+    residual = np.zeros((3, 2, 2, 1), np.int64)
+    residual[1, 0, 1, 0], residual[2, 1, 0, 0] = -2, 1
+    frame = Frame(32538, 2, (1489, 744), (-3, 0, 700), 9, turn=(-8, 127, 40))
+    model = TokenModel("00c0ffee", (3, 4), uniform_tables(7, 10), residual.shape)
+    stream = TokenStream([np.array([9, 0, 3]), np.array([7, 7])], frame, model, levels=(9, 4))
+    sparse = replace(stream, ids=[*stream.ids, residual_ids(residual)], levels=(4, 0, 1), residual_step=10)
+    for turned, data in (
+        (stream, bytes.fromhex("56b30700c0ffee05801a7fe88aae2cfd0320af013de540421b1681f887a0")),
+        (sparse, bytes.fromhex("56b30800c0ffee05201a7fe88aae2cfd0320af017dd8800ada2794950b31467317")),
+    ):
+        assert turned.to_bytes() == data
+        assert same(TokenStream.from_bytes(data, model), turned)
+
+
+def test_turned_points_come_back_by_the_rotation_of_the_frame():
+    frame = Frame(32538, 2, (1489, 744), (-3, 0, 700), 9, turn=(-8, 127, 40))
+    rotation = Rotation.from_rotvec(2 * np.arctan(np.linalg.norm(vector := np.array(frame.turn) * TURN_STEP)) * (
+        vector / np.linalg.norm(vector)
+    )).as_matrix()  # fmt: skip
+    np.testing.assert_allclose(frame.rotation, rotation, atol=1e-12)
+    points = np.random.default_rng(0).uniform(-1, 1, (7, 3))
+    plain = replace(frame, turn=NO_TURN).to_input(points)
+    np.testing.assert_allclose(frame.to_input(points), plain @ rotation, rtol=1e-12)
 
 
 def test_a_file_with_a_width_reads_for_ever():
