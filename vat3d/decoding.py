@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vat3d.extract import Field, GridField, extract_surface
 from vat3d.flatten import WIDTH_STEP, flattened
 from vat3d.frame import Frame
-from vat3d.inside import SHELL
+from vat3d.mirror import Half, frame_extents
 from vat3d.network import CodecNetwork
 from vat3d.residual import STEPS
 from vat3d.stream import LEVEL_STEP, TokenStream
@@ -21,17 +20,19 @@ TIP = 0.01
 
 @torch.inference_mode()
 def decoded_field(network: CodecNetwork, stream: TokenStream) -> Field:
-    """The signed distance that a stream's tokens decode to, a function of points (n, 3) in the evaluation frame."""
-    box = network_box(stream.frame)
+    """The signed distance that a stream's tokens decode to, a function of points (n, 3) in the file's frame."""
+    half = Half(stream.frame)
     tokens, residual = [torch.from_numpy(part)[None] for part in stream.tokens], None
     if stream.residual is not None and stream.residual_step is not None:
         residual = torch.from_numpy(stream.residual.astype(np.float32))[None] * STEPS[stream.residual_step]
-    planes = network.decode(tokens, box, residual)
+    planes = network.decode(tokens, half.box, residual)
 
     @torch.inference_mode()
     def distance(points: NDArray[np.float32]) -> NDArray[np.float32]:
-        chunks = torch.from_numpy(np.ascontiguousarray(points, np.float32)).split(8192)
-        return np.concatenate([network.signed_distance(planes, chunk[None], box)[0].numpy() for chunk in chunks])
+        seen = np.ascontiguousarray(half.seen(half.folded(points)), np.float32)
+        chunks = torch.from_numpy(seen).split(8192)
+        found = [network.signed_distance(planes, chunk[None], half.box)[0].numpy() for chunk in chunks]
+        return np.concatenate(found) * np.float32(half.scale)
 
     return distance
 
@@ -44,15 +45,10 @@ def raw_surface(
     return extract_surface(field, resolution=resolution, iso=level * LEVEL_STEP, saturation=saturation)
 
 
-def finished(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: int, box: Tensor) -> NDArray[np.float64]:
+def finished(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: int, frame: Frame) -> NDArray[np.float64]:
     """Vertices of a raw surface with parts thinner than a file's width made flat, fitted to its box."""
     flat = flattened(vertices, faces, width * WIDTH_STEP) if width else vertices
-    return fit_box(flat, box[0].double().numpy())
-
-
-def network_box(frame: Frame) -> Tensor:
-    """Half-extents that the network is told, shape (1, 3): those of the file, and no thinner than a shell."""
-    return torch.from_numpy(np.maximum(frame.aspect, SHELL).astype(np.float32))[None]
+    return fit_box(flat, frame_extents(frame).astype(np.float32).astype(np.float64))
 
 
 def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from setcore.seeding import derive_seed, numpy_generator
-from vat3d.decoding import decoded_field, finished, network_box, raw_surface
+from vat3d.decoding import decoded_field, finished, raw_surface
 from vat3d.errors import MeshError
 from vat3d.evaluate import SAMPLES
 from vat3d.extract import GridField
@@ -30,8 +30,9 @@ from vat3d.flatten import WIDTHS
 from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import EVEN_ODD, NONZERO, Solid
-from vat3d.levels import Judge, better, with_levels
+from vat3d.levels import Judge, Volume, better, with_levels
 from vat3d.mesh_io import load_mesh
+from vat3d.mirror import Half, best_mirror
 from vat3d.network import CodecNetwork
 from vat3d.pose import Turn, best_turn, turn_degrees, turned
 from vat3d.refine import EFFORTS, SPARSE_EFFORTS, Choice, Schedule, Search, Target, refine, refine_residual
@@ -53,11 +54,12 @@ YET_TO_COME = 0.5
 
 @dataclass(frozen=True)
 class Attempt:
-    """Surface points (n, 3) of a mesh that is filled by one rule, in the file's frame; the encoder's latent and tokens
-    of it, and the search that goes on from them."""
+    """Surface and volume points (n, 3) of a mesh that is filled by one rule, in the file's frame; the encoder's latent
+    and tokens of it, and the search that goes on from them."""
 
     fill: str
     surface: NDArray[np.float64]
+    volume: Volume
     latent: Tensor
     search: Search
     start: Choice
@@ -103,15 +105,16 @@ class Encoding:
         given = canonical_mesh(vertices, faces)
         turn = best_turn(given)
         canonical = turned(given, turn)
-        self.solid, self.frame = Solid(canonical), _frame(canonical, turn)
-        self.place, self.box = _Place(canonical, self.frame), network_box(self.frame)
-        self.report: dict[str, Any] = {"notes": notes, **canonical.report, **self.solid.report, "effort": effort}
-        self.report["turned_degrees"], self.report["reproducible"] = turn_degrees(turn), time_limit is None
         self.original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
+        self.solid, self.frame = Solid(canonical), _frame(canonical, turn, best_mirror(canonical, self.original))
+        self.place, self.half = _Place(canonical, self.frame), Half(self.frame)
+        self.report: dict[str, Any] = {"notes": notes, **canonical.report, **self.solid.report, "effort": effort}
+        self.report["turned_degrees"], self.report["mirrored_axes"] = turn_degrees(turn), self.half.axes
+        self.report["reproducible"] = time_limit is None
         self.judge = Judge(
             SurfaceSamples(self.place(self.original.points), self.original.normals),
             partial(raw_surface, network),
-            lambda vertices, faces, width: finished(vertices, faces, width, self.box),
+            lambda vertices, faces, width: finished(vertices, faces, width, self.frame),
             given.half_side / canonical.half_side,
         )
         self._fields: dict[tuple[int | None, bytes], GridField] = {}
@@ -154,7 +157,7 @@ class Encoding:
             stream = better(stream, plain, self._field, self.judge)
         thin = self.solid.filled(chosen.fill).is_thin(self.original)
         widths = WIDTHS[: 2 if self.closely else 1] if thin else ()  # an estimate overrates large ones
-        stream, score = with_levels(stream, self._field, self.judge, search.target, self.closely, widths)
+        stream, score = with_levels(stream, self._field, self.judge, chosen.volume, self.closely, widths)
         if min_f_score is not None:
             for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):
                 f_scores = self.judge.f_scores(self._field(shorter), self.closely, shorter.width)
@@ -183,13 +186,26 @@ class Encoding:
 
     def _attempt(self, fill: str) -> Attempt:
         filled, samples = self.solid.filled(fill), SLOW_SAMPLES if self.closely else FAST_SAMPLES
-        target = _target(filled, self.place, self.box, self.seed, *samples)
+        target, volume = _target(filled, self.place, self.half, self.seed, *samples)
         search = Search(self.network, target, self._fit, self.model.tables, self.seed)
         points, normals = filled.surface_samples(SURFACE_POINTS, derive_seed(self.seed, "encode"))
         surface = self.place(points)
+        shown, normals = self._half_surface(filled, surface, normals)
         with torch.inference_mode():
-            latent = self.network.encode(_tensor(surface)[None], _tensor(normals)[None], self.box)[0]
-        return Attempt(fill, surface, latent, search, search.choose_price(latent))
+            latent = self.network.encode(_tensor(shown)[None], _tensor(normals)[None], self.half.box)[0]
+        return Attempt(fill, surface, volume, latent, search, search.choose_price(latent))
+
+    def _half_surface(
+        self, solid: Solid, points: NDArray[np.float64], normals: NDArray[np.float64]
+    ) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
+        """What the encoder is shown of surface points and normals (n, 3) in the file's frame."""
+
+        def inside(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+            return solid.contains(self.place.back(points))
+
+        area = solid.area * self.place.scale**2
+        shown, normals = self.half.surface(points, normals, area, inside, derive_seed(self.seed, "encode"))
+        return self.half.seen(shown), normals
 
     def _chosen_rule(self) -> Attempt:
         """That of the fill rule which promises the better F-score after a few steps, by all tokens that fit.
@@ -236,24 +252,33 @@ class _Place:
     def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         return points * self.scale + self.shift
 
+    def back(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (points - self.shift) / self.scale
 
-def _frame(mesh: CanonicalMesh, turn: Turn) -> Frame:
+
+def _frame(mesh: CanonicalMesh, turn: Turn, mirror: int) -> Frame:
     extent = np.abs(mesh.vertices).max(0) * mesh.half_side
-    return Frame.from_box(mesh.centre - extent, mesh.centre + extent, turn)
+    return replace(Frame.from_box(mesh.centre - extent, mesh.centre + extent), turn=turn, mirror=mirror)
 
 
-def _target(solid: Solid, place: _Place, box: Tensor, seed: int, near_count: int, volume_count: int) -> Target:
-    """Near-surface and volume samples of a mesh, volume samples inside the part of space that the planes cover."""
+def _target(
+    solid: Solid, place: _Place, half: Half, seed: int, near_count: int, volume_count: int
+) -> tuple[Target, Volume]:
+    """Near-surface and volume samples of what the networks see of a mesh, volume samples inside the part of space that
+    the planes cover; and the latter in the file's frame."""
     rng = numpy_generator(seed, "target")
     surface = solid.surface_samples(near_count, derive_seed(seed, "target"))[0]
-    sigma = np.where(np.arange(near_count) % 2, *NEAR_SIGMAS)[:, None]
+    sigma = half.scale * np.where(np.arange(near_count) % 2, *NEAR_SIGMAS)[:, None]
     near = surface + sigma * rng.standard_normal(surface.shape)
-    reach = EXTENT * stretch_box(box)[0].numpy()
-    volume = rng.uniform(-reach, reach, (volume_count, 3))
-    points = np.concatenate([near, volume])
+    reach = half.scale * EXTENT * stretch_box(half.box)[0].double().numpy()
+    volume = rng.uniform(half.centre - reach, half.centre + reach, (volume_count, 3))
     # In two calls, so that the solid of the other fill rule finds the same volume points' winding numbers again.
     distances = np.concatenate([solid.signed_distance(part) for part in (near, volume)]) * place.scale
-    return Target(box, _tensor(place(points)), _tensor(distances), near_count)
+    placed = place(np.concatenate([near, volume]))
+    placed[:near_count] = half.above(placed[:near_count], near)[0]
+    depths = half.cut(placed, distances) / half.scale
+    target = Target(half.box, _tensor(half.seen(placed)), _tensor(depths), near_count)
+    return target, (placed[near_count:].astype(np.float32), distances[near_count:] < 0)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

@@ -156,15 +156,15 @@ class Tables:
             ids.append(symbol)
         return np.array(ids, dtype=np.int64), state
 
-    def encode(self, ids: np.ndarray, extra: int = 0, extras: int = 1) -> bytes:
-        """Code the ids of a prefix, shape (count,), and with them a number `extra` below `extras`.
+    def encode(self, ids: np.ndarray, start: int = 1) -> bytes:
+        """Code the ids of a prefix, shape (count,), and below them a number `start` from 1 on.
 
         Raises
         ------
         CodecError
             More ids than the model has tokens, or an id outside the codebook.
         """
-        return state_bytes(self.push(ids, extras + extra))
+        return state_bytes(self.push(ids, start))
 
     def decode(self, payload: bytes, count: int) -> np.ndarray:
         """The `count` ids in `payload`, shape (count,).
@@ -174,23 +174,23 @@ class Tables:
         CodecError
             The payload is not exactly what `encode` writes for any `count` ids.
         """
-        return self.decode_with(payload, count, 1)[0]
-
-    def decode_with(self, payload: bytes, count: int, extras: int) -> tuple[np.ndarray, int]:
-        """The `count` ids in `payload`, and the number below `extras` that came with them."""
-        limit = PRECISION * (min(count, self.tokens) + 2) + extras.bit_length()
-        ids, state = self.pop(bytes_state(payload, limit), count)
-        if not extras <= state < 2 * extras:
+        ids, start = self.decode_with(payload, count, 1)
+        if start != 1:
             raise CodecError("the file does not end where its tokens end; it is damaged")
-        return ids, state - extras
+        return ids
+
+    def decode_with(self, payload: bytes, count: int, start_bits: int) -> tuple[np.ndarray, int]:
+        """The `count` ids in `payload`, and the number of at most `start_bits` bits below them."""
+        limit = PRECISION * (min(count, self.tokens) + 2) + start_bits
+        return self.pop(bytes_state(payload, limit), count)
 
     def bits(self, ids: np.ndarray) -> np.ndarray:
         """Information content of each token in bits, shape (count,)."""
         ids = self._check(ids)
         return np.asarray(PRECISION - np.log2(self.frequencies[self._rows(ids), ids]))
 
-    def longest_prefix(self, ids: np.ndarray, max_bytes: int, extra: int = 0, extras: int = 1) -> int:
-        """The largest count for which ``len(encode(ids[:count], extra, extras)) <= max_bytes``.
+    def longest_prefix(self, ids: np.ndarray, max_bytes: int, start: int = 1) -> int:
+        """The largest count for which ``len(encode(ids[:count], start)) <= max_bytes``.
 
         Raises
         ------
@@ -201,7 +201,7 @@ class Tables:
         digits = min(self._digits, ids.size)
         size = np.cumsum(self.bits(ids))[: ids.size - digits] + digits * np.log2(self.codes)
         count = digits + int(np.searchsorted(size, 8 * max_bytes + 8, side="right"))  # a byte beyond what can fit
-        while len(self.encode(ids[:count], extra, extras)) > max_bytes:
+        while len(self.encode(ids[:count], start)) > max_bytes:
             if count == 0:
                 raise CodecError(f"no token fits into {max_bytes} bytes")
             count -= 1

@@ -1,4 +1,4 @@
-"""Where a mesh lies: its bounding box in the few bytes of a token file's header, and how it is turned.
+"""Where a mesh lies: its bounding box in the few bytes of a token file's header; how it is turned, and mirrored.
 
 Quantised once, when a mesh is encoded; everything after uses the quantised numbers, so both sides agree.
 """
@@ -18,11 +18,13 @@ SCALE_BIAS, MANTISSA = 128, 8
 CENTRE_BYTES = 8
 CENTRE_BITS = (9, 8, 7, 6)  # finest first
 TURN_LIMIT = 127
-"""Largest magnitude of a turn's codes: of 24 turns that differ by quarter turns, the one nearest to none has no larger."""
+"""Largest magnitude of a turn's codes: of 24 that differ by quarter turns, the turn nearest to none has no larger."""
 TURN_STEP = (math.sqrt(2) - 1) / TURN_LIMIT
 """What a code of a turn counts: about .4 degrees."""
 TURNS = (2 * TURN_LIMIT + 1) ** 3
 NO_TURN = (0, 0, 0)
+MIRRORS = 8
+NO_POSE = 1
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,11 @@ class Frame:
     centre_bits : int
         9, 8, 7 or 6.
     turn : (int, int, int), -127..127
-        Rodrigues vector (axis times the tangent of half the angle) of `rotation`, in steps of `TURN_STEP`. It is not
-        among the bytes of `to_bytes`: a file of a turned frame has it in its payload.
+        Rodrigues vector (axis times the tangent of half the angle) of `rotation`, in steps of `TURN_STEP`.
+    mirror : int, 0..7
+        The axes across whose middle the shape is its own mirror image: 1 for x, 2 for y, 4 for z, added up.
+
+    Turn and mirror are the frame's pose, which is not among the bytes of `to_bytes`: a file has it in its payload.
     """
 
     scale_code: int
@@ -52,10 +57,11 @@ class Frame:
     centre_codes: tuple[int, int, int]
     centre_bits: int = CENTRE_BITS[0]
     turn: tuple[int, int, int] = NO_TURN
+    mirror: int = 0
 
     @classmethod
-    def from_box(cls, low: np.ndarray, high: np.ndarray, turn: tuple[int, int, int] = NO_TURN) -> Frame:
-        """Quantise the bounding box `low`..`high` (3,), in the mesh's own units, along axes that are turned.
+    def from_box(cls, low: np.ndarray, high: np.ndarray) -> Frame:
+        """Quantise the bounding box `low`..`high` (3,), in the mesh's own units.
 
         The half-side is kept to .2 %, the aspect to 1/4094 of it, the centre to 1/1024 of it; far from the origin
         the centre is rounded more coarsely, at most to 1/128, to keep it within `CENTRE_BYTES`, and where even that
@@ -88,7 +94,7 @@ class Frame:
             codes = tuple(round(value * (1 << bits)) for value in centre)
             if len(_write_centre(codes, bits)) <= CENTRE_BYTES:  # type: ignore[arg-type]
                 break
-        return cls(scale_code, longest, aspect, codes, bits, turn)  # type: ignore[arg-type]
+        return cls(scale_code, longest, aspect, codes, bits)  # type: ignore[arg-type]
 
     @property
     def half_side(self) -> float:
@@ -113,16 +119,38 @@ class Frame:
         return turn_rotations(np.array(self.turn))
 
     @property
-    def turn_number(self) -> int:
-        """The turn as a number below `TURNS`."""
-        first, second, third = (code + TURN_LIMIT for code in self.turn)
-        return first + (2 * TURN_LIMIT + 1) * (second + (2 * TURN_LIMIT + 1) * third)
+    def mirrored(self) -> np.ndarray:
+        """Whether the shape is its own mirror image across the middle of each axis, bool array of shape (3,)."""
+        return np.array([bool(self.mirror >> axis & 1) for axis in range(3)])
 
-    def turned(self, number: int) -> Frame:
-        """This frame with the turn of such a number."""
-        second, first = divmod(number, 2 * TURN_LIMIT + 1)
-        third, second = divmod(second, 2 * TURN_LIMIT + 1)
-        return replace(self, turn=(first - TURN_LIMIT, second - TURN_LIMIT, third - TURN_LIMIT))
+    @property
+    def pose(self) -> int:
+        """Turn and mirror as one number from 1 on, to start the coder of a payload with; 1 is neither."""
+        start = NO_POSE if not self.mirror else MIRRORS + self.mirror
+        if self.turn == NO_TURN:
+            return start
+        for code in self.turn:
+            start = start * (2 * TURN_LIMIT + 1) + code + TURN_LIMIT
+        return start
+
+    def posed(self, pose: int) -> Frame:
+        """This frame in the pose of such a number.
+
+        Raises
+        ------
+        CodecError
+            There is no such pose.
+        """
+        turn, start = [0, 0, 0], pose
+        if pose >= TURNS:
+            for axis in (2, 1, 0):
+                start, code = divmod(start, 2 * TURN_LIMIT + 1)
+                turn[axis] = code - TURN_LIMIT
+        mirror = start - MIRRORS if start != NO_POSE else 0
+        found = replace(self, turn=tuple(turn), mirror=mirror)  # type: ignore[arg-type]
+        if not 0 <= mirror < MIRRORS or found.pose != pose:
+            raise CodecError("the file does not end where its tokens end; it is damaged")
+        return found
 
     def to_input(self, points: np.ndarray) -> np.ndarray:
         """Points of the frame (longest half-side 1, centred), shape (n, 3), in the mesh's own axes and units."""

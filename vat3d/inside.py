@@ -97,6 +97,11 @@ class Solid:
             "closed": not len(self._open_faces),
         }
 
+    @property
+    def area(self) -> float:
+        """Of all faces; both sides of sheets count."""
+        return float(self._area @ np.where(self._two_sided, 2.0, 1.0))
+
     def filled(self, fill: str) -> Solid:
         """The solid of the same mesh by a fill rule."""
         other = copy(self)

@@ -17,7 +17,6 @@ from scipy.spatial import cKDTree
 from setcore.mesh_metrics import SurfaceSamples, sample_surface
 from vat3d.evaluate import SAMPLES
 from vat3d.extract import Field, GridField
-from vat3d.refine import Target
 from vat3d.stream import LEVEL_STEP, LEVELS, TokenStream
 
 HANDFUL = 100
@@ -41,6 +40,8 @@ Finish = Callable[[NDArray[np.float64], NDArray[np.int64], int], NDArray[np.floa
 """The vertices that users get of a surface, in a file of a width."""
 Scores = Callable[[int, int], tuple[float, float]]
 """F-scores at `NEAR` and at half of it, by level and width."""
+Volume = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Points (n, 3) all over the file's frame, and whether each is inside the mesh."""
 
 
 class Judge:
@@ -157,16 +158,17 @@ def with_levels(
     stream: TokenStream,
     field_of: Callable[[TokenStream], Field],
     judge: Judge,
-    target: Target,
+    volume: Volume,
     closely: bool,
     widths: Sequence[int] = (),
 ) -> tuple[TokenStream, float]:
     """The stream with its levels and width, and its F-score: the last scale's level and the width by F-score, other
     levels alike. `widths` are those to try beside none.
 
-    `closely`, F-scores are measured, and other scales' levels chosen by F-score, too (by its estimate). A handful of
-    tokens often leaves nothing below the level of the whole file; their own level is the one whose inside has the
-    largest Dice coefficient with the mesh's; `closely`, the one below if that has the better F-score.
+    `closely`, F-scores are measured, and other scales' levels chosen by F-score, too (by its estimate, but for the last
+    one of tokens before a residual). A handful of tokens often leaves nothing below the level of the whole file; their
+    own level is the one whose inside has the largest Dice coefficient with the mesh's; `closely`, the one below if that
+    has the better F-score.
     """
     scores = judge.scores(field_of(stream), closely)
     level, width = best_level_and_width(scores, widths)
@@ -177,9 +179,10 @@ def with_levels(
         if closely or few:
             field = field_of(prefix)
             if few:
-                level = max(level, dice_level(field, target))
+                level = max(level, dice_level(field, volume))
             if closely:
-                level = best_level(judge.f_scores(field, closely=False, width=width), level, between=few)
+                last = stream.residual_step is not None and scales == len(stream.tokens)
+                level = best_level(judge.f_scores(field, closely=last, width=width), level, between=few or last)
         levels.insert(0, level)
     return replace(stream, levels=tuple(levels), width=width), score
 
@@ -191,10 +194,10 @@ def better(
     return other if judge.estimate(field_of(other)) > judge.estimate(field_of(stream)) + DOUBT else stream
 
 
-def dice_level(field: Field, target: Target) -> int:
-    """The level whose inside overlaps most with the mesh's, by the target's volume samples."""
-    decoded = field(target.points[target.near :].numpy())
-    truth = target.distances[target.near :].numpy() < 0
+def dice_level(field: Field, volume: Volume) -> int:
+    """The level whose inside overlaps most with the mesh's."""
+    points, truth = volume
+    decoded = field(points)
     insides = [decoded < level * LEVEL_STEP for level in LEVELS]
     dice = [2 * (inside & truth).sum() / max(inside.sum() + truth.sum(), 1) for inside in insides]
     return LEVELS[int(np.argmax(dice))]

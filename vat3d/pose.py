@@ -21,6 +21,8 @@ Turn = tuple[int, int, int]
 
 GAIN = 0.035
 """By what share the sum must fall for a mesh to be turned; curved shapes have no pose that is worth as much."""
+LARGER = 0.1
+"""How much a frame that becomes larger, and so all parts smaller in it, counts against a turn."""
 NORMALS = 2000
 """Faces looked at, by area, of a mesh with more."""
 FIRST_STEP, STARTS = 42, 4
@@ -46,9 +48,10 @@ def best_turn(mesh: CanonicalMesh) -> Turn:
     first = grid[np.argsort(thrown(grid), kind="stable")[:STARTS]]
     found = [_descended(thrown, start) for start in (np.array(NO_TURN), *first)]
     best, least = min(found, key=lambda one: one[1])
-    if least > (1 - GAIN) * thrown(np.array([NO_TURN]))[0]:
-        return NO_TURN
-    return int(best[0]), int(best[1]), int(best[2])
+    turn = int(best[0]), int(best[1]), int(best[2])
+    larger = turned(mesh, turn).half_side / mesh.half_side
+    gains = least * max(larger, 1.0) ** LARGER < (1 - GAIN) * thrown(np.array([NO_TURN]))[0]
+    return turn if gains else NO_TURN
 
 
 def _descended(

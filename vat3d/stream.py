@@ -17,19 +17,19 @@ import safetensors
 from safetensors.numpy import save_file
 
 from setcore.files import atomic_path
-from vat3d.entropy import PRECISION, Tables, bytes_state, state_bytes
+from vat3d.entropy import Tables, state_bytes
 from vat3d.errors import CodecError
-from vat3d.frame import NO_TURN, TURNS, Frame
+from vat3d.frame import MIRRORS, NO_POSE, TURNS, Frame
 from vat3d.residual import LARGEST, STEPS, pop_residual, push_residual, residual_ids, residual_numbers
 
-MAGIC, VERSIONS, TURNED = b"V\xb3", (1, 2, 3, 4), 4
-"""A turned file's version is `TURNED` larger than it would be otherwise."""
+MAGIC, VERSIONS, POSED = b"V\xb3", (1, 2, 3, 4), 4
+"""The version of a file whose frame has a pose is `POSED` larger than it would be otherwise."""
 CRC_BYTES, COUNT_BYTES, ID_BYTES = 4, 2, 4
 HEADER_LIMIT = 26
 LEVEL_STEP = 0.001
 LEVELS = (0, 1, 2, 3, 4, 6, 9, 13)
 """Levels, in steps of `LEVEL_STEP` half-sides, that scales can have; scales of one level may have any of 0 to 7."""
-_COUNT_BITS = 13
+_COUNT_BITS, _POSE_BITS = 13, (2 * MIRRORS * TURNS).bit_length()
 SMALLEST_FILE = len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + CRC_BYTES + 6
 TOKENS_FILE, CONFIG_FILE = "tokens.safetensors", "config.json"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -266,7 +266,7 @@ class TokenStream:
         version = 4 if self.residual_step is not None else 3 if not alike else 2 if level else 1
         return (
             MAGIC
-            + bytes([version + TURNED * (self.frame.turn != NO_TURN) | self.width << 4])
+            + bytes([version + POSED * (self.frame.pose != NO_POSE) | self.width << 4])
             + bytes.fromhex(self.model_id)
             + (self.count | level << _COUNT_BITS).to_bytes(COUNT_BYTES, "little")
             + self.frame.to_bytes()
@@ -276,12 +276,10 @@ class TokenStream:
         """The file."""
         tables, tokens = self.model.tables, np.concatenate(self.tokens)
         if self.residual is None or self.residual_step is None:
-            payload = tables.encode(tokens, *_extra(self.levels, self.frame))
+            payload = tables.encode(tokens, _start(self.levels, self.frame))
         else:
-            turn, turns = _turn(self.frame)
-            state = push_residual(self.residual, turns + turn) * len(STEPS) + self.residual_step
-            for level in self.levels[-2::-1]:
-                state = state * len(LEVELS) + LEVELS.index(level)
+            state = push_residual(self.residual, self.frame.pose) * len(STEPS) + self.residual_step
+            state = _with_numbers(state, self.levels[:-1])
             payload = state_bytes(tables.push(tokens, state))
         body = self._header() + payload
         return body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
@@ -301,7 +299,7 @@ class TokenStream:
         CodecError
             The file is truncated, altered, longer than it should be, of a newer version, or belongs to another model.
         """
-        model_id, version, turned, width, count, level, frame, payload = _parse(bytes(data))
+        model_id, version, posed, width, count, level, frame, payload = _parse(bytes(data))
         if model is None:
             model = embedded_model(model_id)[1]
         elif model.model_id != model_id:
@@ -309,41 +307,23 @@ class TokenStream:
         if count == 0:
             raise CodecError("the file holds no tokens; it is damaged")
         scales = int(np.searchsorted(np.cumsum(model.scales), count)) + 1
+        start_bits = 3 * scales + _POSE_BITS * posed
         if version > 3:
-            return replace(cls._with_residual(payload, count, scales, level, frame, turned, model), width=width)
-        turns = TURNS if turned else 1
-        extras = turns * len(LEVELS) ** (scales - 1) if version > 2 else turns
-        flat, extra = model.tables.decode_with(payload, count, extras)
-        frame, extra = _turned(frame, extra % turns, turns), extra // turns
-        levels = [level] * scales
+            if not model.latent:
+                raise CodecError(f"the file has a residual, but model {model_id} came without its configuration")
+            start_bits += 4 + 24 * math.prod(model.latent)
+        flat, state = model.tables.decode_with(payload, count, start_bits)
+        ids, levels, step = model.split(flat), [level] * scales, None
         if version > 2:
-            levels = [LEVELS[extra // len(LEVELS) ** scale % len(LEVELS)] for scale in range(scales - 1)]
+            state, levels = _without_numbers(state, scales if version > 3 else scales - 1)
             levels.append(LEVELS[level])
-            if _alike(levels):
-                raise CodecError("the file is of a later version than what it holds asks for; it is damaged")
-        return cls(model.split(flat), frame, model, levels=tuple(levels), width=width)
-
-    @classmethod
-    def _with_residual(
-        cls, payload: bytes, count: int, scales: int, level: int, frame: Frame, turned: bool, model: TokenModel
-    ) -> TokenStream:
-        """The stream of a file of version 4, or of such a turned one."""
-        if not model.latent:
-            raise CodecError(f"the file has a residual, but model {model.model_id} came without its configuration")
-        turns = TURNS if turned else 1
-        limit = PRECISION * (count + 2) + 3 * scales + 4 + 24 * math.prod(model.latent) + turns.bit_length()
-        flat, state = model.tables.pop(bytes_state(payload, limit), count)
-        levels = []
-        for _ in range(scales):
-            state, index = divmod(state, len(LEVELS))
-            levels.append(LEVELS[index])
-        state, step = divmod(state, len(STEPS))
-        residual, state = pop_residual(state, model.latent)
-        if not turns <= state < 2 * turns:
-            raise CodecError("the file does not end where its residual ends; it is damaged")
-        frame = _turned(frame, state - turns, turns)
-        ids = [*model.split(flat), residual_ids(residual)]
-        return cls(ids, frame, model, levels=(*levels, LEVELS[level]), residual_step=step)
+        if version > 3:
+            state, step = divmod(state, len(STEPS))
+            residual, state = pop_residual(state, model.latent)
+            ids.append(residual_ids(residual))
+        if (version == 3 and _alike(levels)) or (state != NO_POSE) != posed:
+            raise CodecError("the file does not end where its content ends, or has a later version; it is damaged")
+        return cls(ids, frame.posed(state), model, levels=tuple(levels), residual_step=step, width=width)
 
     def truncate(self, scales: int) -> TokenStream:
         """The first `scales` scales as a stream of its own, a coarser file of the same mesh.
@@ -394,8 +374,8 @@ def tokens_within(
     room = max_bytes - header_bytes(frame)
     present = len(model.split(ids))
     for scales, end in zip(range(present, 0, -1), np.cumsum(model.scales)[present - 1 :: -1], strict=True):
-        extra, extras = _extra(levels[:scales] if levels else (LEVELS[-1],) * (scales - 1) + (0,), frame)
-        count = model.tables.longest_prefix(ids[:end], room, extra, extras) if 8 * room >= extras.bit_length() else 0
+        start = _start(levels[:scales] if levels else (LEVELS[-1],) * (scales - 1) + (0,), frame)
+        count = model.tables.longest_prefix(ids[:end], room, start) if 8 * room >= start.bit_length() else 0
         if count > end - model.scales[scales - 1]:
             break
     if count < min(model.scales[0], ids.size):
@@ -409,28 +389,25 @@ def _alike(levels: Sequence[int]) -> bool:
     return len(set(levels)) == 1 and 0 <= levels[0] < 1 << (16 - _COUNT_BITS)
 
 
-def _turn(frame: Frame) -> tuple[int, int]:
-    """The frame's turn as a number, and how many such numbers there are; (0, 1) where there is none."""
-    return (0, 1) if frame.turn == NO_TURN else (frame.turn_number, TURNS)
+def _start(levels: Sequence[int], frame: Frame) -> int:
+    """What lies below the ids of a file without a residual: its pose, and where they are not alike, levels."""
+    return frame.pose if _alike(levels) else _with_numbers(frame.pose, levels[:-1])
 
 
-def _turned(frame: Frame, number: int, turns: int) -> Frame:
-    """The frame with its turn, of which a file says one of so many."""
-    if turns == 1:
-        return frame
-    if (turned := frame.turned(number)).turn == NO_TURN:
-        raise CodecError("the file is of a turned mesh and holds no turn; it is damaged")
-    return turned
+def _with_numbers(state: int, levels: Sequence[int]) -> int:
+    """The state of the coder with the numbers of levels on top, the first one uppermost."""
+    for level in levels[::-1]:
+        state = state * len(LEVELS) + LEVELS.index(level)
+    return state
 
 
-def _extra(levels: Sequence[int], frame: Frame) -> tuple[int, int]:
-    """The turn, and the levels of all scales but the last where they are not alike, as one number, and how many such
-    numbers there are."""
-    turn, turns = _turn(frame)
-    if _alike(levels):
-        return turn, turns
-    number = sum(LEVELS.index(level) * len(LEVELS) ** scale for scale, level in enumerate(levels[:-1]))
-    return turn + turns * number, turns * len(LEVELS) ** (len(levels) - 1)
+def _without_numbers(state: int, count: int) -> tuple[int, list[int]]:
+    """The state below the numbers of `count` levels, and these levels."""
+    levels = []
+    for _ in range(count):
+        state, index = divmod(state, len(LEVELS))
+        levels.append(LEVELS[index])
+    return state, levels
 
 
 def header_bytes(frame: Frame) -> int:
@@ -450,8 +427,8 @@ def read_model_id(data: bytes) -> str:
 
 
 def _parse(data: bytes) -> tuple[str, int, bool, int, int, int, Frame, bytes]:
-    """Model id, version, whether it is turned, width, token count, level, frame and payload of a file whose checksum is
-    right."""
+    """Model id, version, whether there is a pose, width, token count, level, frame and payload of a file whose checksum
+    is right."""
     if not data.startswith(MAGIC):
         raise CodecError("not a vat3d token file (its first two bytes are wrong)" if data else "the file is empty")
     if len(data) < SMALLEST_FILE:
@@ -460,9 +437,9 @@ def _parse(data: bytes) -> tuple[str, int, bool, int, int, int, Frame, bytes]:
     if zlib.crc32(body) != int.from_bytes(checksum, "little"):
         raise CodecError("the checksum is wrong: the file is truncated or altered; copy it again")
     width, version = divmod(body[len(MAGIC)], 16)
-    turned = version > TURNED
-    if (plain := version - TURNED * turned) not in VERSIONS:
-        newest = VERSIONS[-1] + TURNED
+    posed = version > POSED
+    if (plain := version - POSED * posed) not in VERSIONS:
+        newest = VERSIONS[-1] + POSED
         raise CodecError(f"the file has format version {version}; this package reads up to {newest}, update it")
     position = len(MAGIC) + 1
     model_id = body[position : position + ID_BYTES].hex()
@@ -474,4 +451,4 @@ def _parse(data: bytes) -> tuple[str, int, bool, int, int, int, Frame, bytes]:
         if plain == 2 and level == 0:
             raise CodecError(f"the file is of version {version} and asks for no level; it is damaged")
     frame, position = Frame.read(body, position + COUNT_BYTES)
-    return model_id, plain, turned, width, count, level, frame, body[position:]
+    return model_id, plain, posed, width, count, level, frame, body[position:]

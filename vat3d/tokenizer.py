@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vat3d.decoding import decoded_field, finished, network_box, raw_surface
+from vat3d.decoding import decoded_field, finished, raw_surface
 from vat3d.encoding import Encoding
 from vat3d.errors import CodecError
 from vat3d.extract import Field, decimate
@@ -123,7 +123,7 @@ class MeshTokenizer:
         }
 
     def field(self, stream: TokenStream) -> Field:
-        """The signed distance that a stream's tokens decode to, a function of points (n, 3) in the evaluation frame."""
+        """The signed distance that a stream's tokens decode to, a function of points (n, 3) in the file's frame."""
         return decoded_field(self.network, stream)
 
     def decode(
@@ -157,7 +157,7 @@ class MeshTokenizer:
         if scales is not None:
             stream = stream.truncate(scales)
         vertices, triangles = raw_surface(self.network, self.field(stream), stream.level, resolution)
-        vertices = finished(vertices, triangles, stream.width, network_box(stream.frame))
+        vertices = finished(vertices, triangles, stream.width, stream.frame)
         if faces is not None:
             vertices, triangles = decimate(vertices, triangles, faces)
         return trimesh.Trimesh(stream.frame.to_input(vertices), triangles, process=False)

@@ -9,11 +9,11 @@ import pytest
 from streams import sparse_stream, token_model, token_stream
 
 from vat3d.errors import CodecError
-from vat3d.frame import TURNS
-from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, LEVELS, MAGIC, TURNED, VERSIONS, TokenStream, read_model_id
+from vat3d.frame import MIRRORS, TURNS
+from vat3d.stream import COUNT_BYTES, CRC_BYTES, ID_BYTES, LEVELS, MAGIC, POSED, VERSIONS, TokenStream, read_model_id
 
 DATA, SPARSE = token_stream().to_bytes(), sparse_stream().to_bytes()
-TURNED_SPARSE = replace(sparse_stream(), frame=replace(sparse_stream().frame, turn=(5, -80, 127))).to_bytes()
+POSED_SPARSE = replace(sparse_stream(), frame=replace(sparse_stream().frame, turn=(5, -80, 127), mirror=5)).to_bytes()
 COUNT_AT = len(MAGIC) + 1 + ID_BYTES
 FRAME_AT = COUNT_AT + COUNT_BYTES
 
@@ -48,52 +48,74 @@ def test_trailing_bytes(tail):
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"\1", bytes(1000), b"\xff" * 1000])
-@pytest.mark.parametrize("data", [DATA, SPARSE, TURNED_SPARSE])
+@pytest.mark.parametrize("data", [DATA, SPARSE, POSED_SPARSE])
 def test_trailing_bytes_under_a_right_checksum(data, tail):
     refused(sealed(data[:-CRC_BYTES] + tail))
 
 
-@pytest.mark.parametrize("data", [DATA, SPARSE, TURNED_SPARSE])
+@pytest.mark.parametrize("data", [DATA, SPARSE])
 def test_truncated_under_a_right_checksum(data):
     for end in range(len(data) - CRC_BYTES):
         refused(sealed(data[:end]))
 
 
-@pytest.mark.parametrize("data", [SPARSE, TURNED_SPARSE])
+def as_written_or_refused(data):
+    try:
+        read = TokenStream.from_bytes(data, token_model())
+    except CodecError:
+        return
+    assert read.to_bytes() == data
+
+
+def test_a_pose_cut_short_under_a_right_checksum():
+    """What is left may be another pose: then the file is the one of that pose."""
+    for end in range(len(POSED_SPARSE) - CRC_BYTES):
+        as_written_or_refused(sealed(POSED_SPARSE[:end]))
+
+
+@pytest.mark.parametrize("data", [SPARSE, POSED_SPARSE])
 def test_a_residual_that_was_altered_under_a_right_checksum(data):
     """It is refused, or what it says is written so and not otherwise."""
     header = sparse_stream().sizes["header"] - CRC_BYTES
     for bit in range(8 * header, 8 * (len(data) - CRC_BYTES)):
         broken = bytearray(data[:-CRC_BYTES])
         broken[bit // 8] ^= 1 << bit % 8
-        altered = sealed(bytes(broken))
-        try:
-            read = TokenStream.from_bytes(altered, token_model())
-        except CodecError:
-            continue
-        assert read.to_bytes() == altered
+        as_written_or_refused(sealed(bytes(broken)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 41, 43, 255, 256, 65535])
-@pytest.mark.parametrize("data", [DATA, SPARSE, TURNED_SPARSE])
+@pytest.mark.parametrize("data", [DATA, SPARSE, POSED_SPARSE])
 def test_absurd_counts(data, count):
     body = bytearray(data[:-CRC_BYTES])
     body[COUNT_AT:FRAME_AT] = count.to_bytes(COUNT_BYTES, "little")
     refused(sealed(bytes(body)))
 
 
-@pytest.mark.parametrize("version", [0, VERSIONS[-1] + TURNED + 1, 15])
+@pytest.mark.parametrize("version", [0, VERSIONS[-1] + POSED + 1, 15])
 def test_versions_to_come(version):
     body = bytearray(DATA[:-CRC_BYTES])
     body[len(MAGIC)] = version
     refused(sealed(bytes(body)), "update")
 
 
-def test_a_turned_file_without_a_turn():
+@pytest.mark.parametrize(
+    "pose", [2, MIRRORS - 1, MIRRORS, 2 * MIRRORS, TURNS - 1, TURNS + TURNS // 2, 2 * TURNS, 1 << 200]
+)
+def test_a_pose_that_is_none(pose):
+    """Mirrors that are not among the seven, a turn of nothing, or more than a pose."""
     body = bytearray(DATA[: token_stream().sizes["header"] - CRC_BYTES])
-    body[len(MAGIC)] += TURNED
-    payload = token_stream().model.tables.encode(np.concatenate(token_stream().ids), TURNS // 2, TURNS)
-    refused(sealed(bytes(body) + payload), "holds no turn")
+    body[len(MAGIC)] += POSED
+    payload = token_stream().model.tables.encode(np.concatenate(token_stream().ids), pose)
+    refused(sealed(bytes(body) + payload))
+
+
+def test_a_pose_that_was_not_announced():
+    body = DATA[: token_stream().sizes["header"] - CRC_BYTES]
+    payload = token_stream().model.tables.encode(np.concatenate(token_stream().ids), MIRRORS + 1)
+    refused(sealed(body + payload), "does not end")
+    body = bytearray(DATA[:-CRC_BYTES])
+    body[len(MAGIC)] += POSED
+    refused(sealed(bytes(body)), "later version")
 
 
 @pytest.mark.parametrize("version", [2, 3, 4, 5, 6, 7, 8])
@@ -108,8 +130,8 @@ def test_levels_alike_in_a_file_of_version_3():
     stream = replace(token_stream(), levels=(2, 2, 2))
     body = bytearray(stream.to_bytes()[: stream.sizes["header"] - CRC_BYTES])
     body[len(MAGIC)] = 3
-    extra = LEVELS.index(2) * (1 + len(LEVELS))  # of the two scales before the last
-    payload = stream.model.tables.encode(np.concatenate(stream.ids), extra, len(LEVELS) ** 2)
+    start = len(LEVELS) ** 2 + LEVELS.index(2) * (1 + len(LEVELS))  # of the two scales before the last
+    payload = stream.model.tables.encode(np.concatenate(stream.ids), start)
     refused(sealed(bytes(body) + payload), "later version")
     body[COUNT_AT + 1] ^= 0x20  # another level of the last scale, which makes them differ
     assert TokenStream.from_bytes(sealed(bytes(body) + payload), token_model()).levels == (2, 2, 3)

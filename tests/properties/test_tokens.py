@@ -20,6 +20,7 @@ FRAMES = st.builds(
     centre_codes=st.tuples(*[st.integers(-(2**40), 2**40) | st.integers(-300, 300)] * 3),
     centre_bits=st.sampled_from((9, 8, 7, 6)),
     turn=st.just((0, 0, 0)) | st.tuples(*[st.integers(-127, 127)] * 3),
+    mirror=st.integers(0, 7),
 )
 IDS = st.lists(st.integers(0, CODES - 1), min_size=1, max_size=sum(SCALES)).map(np.array)
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from streams import token_stream
 
@@ -16,13 +15,13 @@ from vat3d.levels import (
     NOISE,
     Judge,
     Scores,
+    Volume,
     best_level,
     best_level_and_width,
     better,
     dice_level,
     with_levels,
 )
-from vat3d.refine import Target
 from vat3d.stream import LEVEL_STEP, LEVELS, TokenStream
 
 
@@ -57,10 +56,10 @@ class Told(Judge):
         return lambda level, width: (self.score(level), 0.0)
 
 
-def volume_target() -> Target:
+def ball_volume() -> Volume:
     """A ball of radius .7."""
-    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return Target(torch.ones(1, 3), points, points.norm(dim=1) - 0.7, near=0)
+    points = np.random.default_rng(0).uniform(-1, 1, (20_000, 3)).astype(np.float32)
+    return points, np.linalg.norm(points, axis=1) < 0.7
 
 
 @pytest.mark.parametrize("closely", [False, True])
@@ -118,7 +117,7 @@ def test_an_estimate_keeps_the_thin_plate_that_its_grid_breaks() -> None:
 @pytest.mark.parametrize("closely", [False, True])
 def test_the_level_of_the_best_f_score_is_taken(best: int, closely: bool) -> None:
     judge = Told(lambda level: 1 - abs(LEVELS.index(level) - LEVELS.index(best)) / 20)
-    stream, score = with_levels(token_stream(), lambda _: ball(0.7), judge, volume_target(), closely)
+    stream, score = with_levels(token_stream(), lambda _: ball(0.7), judge, ball_volume(), closely)
     assert stream.level == best
     assert score == 1
     assert judge.closely[0] == closely
@@ -160,8 +159,8 @@ def test_levels_are_asked_for_from_the_start_in_twos() -> None:
 def test_a_handful_of_tokens_decodes_at_the_level_of_the_largest_overlap(level: int) -> None:
     """Of a ball whose distances are decoded by a level's step too large."""
     field = ball(0.7 - level * LEVEL_STEP)
-    assert dice_level(field, volume_target()) == level
-    stream, _ = with_levels(token_stream(), lambda _: field, Told(lambda _: 0.5), volume_target(), closely=False)
+    assert dice_level(field, ball_volume()) == level
+    stream, _ = with_levels(token_stream(), lambda _: field, Told(lambda _: 0.5), ball_volume(), closely=False)
     assert stream.levels == (*[level] * (len(stream.ids) - 1), 0)
 
 
@@ -170,7 +169,7 @@ def test_a_handful_of_tokens_may_decode_one_level_lower_where_that_scores_better
     overlap, lower = LEVELS[5], LEVELS[4]
     judge = Told(lambda level: 0.9 if level == lower else 0.5)
     field = ball(0.7 - overlap * LEVEL_STEP)
-    stream, _ = with_levels(token_stream(), lambda _: field, judge, volume_target(), closely)
+    stream, _ = with_levels(token_stream(), lambda _: field, judge, ball_volume(), closely)
     assert stream.levels[0] == LEVELS[5 - below]
 
 

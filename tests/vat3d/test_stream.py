@@ -119,11 +119,20 @@ def test_a_width_that_a_file_cannot_say(width):
         sparse_stream(),
     ],
 )
-@pytest.mark.parametrize("turn", [(0, 0, 1), (-127, 127, -127), (127, -3, 0)])
-def test_a_turn_takes_three_bytes_of_payload_and_stays_with_every_part(plain, turn):
-    stream = replace(plain, frame=replace(plain.frame, turn=turn))
+@pytest.mark.parametrize(
+    ("pose", "bits"),
+    [
+        ({"mirror": 1}, 4),
+        ({"mirror": 7}, 4),
+        ({"turn": (0, 0, 1)}, 24),
+        ({"turn": (-127, 127, -127)}, 24),
+        ({"turn": (127, -3, 0), "mirror": 6}, 28),
+    ],
+)
+def test_a_pose_takes_some_bits_of_payload_and_stays_with_every_part(plain, pose, bits):
+    stream = replace(plain, frame=replace(plain.frame, **pose))
     data = stream.to_bytes()
-    assert 2 <= len(data) - len(plain.to_bytes()) <= 3
+    assert bits - 8 <= 8 * (len(data) - len(plain.to_bytes())) <= bits + 7
     assert stream.sizes["header"] == plain.sizes["header"]
     assert data[2] == plain.to_bytes()[2] + 4
     back = TokenStream.from_bytes(data, stream.model)
@@ -131,22 +140,30 @@ def test_a_turn_takes_three_bytes_of_payload_and_stays_with_every_part(plain, tu
     assert (back.levels, back.to_bytes()) == (plain.levels, data)
     for part in (back.truncate(1), back.truncate(2), back.prefix(7), back.fit(len(data) - 1)):
         assert len(part.to_bytes()) < len(data)
-        assert TokenStream.from_bytes(part.to_bytes(), stream.model).frame.turn == turn
+        assert TokenStream.from_bytes(part.to_bytes(), stream.model).frame == stream.frame
 
 
-def test_a_turned_file_reads_for_ever():
+def test_posed_files_read_for_ever():
     residual = np.zeros((3, 2, 2, 1), np.int64)
     residual[1, 0, 1, 0], residual[2, 1, 0, 0] = -2, 1
     frame = Frame(32538, 2, (1489, 744), (-3, 0, 700), 9, turn=(-8, 127, 40))
     model = TokenModel("00c0ffee", (3, 4), uniform_tables(7, 10), residual.shape)
     stream = TokenStream([np.array([9, 0, 3]), np.array([7, 7])], frame, model, levels=(9, 4))
-    sparse = replace(stream, ids=[*stream.ids, residual_ids(residual)], levels=(4, 0, 1), residual_step=10)
-    for turned, data in (
-        (stream, bytes.fromhex("56b30700c0ffee05801a7fe88aae2cfd0320af013de540421b1681f887a0")),
-        (sparse, bytes.fromhex("56b30800c0ffee05201a7fe88aae2cfd0320af017dd8800ada2794950b31467317")),
+    mirrored = replace(stream, frame=replace(frame, turn=NO_TURN, mirror=5), levels=(2, 2))
+    both = replace(
+        stream,
+        frame=replace(frame, mirror=2),
+        ids=[*stream.ids, residual_ids(residual)],
+        levels=(4, 0, 1),
+        residual_step=10,
+    )
+    for posed, data in (
+        (stream, bytes.fromhex("56b30700c0ffee05801a7fe88aae2cfd0320af01bdc073edbd11f38f95e1")),
+        (mirrored, bytes.fromhex("56b30600c0ffee05401a7fe88aae2cfd0320af011d04150ba4b460")),
+        (both, bytes.fromhex("56b30800c0ffee05201a7fe88aae2cfd0320af017d58a0560818ff1e49c8b3e3af")),
     ):
-        assert turned.to_bytes() == data
-        assert same(TokenStream.from_bytes(data, model), turned)
+        assert posed.to_bytes() == data
+        assert same(TokenStream.from_bytes(data, model), posed)
 
 
 def test_turned_points_come_back_by_the_rotation_of_the_frame():

@@ -1,0 +1,129 @@
+"""Halves of shapes that are their own mirror image, against a ball, whose halves are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from make_tiny_model import DATA
+
+from setcore.mesh_metrics import sample_surface
+from vat3d import MeshTokenizer, TokenStream
+from vat3d.frame import Frame
+from vat3d.mirror import OVERLAP, Half, best_mirror, frame_extents
+from vat3d.repair import canonical_mesh
+
+FRAME = Frame.from_box(np.array([-1.0, -0.7, -0.5]), np.array([1.0, 0.7, 0.5]))
+POINTS = np.random.default_rng(0).uniform(-1, 1, (500, 3))
+BALL = replace(FRAME, aspect_codes=(2047, 2047))
+
+
+def half_of(frame, mirror):
+    return Half(replace(frame, mirror=mirror))
+
+
+def mirror_of(mesh):
+    mesh = canonical_mesh(mesh.vertices, mesh.faces)
+    return best_mirror(mesh, sample_surface(mesh.vertices, mesh.faces, 8000, seed=1, any_order=False))
+
+
+def test_a_shape_without_a_mirror_is_seen_as_it_is():
+    half = half_of(FRAME, 0)
+    assert (half.axes, half.scale) == ("", 1.0)
+    assert half.seen(POINTS) is half.folded(POINTS) is POINTS
+    np.testing.assert_array_equal(half.box.numpy()[0], frame_extents(FRAME).astype(np.float32))
+    normals, distances = -POINTS, POINTS[:, 0]
+    for given, found in zip((POINTS, normals), half.surface(POINTS, normals, 1.0, bool, 0), strict=True):
+        np.testing.assert_array_equal(given, found)
+    np.testing.assert_array_equal(half.cut(POINTS, distances), distances)
+
+
+@pytest.mark.parametrize("mirror", range(1, 8))
+def test_the_half_fills_what_the_networks_see(mirror):
+    half, extents = half_of(FRAME, mirror), frame_extents(FRAME)
+    mirrored = np.array([mirror >> axis & 1 for axis in range(3)], bool)
+    corners = np.stack([np.where(mirrored, -OVERLAP, -extents), extents])
+    box = half.box.numpy()[0]
+    np.testing.assert_allclose(half.seen(corners), [-box, box], atol=1e-6)
+    assert box.max() == 1
+    assert half.axes == "".join(name for name, is_mirrored in zip("xyz", mirrored, strict=True) if is_mirrored)
+    images = np.where(mirrored, -1, 1) * POINTS
+    np.testing.assert_array_equal(half.folded(images), half.folded(POINTS))
+    np.testing.assert_array_equal(half.folded(half.folded(POINTS)), half.folded(POINTS))
+    above, directions = half.above(POINTS, images)
+    assert (above[:, mirrored] >= -OVERLAP).all()
+    np.testing.assert_array_equal(np.abs(above), np.abs(POINTS))
+    np.testing.assert_array_equal(above * directions, POINTS * images)
+
+
+@pytest.mark.parametrize("mirror", [1, 4, 5, 7])
+def test_signed_distances_to_a_part_of_a_ball(mirror):
+    """The sign is exact: inside the ball and above all cuts."""
+    half, points = half_of(BALL, mirror), np.random.default_rng(1).uniform(-1, 1, (4000, 3))
+    to_ball = np.linalg.norm(points, axis=1) - 0.9
+    found = half.cut(points, to_ball)
+    above = (points[:, [bool(mirror >> axis & 1) for axis in range(3)]] > -OVERLAP).all(1)
+    np.testing.assert_array_equal(found < 0, (to_ball < 0) & above)
+    assert (found >= to_ball).all()
+    np.testing.assert_array_equal(found[above & (found > 0)], to_ball[above & (found > 0)])
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_the_surface_of_half_a_ball_has_its_cut(axis):
+    points = np.random.default_rng(2).standard_normal((20_000, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    half = half_of(BALL, 1 << axis)
+    found, normals = half.surface(points, points, 4 * np.pi, lambda at: np.linalg.norm(at, axis=1) < 1, 3)
+    assert found.shape == normals.shape == points.shape
+    cut = found[:, axis] == -OVERLAP
+    np.testing.assert_array_equal(normals[cut], np.tile(-np.eye(3)[axis], (cut.sum(), 1)))
+    np.testing.assert_array_equal(normals[~cut], found[~cut])
+    assert found[:, axis].min() == -OVERLAP
+    assert np.linalg.norm(found[cut], axis=1).max() < 1
+    share = np.pi * (1 - OVERLAP**2) / (np.pi * (1 - OVERLAP**2) + 2 * np.pi)
+    assert abs(cut.mean() - share) < 0.02
+
+
+def test_mirrors_are_found():
+    box, ball = trimesh.creation.box((2.0, 1.4, 1.0)), trimesh.creation.icosphere(3, 0.3)
+    assert mirror_of(box) == 7
+    assert mirror_of(box.copy().apply_translation((30, 40, 50))) == 7
+    assert mirror_of(trimesh.util.concatenate([box, ball.copy().apply_translation((0, 0, 0.5))])) == 3
+    assert mirror_of(trimesh.util.concatenate([box, ball.copy().apply_translation((0.6, 0, 0.5))])) == 2
+    assert mirror_of(trimesh.util.concatenate([box, ball.copy().apply_translation((0.6, 0.3, 0.5))])) == 0
+    assert mirror_of(trimesh.creation.box((2.0, 1.4, 0.2))) == 3  # too thin to be halved along z
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> MeshTokenizer:
+    return MeshTokenizer.from_pretrained(DATA / "tiny")
+
+
+@pytest.mark.parametrize("mirror", [0, 2, 5, 7])
+def test_what_decodes_is_its_own_mirror_image(tokenizer, mirror):
+    box = trimesh.creation.box((2.0, 1.6, 1.2))
+    stream = tokenizer.encode(box, 200, "fast")
+    assert stream.report["mirrored_axes"] == "xyz"
+    stream = TokenStream.from_bytes(
+        replace(stream, frame=replace(stream.frame, mirror=mirror)).to_bytes(), tokenizer.model
+    )
+    field = tokenizer.field(stream)
+    points = POINTS.astype(np.float32)
+    images = points * np.array([-1 if mirror >> axis & 1 else 1 for axis in range(3)], np.float32)
+    np.testing.assert_array_equal(field(points), field(images))
+    mesh = tokenizer.decode(stream, resolution=32)
+    assert mesh.is_watertight
+    assert mesh.is_winding_consistent
+
+
+def test_a_mirrored_field_is_that_of_the_half(tokenizer):
+    """Distances come back in half-sides of the whole."""
+    stream = tokenizer.encode(trimesh.creation.box((2.0, 1.6, 1.2)), 200, "fast")
+    half = Half(stream.frame)
+    planes = tokenizer.network.decode([torch.from_numpy(part)[None] for part in stream.tokens], half.box)
+    above = (np.abs(POINTS) * frame_extents(stream.frame)).astype(np.float32)
+    seen = torch.from_numpy(half.seen(above).astype(np.float32))[None]
+    with torch.inference_mode():
+        expected = half.scale * tokenizer.network.signed_distance(planes, seen, half.box)[0].numpy()
+    np.testing.assert_allclose(tokenizer.field(stream)(above), expected, rtol=1e-5, atol=1e-6)
