@@ -157,6 +157,7 @@ def _info(args: argparse.Namespace) -> None:
             "model": stream.model_id, "tokens": stream.count, "scales": [part.size for part in stream.tokens],
             "residual": stream.residual_step is not None, **stream.sizes,
             "half_side": frame.half_side, "aspect": frame.aspect.tolist(), "centre": frame.centre.tolist(),
+            "turned_degrees": frame.turned_degrees, "mirrored_axes": frame.mirrored_axes,
         }  # fmt: skip
         text = (
             f"{args.input}: {len(data)} bytes, {stream.count} tokens in {len(stream.tokens)} scales, "

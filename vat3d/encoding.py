@@ -34,7 +34,7 @@ from vat3d.levels import Judge, Volume, better, with_levels
 from vat3d.mesh_io import load_mesh
 from vat3d.mirror import Half, best_mirror
 from vat3d.network import CodecNetwork
-from vat3d.pose import Turn, best_turn, turn_degrees, turned
+from vat3d.pose import Turn, best_turn, turned
 from vat3d.refine import EFFORTS, SPARSE_EFFORTS, Choice, Schedule, Search, Target, refine, refine_residual
 from vat3d.repair import CanonicalMesh, canonical_mesh
 from vat3d.residual import STEP_CODE, residual_ids
@@ -109,7 +109,7 @@ class Encoding:
         self.solid, self.frame = Solid(canonical), _frame(canonical, turn, best_mirror(canonical, self.original))
         self.place, self.half = _Place(canonical, self.frame), Half(self.frame)
         self.report: dict[str, Any] = {"notes": notes, **canonical.report, **self.solid.report, "effort": effort}
-        self.report["turned_degrees"], self.report["mirrored_axes"] = turn_degrees(turn), self.half.axes
+        self.report |= {"turned_degrees": self.frame.turned_degrees, "mirrored_axes": self.frame.mirrored_axes}
         self.report["reproducible"] = time_limit is None
         self.judge = Judge(
             SurfaceSamples(self.place(self.original.points), self.original.normals),

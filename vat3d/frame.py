@@ -124,6 +124,17 @@ class Frame:
         return np.array([bool(self.mirror >> axis & 1) for axis in range(3)])
 
     @property
+    def mirrored_axes(self) -> str:
+        """Such as "xz"."""
+        return "".join(name for name, mirrored in zip("xyz", self.mirrored, strict=True) if mirrored)
+
+    @property
+    def turned_degrees(self) -> float:
+        """The angle of the turn, to a tenth of a degree."""
+        tangent = TURN_STEP * math.hypot(*self.turn)
+        return round(math.degrees(2 * math.atan(tangent)), 1)
+
+    @property
     def pose(self) -> int:
         """Turn and mirror as one number from 1 on, to start the coder of a payload with; 1 is neither."""
         start = NO_POSE if not self.mirror else MIRRORS + self.mirror

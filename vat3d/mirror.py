@@ -50,11 +50,6 @@ class Half:
         self.scale = float(self._extents.max())
         self.box: Tensor = torch.from_numpy((self._extents / self.scale).astype(np.float32))[None]
 
-    @property
-    def axes(self) -> str:
-        """The mirrored axes, such as "xz"."""
-        return "".join(name for name, mirrored in zip("xyz", self._mirrored, strict=True) if mirrored)
-
     def seen(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
         """Points (n, 3) of the file's frame in the networks'."""
         return (points - self.centre) / self.scale if self._mirrored.any() else points

@@ -84,9 +84,3 @@ def turned(mesh: CanonicalMesh, turn: Turn) -> CanonicalMesh:
     middle, half = (low + high) / 2, float((high - low).max() / 2)
     centre = middle * mesh.half_side + rotation @ mesh.centre
     return replace(mesh, vertices=(vertices - middle) / half, centre=centre, half_side=half * mesh.half_side)
-
-
-def turn_degrees(turn: Turn) -> float:
-    """The angle of a turn."""
-    trace = float(np.trace(turn_rotations(np.array(turn))))
-    return round(float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))), 1)

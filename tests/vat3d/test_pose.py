@@ -6,7 +6,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from vat3d.frame import NO_TURN, TURN_LIMIT, turn_rotations
-from vat3d.pose import best_turn, turn_degrees, turned
+from vat3d.pose import best_turn, turned
 from vat3d.repair import canonical_mesh
 
 BOX = trimesh.creation.box((1.0, 0.5, 0.3))
@@ -76,9 +76,3 @@ def test_a_turned_mesh_is_the_same_mesh():
     np.testing.assert_allclose(np.abs(back.vertices).max(), 1)
     np.testing.assert_allclose(back.vertices.min(0), -back.vertices.max(0))
     assert turned(mesh, NO_TURN) is mesh
-
-
-@pytest.mark.parametrize(("turn", "degrees"), [(NO_TURN, 0.0), ((127, 0, 0), 45.0), ((0, -127, 0), 45.0)])
-def test_degrees(turn, degrees):
-    assert turn_degrees(turn) == degrees
-    np.testing.assert_allclose(np.linalg.det(turn_rotations(np.array(turn))), 1)

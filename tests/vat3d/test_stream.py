@@ -166,6 +166,17 @@ def test_posed_files_read_for_ever():
         assert same(TokenStream.from_bytes(data, model), posed)
 
 
+@pytest.mark.parametrize(
+    ("pose", "degrees", "axes"),
+    [({}, 0.0, ""), ({"turn": (127, 0, 0), "mirror": 5}, 45.0, "xz"), ({"turn": (0, -127, 0), "mirror": 2}, 45.0, "y")],
+)
+def test_a_frame_says_its_pose(pose, degrees, axes):
+    frame = replace(token_stream().frame, **pose)
+    assert (frame.turned_degrees, frame.mirrored_axes) == (degrees, axes)
+    assert frame.posed(frame.pose) == frame
+    np.testing.assert_allclose(np.linalg.det(frame.rotation), 1)
+
+
 def test_turned_points_come_back_by_the_rotation_of_the_frame():
     frame = Frame(32538, 2, (1489, 744), (-3, 0, 700), 9, turn=(-8, 127, 40))
     rotation = Rotation.from_rotvec(2 * np.arctan(np.linalg.norm(vector := np.array(frame.turn) * TURN_STEP)) * (
