@@ -27,7 +27,7 @@ from vat3d.errors import MeshError
 from vat3d.evaluate import SAMPLES
 from vat3d.extract import GridField
 from vat3d.flatten import WIDTHS
-from vat3d.frame import Frame
+from vat3d.frame import CENTRE_BITS, Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import EVEN_ODD, NONZERO, Solid
 from vat3d.levels import Judge, Volume, better, with_levels
@@ -258,7 +258,9 @@ class _Place:
 
 def _frame(mesh: CanonicalMesh, turn: Turn, mirror: int) -> Frame:
     extent = np.abs(mesh.vertices).max(0) * mesh.half_side
-    return replace(Frame.from_box(mesh.centre - extent, mesh.centre + extent), turn=turn, mirror=mirror)
+    frame = Frame.from_box(mesh.centre - extent, mesh.centre + extent)
+    near = frame.centre_bits == CENTRE_BITS[0]  # far from the origin the frame's middle is not the mesh's
+    return replace(frame, turn=turn, mirror=mirror if near else 0)
 
 
 def _target(
@@ -275,7 +277,7 @@ def _target(
     # In two calls, so that the solid of the other fill rule finds the same volume points' winding numbers again.
     distances = np.concatenate([solid.signed_distance(part) for part in (near, volume)]) * place.scale
     placed = place(np.concatenate([near, volume]))
-    placed[:near_count] = half.above(placed[:near_count], near)[0]
+    placed[:near_count] *= half.side(placed[:near_count])
     depths = half.cut(placed, distances) / half.scale
     target = Target(half.box, _tensor(half.seen(placed)), _tensor(depths), near_count)
     return target, (placed[near_count:].astype(np.float32), distances[near_count:] < 0)

@@ -58,12 +58,10 @@ class Half:
         """Points (n, 3) of the file's frame, those below the middle of a mirrored axis as their images above it."""
         return np.where(self._mirrored, np.abs(points), points) if self._mirrored.any() else points
 
-    def above(
-        self, points: NDArray[np.float64], directions: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Points (n, 3) of the file's frame with directions (n, 3) there, those below the cut as their images."""
-        side = np.where(self._mirrored & (points < -OVERLAP), -1.0, 1.0)
-        return side * points, side * directions
+    def side(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What to multiply points (n, 3) of the file's frame by, and directions there, to have those below the cut as
+        their images: 1 and -1, shape (n, 3)."""
+        return np.where(self._mirrored & (points < -OVERLAP), -1.0, 1.0)
 
     def cut(self, points: NDArray[np.float64], distances: NDArray[np.float64]) -> NDArray[np.float64]:
         """Signed distances (n,) to the half, of points (n, 3) of the file's frame whose distances to the whole are
@@ -91,7 +89,8 @@ class Half:
             Whether points (n, 3) of the file's frame are inside the whole.
         seed : int
         """
-        points, normals = self.above(points, normals)
+        side = self.side(points)
+        points, normals = side * points, side * normals
         low, high = self.centre - self._extents, self.centre + self._extents
         left = area / 2 ** self._mirrored.sum()
         for axis in np.flatnonzero(self._mirrored):
