@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from vat3d.extract import Field, GridField, extract_surface
-from vat3d.flatten import WIDTH_STEP, flattened
+from vat3d.flatten import with_width
 from vat3d.frame import Frame
 from vat3d.mirror import Half, frame_extents
 from vat3d.network import CodecNetwork
@@ -47,8 +47,7 @@ def raw_surface(
 
 def finished(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: int, frame: Frame) -> NDArray[np.float64]:
     """Vertices of a raw surface with parts thinner than a file's width made flat, fitted to its box."""
-    flat = flattened(vertices, faces, width * WIDTH_STEP) if width else vertices
-    return fit_box(flat, frame_extents(frame).astype(np.float32).astype(np.float64))
+    return fit_box(with_width(vertices, faces, width), frame_extents(frame).astype(np.float32).astype(np.float64))
 
 
 def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from vat3d.decoding import decoded_field, finished, raw_surface
 from vat3d.errors import MeshError
 from vat3d.evaluate import SAMPLES
 from vat3d.extract import GridField
-from vat3d.flatten import WIDTHS
+from vat3d.flatten import WALLED, WIDTHS
 from vat3d.frame import CENTRE_BITS, Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import EVEN_ODD, NONZERO, Solid
@@ -155,8 +155,14 @@ class Encoding:
         if self.schedule.free_steps:
             plain = self._stream(replace(start, kept=self._fit(start.ids)))
             stream = better(stream, plain, self._field, self.judge)
-        thin = self.solid.filled(chosen.fill).is_thin(self.original)
-        widths = WIDTHS[: 2 if self.closely else 1] if thin else ()  # an estimate overrates large ones
+        solid, widths = (
+            self.solid.filled(chosen.fill),
+            WIDTHS[: 2 if self.closely else 1],
+        )  # estimates overrate large ones
+        if solid.has_walls(self.original):
+            widths = tuple(WALLED + width for width in widths)
+        if not solid.is_thin(self.original):
+            widths = ()
         stream, score = with_levels(stream, self._field, self.judge, chosen.volume, self.closely, widths)
         if min_f_score is not None:
             for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):

@@ -17,14 +17,18 @@ WIDTH_STEP = 0.01
 """What a file's width counts, in half-sides."""
 WIDTHS = (3, 5)
 """Widths that the encoder tries beside none."""
-LEFT = 0.002
+WALLED = 8
+"""Added to a file's width where thin parts are walls rather than sheets."""
+SHEET, WALL = 0.002, 0.005
 """Half-thickness that is left to a part."""
 LOOK_IN = 0.6
 """How far within, in widths, other vertices are sought: nearer to the other side of thin parts than to this one."""
 NEIGHBOURS, SMOOTHINGS, ENOUGH = 5, 2, 0.1
 
 
-def flattened(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: float) -> NDArray[np.float64]:
+def flattened(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], width: float, left: float = SHEET
+) -> NDArray[np.float64]:
     """Vertices of a closed surface whose parts thinner than `width` are flat.
 
     What is thicker than 1.5 widths stays as it is, and between both less and less is moved. No face is added or lost.
@@ -34,6 +38,8 @@ def flattened(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: fl
     ----------
     vertices : array of shape (n, 3); faces : int array of shape (m, 3), outward
     width : float
+    left : float
+        Half-thickness that is left to them, if they are thicker.
 
     Returns
     -------
@@ -49,13 +55,19 @@ def flattened(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: fl
     total = weight.sum(1)
     thickness = (weight * depth).sum(1) / np.maximum(total, 1e-30)
     share = np.clip(total / ENOUGH, 0, 1) * np.clip(3 - 2 * thickness / width, 0, 1)
-    move = share * np.maximum(thickness / 2 - LEFT, 0)
+    move = share * np.maximum(thickness / 2 - left, 0)
     start, stop = faces.ravel(), np.roll(faces, -1, axis=1).ravel()  # each edge once in either direction
     beside = coo_matrix((np.ones(len(start)), (start, stop)), (len(vertices),) * 2).tocsr()
     degree = np.maximum(np.bincount(start, minlength=len(vertices)), 1)
     for _ in range(SMOOTHINGS):
         move = (move + (beside @ move) / degree) / 2
     return np.asarray(vertices - normals * move[:, None])
+
+
+def with_width(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+    """Vertices of a closed surface as a file of that width, 0 to 15, has them."""
+    walled, steps = divmod(width, WALLED)
+    return flattened(vertices, faces, steps * WIDTH_STEP, WALL if walled else SHEET) if steps else vertices
 
 
 def _vertex_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:

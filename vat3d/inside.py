@@ -40,8 +40,9 @@ THIN, THICKER, FELT = 0.016, 0.008, 0.06
 which the networks are asked the sign alone, stay as they are."""
 TOUCHING = 1e-6
 """Points so close to a face have their direction from it by its normal."""
-THIN_SHARE = 0.1
-"""A mesh is thin if more than this share of its surface is."""
+THIN_SHARE, WALL_THICKNESS = 0.1, 0.008
+"""A mesh is thin if more than this share of its surface is; and has walls if it is closed and half of what is thin is
+thicker than this."""
 HIDDEN, HIDDEN_SAMPLES, DEEP = 0.01, 2000, 0.02
 """A mesh hides parts if more than this share of so many samples of its surface have inside on both sides, so far away.
 """
@@ -241,6 +242,17 @@ class Solid:
         that `signed_distance` thickens."""
         points, depth = surface.points[:HIDDEN_SAMPLES], THIN * surface.normals[:HIDDEN_SAMPLES]
         return float((self.contains(points + depth) | self.contains(points - depth)).mean()) < 1 - THIN_SHARE
+
+    def has_walls(self, surface: SurfaceSamples) -> bool:
+        """Whether what is thin of the mesh's surface, of which these are samples in random order, are walls with a
+        thickness of their own, rather than sheets or walls that are hardly thicker."""
+        points, normals = surface.points[:HIDDEN_SAMPLES], surface.normals[:HIDDEN_SAMPLES]
+
+        def within(depth: float) -> NDArray[np.bool_]:
+            return self.contains(points + depth * normals) | self.contains(points - depth * normals)
+
+        thick = within(WALL_THICKNESS)[~within(THIN)]
+        return bool(self.report["closed"] and 2 * thick.sum() > len(thick))
 
     def volume_fraction(self, n: int = 4096) -> float:
         """Share of the mesh's bounding box that is inside, from `n` fixed points."""

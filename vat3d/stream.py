@@ -173,7 +173,7 @@ class TokenStream:
     residual_step : int, optional
         The last scale is a residual, in steps of ``STEPS[residual_step]`` of `vat3d.residual`.
     width : int, 0 to 15
-        Parts thinner than this, in hundredths of a half-side, decode flat.
+        Parts thinner than its remainder by 8, in hundredths of a half-side, decode flat; from 8 on, as thin walls.
     """
 
     ids: list[np.ndarray]

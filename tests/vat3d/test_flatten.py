@@ -6,7 +6,7 @@ import trimesh
 from numpy.typing import NDArray
 
 from vat3d.extract import extract_surface, is_closed_manifold
-from vat3d.flatten import LEFT, flattened
+from vat3d.flatten import SHEET, WALL, WALLED, flattened, with_width
 
 NORMAL = np.array([2, 3, 6]) / 7
 WIDTH = 0.03
@@ -44,14 +44,25 @@ def test_a_thin_plate_becomes_flat_about_its_middle(thickness: float, curvature:
     if thickness > WIDTH:
         assert 0.35 * thickness < half.mean() < 0.45 * thickness
     else:
-        assert np.abs(half - LEFT).mean() < 0.0018
-        assert np.quantile(half, 0.98) < LEFT + 0.006
+        assert np.abs(half - SHEET).mean() < 0.0018
+        assert np.quantile(half, 0.98) < SHEET + 0.006
     same_side = heights(flat[inner], curvature) * heights(vertices[inner], curvature) > 0
     assert same_side.mean() > 0.9  # a plate thinner than a cell is jagged: its sides may cross
     aside = flat[inner] - vertices[inner]
     assert np.linalg.norm(aside - (aside @ NORMAL)[:, None] * NORMAL, axis=1).mean() < 0.005
     assert is_closed_manifold(faces)
     assert np.abs(flat - vertices).max() <= 0.75 * WIDTH
+
+
+def test_a_width_of_walls_leaves_them_thicker() -> None:
+    vertices, faces = plate(0.024)
+    inner = away_from_the_rim(vertices)
+    for width, left in ((3, SHEET), (WALLED + 3, WALL)):
+        found = with_width(vertices, faces, width)
+        np.testing.assert_array_equal(found, flattened(vertices, faces, 0.03, left))
+        assert np.abs(heights(found[inner], 0.0)).mean() == pytest.approx(left, abs=0.0015)
+    for width in (0, WALLED):
+        assert with_width(vertices, faces, width) is vertices
 
 
 @pytest.mark.parametrize("thickness", [0.05, 0.3])

@@ -8,7 +8,7 @@ import trimesh
 
 from setcore.mesh_metrics import sample_surface
 from vat3d.errors import MeshError
-from vat3d.inside import EVEN_ODD, NONZERO, SHELL, THICKER, THIN, Solid
+from vat3d.inside import EVEN_ODD, NONZERO, SHELL, THICKER, THIN, WALL_THICKNESS, Solid
 from vat3d.repair import canonical_mesh
 
 RNG = np.random.default_rng(0)
@@ -238,7 +238,7 @@ def test_parts_are_hidden_within_others_and_where_two_have_a_wall_in_one_place(
     assert both.hides_parts(surface) == hides
 
 
-@pytest.mark.parametrize("thickness", [0.008, 0.014, 0.02])
+@pytest.mark.parametrize("thickness", [0.005, 0.01, 0.014, 0.02])
 def test_a_board_thinner_than_the_networks_see_is_thickened(thickness: float) -> None:
     half = np.array([1, 0.7, thickness / 2])
     thin = thickness < THIN
@@ -253,6 +253,7 @@ def test_a_board_thinner_than_the_networks_see_is_thickened(thickness: float) ->
     assert large.mean() == pytest.approx(1.4 / (1.4 + 1.7 * thickness), abs=0.01)
     surface = sample_surface(board.mesh.vertices, board.mesh.faces, 5000, seed=1, any_order=False)
     assert board.is_thin(surface) == thin
+    assert board.has_walls(surface) == (WALL_THICKNESS < thickness < THIN)
     np.testing.assert_array_equal(board.contains(POINTS), box_distance(POINTS, half) < 0)
 
 
