@@ -68,7 +68,8 @@ class MeshTokenizer:
         ----------
         mesh : path, trimesh.Trimesh, trimesh.Scene or (vertices, faces)
             Open sheets become shells of stated thickness, made flat again in decoding; what is thinner than .016
-            half-sides in closed parts is thickened. Colours and textures are dropped. `report` says so.
+            half-sides in closed parts is thickened. What stands askew is turned, and of shapes that are nearly their
+            own mirror image one half is encoded. Colours and textures are dropped. `report` says so.
         max_bytes : int
             Size of the file, header included.
         effort : {"fast", "normal", "best"}

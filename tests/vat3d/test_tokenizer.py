@@ -287,3 +287,22 @@ def test_what_lies_beyond_the_box_is_pressed_into_it_and_stays_apart() -> None:
     assert np.array_equal(fitted[:2, 0], above[:2])
     assert (np.diff(fitted[:5, 0]) > 0).all()
     assert fitted[6, 2] > fitted[7, 2]
+
+
+def test_a_mesh_that_stands_askew_is_kept_as_well_as_one_that_does_not() -> None:
+    """A table of five boxes, turned by some angle: the file says so, and decodes where the mesh is."""
+    tokenizer = MeshTokenizer.from_pretrained()
+    legs = [
+        trimesh.creation.box((0.15, 0.15, 0.8)).apply_translation((x, y, -0.4))
+        for x in (-0.9, 0.7)
+        for y in (-0.5, 0.6)
+    ]
+    table = trimesh.util.concatenate([trimesh.creation.box((2.2, 1.4, 0.15)), *legs])
+    rotation = trimesh.transformations.euler_matrix(0.4, -0.3, 0.5)
+    scores = []
+    for given, turned in ((table, False), (table.copy().apply_transform(rotation), True)):
+        stream = TokenStream.from_bytes(tokenizer.encode(given, 300, "fast").to_bytes(), tokenizer.model)
+        assert (stream.frame.turned_degrees > 0) == turned
+        scores.append(evaluate(given, tokenizer.decode(stream, resolution=96))["f_score@0.02"])
+    assert min(scores) > 0.8
+    assert abs(scores[0] - scores[1]) < 0.05
