@@ -106,7 +106,8 @@ class Encoding:
         turn = best_turn(given)
         canonical = turned(given, turn)
         self.original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
-        self.solid, self.frame = Solid(canonical), _frame(canonical, turn, best_mirror(canonical, self.original))
+        self.solid = Solid(canonical)
+        self.frame = _frame(canonical, turn, best_mirror(self.solid, self.original))
         self.place, self.half = _Place(canonical, self.frame), Half(self.frame)
         self.report: dict[str, Any] = {"notes": notes, **canonical.report, **self.solid.report, "effort": effort}
         self.report |= {"turned_degrees": self.frame.turned_degrees, "mirrored_axes": self.frame.mirrored_axes}

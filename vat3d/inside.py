@@ -141,6 +141,14 @@ class Solid:
                 distance = np.minimum(distance, sheet)
         return distance
 
+    def face_distance(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Distances (n,) of points (n, 3) from the mesh's faces, whatever is inside."""
+        at, parts = np.ascontiguousarray(points, np.float64), []
+        for tree, faces in ((self._closed_tree, self._closed_faces), (self._open_tree, self._open_faces)):
+            if tree is not None:
+                parts.append(_distance(tree, self.mesh.vertices, faces, at))
+        return np.asarray(np.minimum.reduce(parts))
+
     def _thickened(
         self, nearest: NDArray[np.float64], away: NDArray[np.float64], distance: NDArray[np.float64]
     ) -> NDArray[np.float64]:

@@ -18,8 +18,7 @@ from torch import Tensor
 from setcore.mesh_metrics import SurfaceSamples
 from setcore.seeding import numpy_generator
 from vat3d.frame import Frame
-from vat3d.inside import SHELL
-from vat3d.repair import CanonicalMesh
+from vat3d.inside import SHELL, Solid
 
 OVERLAP = 0.05
 """How far below the middle a shape is cut, in half-sides."""
@@ -111,19 +110,11 @@ def frame_extents(frame: Frame) -> NDArray[np.float64]:
     return np.maximum(frame.aspect, SHELL)
 
 
-def best_mirror(mesh: CanonicalMesh, surface: SurfaceSamples) -> int:
-    """The axes across whose middle a mesh, with these samples of its surface in random order, is its mirror image."""
-    import igl
-
-    tree = igl.AABB()
-    tree.init(mesh.vertices, mesh.faces)
-    points, mirror = surface.points[:SAMPLES], 0
-    for axis in range(3):
-        if np.abs(mesh.vertices[:, axis]).max() < LEAST_EXTENT:
-            continue
-        image = points.copy()
-        image[:, axis] *= -1
-        distance = np.sqrt(tree.squared_distance(mesh.vertices, mesh.faces, image)[0])
+def best_mirror(solid: Solid, surface: SurfaceSamples) -> int:
+    """The axes across whose middle a solid's mesh, of which these are samples in random order, is its mirror image."""
+    points, extents, mirror = surface.points[:SAMPLES], np.abs(solid.mesh.vertices).max(0), 0
+    for axis in np.flatnonzero(extents >= LEAST_EXTENT):
+        distance = solid.face_distance(points * np.where(np.arange(3) == axis, -1, 1))
         if all((distance < near).mean() >= share for near, share in ALIKE):
-            mirror |= 1 << axis
+            mirror |= 1 << int(axis)
     return mirror

@@ -11,6 +11,7 @@ from make_tiny_model import DATA
 from setcore.mesh_metrics import sample_surface
 from vat3d import MeshTokenizer, TokenStream
 from vat3d.frame import Frame
+from vat3d.inside import Solid
 from vat3d.mirror import OVERLAP, Half, best_mirror, frame_extents
 from vat3d.repair import canonical_mesh
 
@@ -25,7 +26,7 @@ def half_of(frame, mirror):
 
 def mirror_of(mesh):
     mesh = canonical_mesh(mesh.vertices, mesh.faces)
-    return best_mirror(mesh, sample_surface(mesh.vertices, mesh.faces, 8000, seed=1, any_order=False))
+    return best_mirror(Solid(mesh), sample_surface(mesh.vertices, mesh.faces, 8000, seed=1, any_order=False))
 
 
 def test_a_shape_without_a_mirror_is_seen_as_it_is():
@@ -84,6 +85,9 @@ def test_the_surface_of_half_a_ball_has_its_cut(axis):
 
 
 def test_mirrors_are_found():
+    """Of boxes that are halved along an axis if they are its image, with balls beside them, and of a bent sheet."""
+    sheet = trimesh.Trimesh([[-1, 0, 0], [1, 0, 0], [-1, 1, 0.6], [1, 1, 0.6]], [[0, 1, 2], [1, 3, 2]], process=False)
+    assert mirror_of(sheet) == 1
     box, ball = trimesh.creation.box((2.0, 1.4, 1.0)), trimesh.creation.icosphere(3, 0.3)
     assert mirror_of(box) == 7
     assert mirror_of(box.copy().apply_translation((30, 40, 50))) == 7
