@@ -156,14 +156,13 @@ class Encoding:
         if self.schedule.free_steps:
             plain = self._stream(replace(start, kept=self._fit(start.ids)))
             stream = better(stream, plain, self._field, self.judge)
-        solid, widths = (
-            self.solid.filled(chosen.fill),
-            WIDTHS[: 2 if self.closely else 1],
-        )  # estimates overrate large ones
-        if solid.has_walls(self.original):
-            widths = tuple(WALLED + width for width in widths)
-        if not solid.is_thin(self.original):
-            widths = ()
+        solid = self.solid.filled(chosen.fill)
+        widths: tuple[int, ...] = ()
+        if solid.is_thin(self.original):
+            kind = WALLED if solid.has_walls(self.original) else 0
+            widths = tuple(
+                kind + width for width in WIDTHS[: 2 if self.closely else 1]
+            )  # estimates overrate large ones
         stream, score = with_levels(stream, self._field, self.judge, chosen.volume, self.closely, widths)
         if min_f_score is not None:
             for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):

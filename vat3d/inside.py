@@ -248,19 +248,18 @@ class Solid:
     def is_thin(self, surface: SurfaceSamples) -> bool:
         """Whether much of the mesh's surface, of which these are samples in random order, is of sheets, or of parts
         that `signed_distance` thickens."""
-        points, depth = surface.points[:HIDDEN_SAMPLES], THIN * surface.normals[:HIDDEN_SAMPLES]
-        return float((self.contains(points + depth) | self.contains(points - depth)).mean()) < 1 - THIN_SHARE
+        return float(self._within(surface, THIN).mean()) < 1 - THIN_SHARE
 
     def has_walls(self, surface: SurfaceSamples) -> bool:
         """Whether what is thin of the mesh's surface, of which these are samples in random order, are walls with a
         thickness of their own, rather than sheets or walls that are hardly thicker."""
-        points, normals = surface.points[:HIDDEN_SAMPLES], surface.normals[:HIDDEN_SAMPLES]
-
-        def within(depth: float) -> NDArray[np.bool_]:
-            return self.contains(points + depth * normals) | self.contains(points - depth * normals)
-
-        thick = within(WALL_THICKNESS)[~within(THIN)]
+        thick = self._within(surface, WALL_THICKNESS)[~self._within(surface, THIN)]
         return bool(self.report["closed"] and 2 * thick.sum() > len(thick))
+
+    def _within(self, surface: SurfaceSamples, depth: float) -> NDArray[np.bool_]:
+        """Which of the first samples have inside on either side, so far away."""
+        points, step = surface.points[:HIDDEN_SAMPLES], depth * surface.normals[:HIDDEN_SAMPLES]
+        return self.contains(points + step) | self.contains(points - step)
 
     def volume_fraction(self, n: int = 4096) -> float:
         """Share of the mesh's bounding box that is inside, from `n` fixed points."""

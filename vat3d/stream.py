@@ -307,15 +307,16 @@ class TokenStream:
         if count == 0:
             raise CodecError("the file holds no tokens; it is damaged")
         scales = int(np.searchsorted(np.cumsum(model.scales), count)) + 1
-        start_bits = 3 * scales + _POSE_BITS * posed
+        numbers = scales if version > 3 else scales - 1 if version > 2 else 0  # of levels, beside the last one's
+        start_bits = 3 * numbers + (_POSE_BITS if posed else 1)
         if version > 3:
             if not model.latent:
                 raise CodecError(f"the file has a residual, but model {model_id} came without its configuration")
-            start_bits += 4 + 24 * math.prod(model.latent)
+            start_bits += 3 + 24 * math.prod(model.latent)
         flat, state = model.tables.decode_with(payload, count, start_bits)
         ids, levels, step = model.split(flat), [level] * scales, None
         if version > 2:
-            state, levels = _without_numbers(state, scales if version > 3 else scales - 1)
+            state, levels = _without_numbers(state, numbers)
             levels.append(LEVELS[level])
         if version > 3:
             state, step = divmod(state, len(STEPS))
