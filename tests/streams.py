@@ -9,7 +9,8 @@ import numpy as np
 from vat3d.entropy import Tables, integer_frequencies
 from vat3d.frame import Frame
 from vat3d.residual import residual_ids
-from vat3d.stream import TokenModel, TokenStream
+from vat3d.stream import TokenStream
+from vat3d.token_model import TokenModel
 
 SCALES, CODES = (3, 12, 27), 37
 LATENT = (3, 4, 4, 2)

@@ -22,7 +22,8 @@ from vat3d.evaluate import SAMPLES, THRESHOLDS, Reference
 from vat3d.inside import EVEN_ODD, NONZERO, Solid
 from vat3d.mesh_io import EXTENSIONS, load_mesh
 from vat3d.repair import canonical_mesh
-from vat3d.stream import TokenModel, TokenStream
+from vat3d.stream import TokenStream
+from vat3d.token_model import TokenModel
 
 BUDGETS = (256, 512, 1024, 2048, 4096)
 METHODS = ("ours", "draco")

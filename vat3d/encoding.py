@@ -1,7 +1,7 @@
 """Encoding: the search for the file of one mesh.
 
 Geometry is sampled from the canonical form of a mesh, so that the order of vertices and faces cannot matter, turned so
-that its faces lie along the axes, and in the frame as the file holds it, so that encoder and decoder agree to the last
+that it lies along the axes, and in the frame as the file holds it, so that encoder and decoder agree to the last
 bit on where things are. Then the fill rule is chosen, tokens are refined, a residual is laid over them where the file
 has room for one, and the levels of the surface are set.
 """
@@ -20,25 +20,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setcore.mesh_metrics import SurfaceSamples, sample_surface
+from setcore.mesh_metrics import SurfaceSamples
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.decoding import decoded_field, finished, raw_surface
 from vat3d.errors import MeshError
-from vat3d.evaluate import SAMPLES
 from vat3d.extract import GridField
 from vat3d.flatten import WALLED, WIDTHS
-from vat3d.frame import CENTRE_BITS, Frame
+from vat3d.frame import Frame
 from vat3d.geometry import EXTENT, stretch_box
 from vat3d.inside import EVEN_ODD, NONZERO, Solid
 from vat3d.levels import Judge, Volume, better, with_levels
 from vat3d.mesh_io import load_mesh
-from vat3d.mirror import Half, best_mirror
+from vat3d.mirror import Half
 from vat3d.network import CodecNetwork
-from vat3d.pose import Turn, best_turn, turned
+from vat3d.pose import best_pose
 from vat3d.refine import EFFORTS, SPARSE_EFFORTS, Choice, Schedule, Search, Target, refine, refine_residual
 from vat3d.repair import CanonicalMesh, canonical_mesh
 from vat3d.residual import STEP_CODE, residual_ids
-from vat3d.stream import LEVELS, TokenModel, TokenStream, header_bytes, tokens_within
+from vat3d.stream import LEVELS, TokenStream, header_bytes, tokens_within
+from vat3d.token_model import TokenModel
 
 SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
@@ -103,11 +103,8 @@ class Encoding:
         self.deadline = None if time_limit is None else time.perf_counter() + time_limit
         vertices, faces, notes = load_mesh(mesh)
         given = canonical_mesh(vertices, faces)
-        turn = best_turn(given)
-        canonical = turned(given, turn)
-        self.original = sample_surface(canonical.vertices, canonical.faces, SAMPLES, seed=1, any_order=False)
-        self.solid = Solid(canonical)
-        self.frame = _frame(canonical, turn, best_mirror(self.solid, self.original))
+        posed = best_pose(given)
+        canonical, self.original, self.solid, self.frame = posed.mesh, posed.surface, posed.solid, posed.frame
         self.place, self.half = _Place(canonical, self.frame), Half(self.frame)
         self.report: dict[str, Any] = {"notes": notes, **canonical.report, **self.solid.report, "effort": effort}
         self.report |= {"turned_degrees": self.frame.turned_degrees, "mirrored_axes": self.frame.mirrored_axes}
@@ -260,13 +257,6 @@ class _Place:
 
     def back(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         return (points - self.shift) / self.scale
-
-
-def _frame(mesh: CanonicalMesh, turn: Turn, mirror: int) -> Frame:
-    extent = np.abs(mesh.vertices).max(0) * mesh.half_side
-    frame = Frame.from_box(mesh.centre - extent, mesh.centre + extent)
-    near = frame.centre_bits == CENTRE_BITS[0]  # far from the origin the frame's middle is not the mesh's
-    return replace(frame, turn=turn, mirror=mirror if near else 0)
 
 
 def _target(

@@ -27,7 +27,8 @@ from vat3d.blocks import BatchedAttention
 from vat3d.errors import CodecError
 from vat3d.frame import Frame
 from vat3d.quantizer import ScaleQuantizer
-from vat3d.stream import WEIGHTS_FOLDER, TokenStream
+from vat3d.stream import TokenStream
+from vat3d.token_model import WEIGHTS_FOLDER
 from vat3d.tokenizer import MeshTokenizer
 
 DEFAULT_GENERATOR = "generator-1"

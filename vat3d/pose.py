@@ -1,20 +1,25 @@
-"""How a mesh is turned before it is encoded: so that its faces lie along the axes, as far as they can.
+"""How a mesh is turned before it is encoded: so that its faces, or its mirror planes, lie along the axes.
 
 The networks' feature planes lie along the axes, and so do the walls of most shapes that they have seen. A mesh that
 stands askew is brought into the pose of the greatest rectilinearity (Lian, Rosin & Sun 2010, "Rectilinearity of 3D
 meshes", International Journal of Computer Vision 89): the one in which the areas that its faces throw on the three
-coordinate planes have the least sum.
+coordinate planes have the least sum. One that is its own mirror image, but not along an axis, is brought to be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from vat3d.frame import NO_TURN, TURN_LIMIT, turn_rotations
+from setcore.mesh_metrics import SurfaceSamples, sample_surface
+from vat3d.evaluate import SAMPLES
+from vat3d.frame import CENTRE_BITS, NO_TURN, TURN_LIMIT, TURN_STEP, Frame, turn_rotations
+from vat3d.inside import Solid
+from vat3d.mirror import best_mirror, upright
 from vat3d.repair import CanonicalMesh, face_areas_normals
 
 Turn = tuple[int, int, int]
@@ -28,6 +33,37 @@ NORMALS = 2000
 FIRST_STEP, STARTS = 42, 4
 """Distance in codes of the turns that are looked at first, and how many of them, beside none, the search goes on from.
 """
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A mesh as it is encoded, samples of its surface in random order, its solid and the frame of its file."""
+
+    mesh: CanonicalMesh
+    surface: SurfaceSamples
+    solid: Solid
+    frame: Frame
+
+
+def best_pose(mesh: CanonicalMesh) -> Posed:
+    """The mesh turned along the axes, or so that it is its own mirror image along an axis if it is not so then."""
+    posed = _posed(mesh, best_turn(mesh))
+    if not posed.frame.mirror:
+        rotation = upright(posed.solid, posed.surface)
+        if rotation is not None:
+            other = _posed(mesh, nearest_turn(rotation @ posed.frame.rotation))
+            if other.frame.mirror:
+                return other
+    return posed
+
+
+def _posed(mesh: CanonicalMesh, turn: Turn) -> Posed:
+    mesh = turned(mesh, turn)
+    surface = sample_surface(mesh.vertices, mesh.faces, SAMPLES, seed=1, any_order=False)
+    solid, extent = Solid(mesh), np.abs(mesh.vertices).max(0) * mesh.half_side
+    frame = Frame.from_box(mesh.centre - extent, mesh.centre + extent)
+    near = frame.centre_bits == CENTRE_BITS[0]  # far from the origin the frame's middle is not the mesh's
+    return Posed(mesh, surface, solid, replace(frame, turn=turn, mirror=best_mirror(solid, surface) if near else 0))
 
 
 def best_turn(mesh: CanonicalMesh) -> Turn:
@@ -72,6 +108,14 @@ def _descended(
 def _lattice(axis: NDArray[np.int64]) -> NDArray[np.int64]:
     """All triples (n, 3) of the numbers of an axis."""
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+
+
+def nearest_turn(rotation: NDArray[np.float64]) -> Turn:
+    """The turn of a rotation (3, 3) to within its steps; of 24 that differ by quarter turns that nearest to none."""
+    alike = Rotation.create_group("O") * Rotation.from_matrix(rotation)
+    vector = alike[alike.magnitude().argmin()].as_mrp()  # the tangent of a quarter of the angle along the axis
+    codes = np.rint(2 * vector / (1 - vector @ vector) / TURN_STEP).astype(int)
+    return int(codes[0]), int(codes[1]), int(codes[2])
 
 
 def turned(mesh: CanonicalMesh, turn: Turn) -> CanonicalMesh:

@@ -21,7 +21,7 @@ from vat3d.entropy import fit_tables
 from vat3d.network import CodecNetwork
 from vat3d.quantizer import centre_first
 from vat3d.rate import bit_prices, kept_tokens, scale_bits
-from vat3d.stream import TokenModel, load_token_model, model_hash, save_token_model
+from vat3d.token_model import TokenModel, load_token_model, model_hash, save_token_model
 from vat3d.validation import Samples
 
 DECODING = ("decoder.", "field.", "quantizer.")

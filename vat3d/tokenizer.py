@@ -13,7 +13,8 @@ from vat3d.inside import FILLS, NONZERO
 from vat3d.network import CodecNetwork
 from vat3d.refine import EFFORTS
 from vat3d.release import load_release
-from vat3d.stream import TokenModel, TokenStream, embedded_model, embedded_models, read_model_id
+from vat3d.stream import TokenStream, read_model_id
+from vat3d.token_model import TokenModel, embedded_model, embedded_models
 
 if TYPE_CHECKING:
     import trimesh

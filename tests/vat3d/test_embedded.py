@@ -8,7 +8,7 @@ from toy_shapes import accepted
 from vat3d import MeshTokenizer, TokenStream
 from vat3d.generator import MeshGenerator
 from vat3d.mesh_io import load_mesh
-from vat3d.stream import embedded_models
+from vat3d.token_model import embedded_models
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ import pytest
 import torch
 import trimesh
 from make_tiny_model import DATA
+from scipy.spatial.transform import Rotation
 
 from setcore.mesh_metrics import sample_surface
 from vat3d import MeshTokenizer, TokenStream
-from vat3d.frame import Frame
+from vat3d.frame import NO_TURN, Frame
 from vat3d.inside import Solid
-from vat3d.mirror import OVERLAP, Half, best_mirror, frame_extents
+from vat3d.mirror import OVERLAP, Half, best_mirror, frame_extents, upright
+from vat3d.pose import best_pose
 from vat3d.repair import canonical_mesh
 
 FRAME = Frame.from_box(np.array([-1.0, -0.7, -0.5]), np.array([1.0, 0.7, 0.5]))
@@ -95,6 +97,47 @@ def test_mirrors_are_found():
     assert mirror_of(trimesh.util.concatenate([box, ball.copy().apply_translation((0.6, 0, 0.5))])) == 2
     assert mirror_of(trimesh.util.concatenate([box, ball.copy().apply_translation((0.6, 0.3, 0.5))])) == 0
     assert mirror_of(trimesh.creation.box((2.0, 1.4, 0.2))) == 3  # too thin to be halved along z
+
+
+def balls(*places):
+    """Small balls at these places and a large one at the origin."""
+    small = [trimesh.creation.icosphere(3, 0.3).apply_translation(place) for place in places]
+    return trimesh.util.concatenate([trimesh.creation.icosphere(3, 0.6), *small])
+
+
+PAIR = ((0.9, 0, 0), (-0.9, 0, 0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("mesh", "mirrors"),
+    [
+        (balls(*PAIR, (0, 0.8, 0), (0, -0.8, 0), (0, 0, 0.7), (0, 0, -0.7)), 3),
+        (balls(*PAIR, (0, 0.8, 0.3)), 2),
+        (balls(*PAIR, (0, 0.8, 0.3), (0, -0.2, 0.8)), 1),
+        (balls(*PAIR, (0.3, 0.8, 0.3), (0, -0.2, 0.8)), 0),
+    ],
+)
+def test_mirrors_that_lie_askew_are_brought_to_lie_along_axes(mesh, mirrors, seed):
+    rotation = Rotation.random(random_state=seed).as_matrix()
+    frame = best_pose(canonical_mesh(30 * mesh.vertices @ rotation.T + (5.0, -7.0, 9.0), mesh.faces)).frame
+    assert frame.mirrored.sum() == mirrors
+    assert (frame.turn == NO_TURN) == (mirrors == 0)
+    if mirrors:
+        first = frame.rotation @ rotation @ [1, 0, 0]  # across which each of these but the last is its own image
+        assert np.degrees(np.arccos(np.abs(first).max())) < 0.6
+        assert frame.mirrored[np.abs(first).argmax()]
+
+
+@pytest.mark.parametrize(("height", "found"), [(0.1, False), (0.6, True)])
+def test_a_thin_plate_is_not_turned_for_the_plane_that_it_lies_in(height, found):
+    """There would be nothing to halve."""
+    outline = np.array([[-1.0, -0.4], [0.7, -0.6], [1.0, 0.1], [-0.2, 0.7]])
+    corners = np.concatenate([np.insert(outline, 2, side * height / 2, axis=1) for side in (-1, 1)])
+    plate = trimesh.convex.convex_hull(corners @ Rotation.from_euler("xz", (20, 40), degrees=True).as_matrix())
+    mesh = canonical_mesh(plate.vertices, plate.faces)
+    rotation = upright(Solid(mesh), sample_surface(mesh.vertices, mesh.faces, 8000, seed=1, any_order=False))
+    assert (rotation is not None) == found
 
 
 @pytest.fixture(scope="module")

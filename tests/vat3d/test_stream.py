@@ -13,18 +13,8 @@ from vat3d.entropy import uniform_tables
 from vat3d.errors import CodecError
 from vat3d.frame import NO_TURN, TURN_STEP, Frame
 from vat3d.residual import residual_ids
-from vat3d.stream import (
-    HEADER_LIMIT,
-    LEVELS,
-    TokenModel,
-    TokenStream,
-    header_bytes,
-    load_token_model,
-    model_hash,
-    read_model_id,
-    save_token_model,
-    tokens_within,
-)
+from vat3d.stream import HEADER_LIMIT, LEVELS, TokenStream, header_bytes, read_model_id, tokens_within
+from vat3d.token_model import TokenModel, load_token_model, model_hash, save_token_model
 
 
 def same(a, b):

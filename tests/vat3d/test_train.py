@@ -11,7 +11,7 @@ from setcore.checkpoint import load_tensors
 from setcore.errors import CheckpointError, InputError
 from setcore.training import LOG_FILE, STATE_FILE, Budget
 from vat3d.release import load_release
-from vat3d.stream import TOKENS_FILE
+from vat3d.token_model import TOKENS_FILE
 from vat3d.train import learning_rate, losses, new_network, train
 
 CONFIG = dataclasses.replace(TRAIN, quantise_from=0.3)

@@ -18,7 +18,7 @@ from vat3d.network import CodecNetwork
 from vat3d.refine import Rate
 from vat3d.release import encoded_latents, load_release
 from vat3d.residual import residual_bits
-from vat3d.stream import TOKENS_FILE
+from vat3d.token_model import TOKENS_FILE
 from vat3d.train import new_network, train
 from vat3d.tuning import Pool, TuningConfig, residual_in_training, tune
 
