@@ -79,7 +79,7 @@ measurements of the bits, and between looks at what fits, in the second half."""
 BETAS = (0.9, 0.95)
 """Decay of Adam's moving averages, of the gradient and of its square."""
 EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(60, 100), "best": Schedule(150, 350)}
-SPARSE_EFFORTS = {"normal": Schedule(40, 30, residual_steps=105), "best": Schedule(60, 160, residual_steps=330)}
+SPARSE_EFFORTS = {"normal": Schedule(80, 20, residual_steps=105), "best": Schedule(60, 160, residual_steps=330)}
 """The same for files with a residual, whose tokens matter less."""
 
 Fit = Callable[[NDArray[np.int64]], int]
