@@ -6,7 +6,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from vat3d.frame import NO_TURN, TURN_LIMIT, turn_rotations
-from vat3d.pose import best_turn, turned
+from vat3d.pose import best_turn, nearest_turn, turned
 from vat3d.repair import canonical_mesh
 
 BOX = trimesh.creation.box((1.0, 0.5, 0.3))
@@ -64,6 +64,17 @@ def test_many_faces_are_looked_at_by_area():
     ball = trimesh.creation.icosphere(5, 0.05).apply_translation((1.0, 1.0, 1.0))
     turn = best_turn(posed(trimesh.util.concatenate([BOX, ball]), rotation))
     assert angle_to_axes(turn_rotations(np.array(turn)) @ rotation) < 0.4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_nearest_turn_differs_by_quarter_turns_and_less_than_a_step(seed):
+    rotation = Rotation.random(random_state=seed).as_matrix()
+    turn = nearest_turn(rotation)
+    assert max(map(abs, turn)) <= TURN_LIMIT
+    assert angle_to_axes(turn_rotations(np.array(turn)) @ rotation.T) < 0.35  # degrees; half a step in three numbers
+    assert nearest_turn(QUARTER_TURNS[seed]) == NO_TURN
+    small = (seed, -4 * seed, 40)
+    assert nearest_turn(turn_rotations(np.array(small))) == small
 
 
 def test_a_turned_mesh_is_the_same_mesh():
