@@ -46,6 +46,8 @@ FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 NEAR_SIGMAS = (0.01, 0.04)
 LEAST_ROOM = 96
 """Bytes after the tokens from which on a residual is worth its place."""
+COARSE = 0.125
+"""Share of the tokens before a residual that stay as the encoder chose them, but whole scales."""
 TRIAL = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
 YET_TO_COME = 0.5
@@ -185,7 +187,9 @@ class Encoding:
         return tokens_within(ids[: self.most], self.frame, self.model, self.max_bytes)
 
     def _improve(self, search: Search, start: Choice, schedule: Schedule, progress: bool = False) -> Choice:
-        return refine(search, start, schedule, deadline=self.deadline, progress=progress)
+        ends = np.cumsum(self.model.scales)
+        still = int(ends[ends <= self.base * COARSE].max(initial=0)) if self.most == self.base else 0
+        return refine(search, start, schedule, still=still, deadline=self.deadline, progress=progress)
 
     def _attempt(self, fill: str) -> Attempt:
         filled, samples = self.solid.filled(fill), SLOW_SAMPLES if self.closely else FAST_SAMPLES

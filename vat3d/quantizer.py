@@ -199,6 +199,7 @@ class ScaleQuantizer(nn.Module):
         kept: Int[Tensor, " b"] | None = None,
         price: Float[Tensor, " b"] | None = None,
         bits: Sequence[Float[Tensor, "_ v"]] | None = None,
+        given: Int[Tensor, "b k"] | None = None,
     ) -> Quantized:
         """Quantise `latent`.
 
@@ -211,6 +212,8 @@ class ScaleQuantizer(nn.Module):
             Half the squared error in the latent that a bit is worth; with `bits`.
         bits : list of tensors of shape (k or 1, v), optional
             For each scale what a code costs, for each token or for all.
+        given : tensor of shape (b, k), optional
+            Ids of the first scales, which stay.
         """
         weights = self.weights()
         if kept is None:
@@ -225,7 +228,10 @@ class ScaleQuantizer(nn.Module):
             if price is not None and bits is not None:
                 worth = price[:, None] / weights[start : start + count]
                 cost = (bits[scale].expand(count, -1) * worth[..., None])[present]
-            nearest = self.nearest(wanted, cost)
+            if given is not None and start + count <= given.shape[1]:
+                nearest = given[:, start : start + count][present]
+            else:
+                nearest = self.nearest(wanted, cost)
             chosen = torch.full_like(present, -1, dtype=torch.long).masked_scatter(present, nearest)
             vectors = latent.new_zeros(*present.shape, self.channels)
             vectors = vectors.masked_scatter(present[..., None], self.codebook[nearest])

@@ -153,14 +153,16 @@ class Search:
         return id_costs(self.tables, ids) * (price / self.weights)[:, None]
 
     @torch.no_grad()
-    def choose_price(self, latent: Float[Tensor, "1 p r r c"]) -> Choice:
-        """Quantise `latent` at several prices of a bit; the choice that decodes best from what fits."""
+    def choose_price(self, latent: Float[Tensor, "1 p r r c"], given: NDArray[np.int64] | None = None) -> Choice:
+        """Quantise `latent` at several prices of a bit; the choice that decodes best from what fits. `given`, ids of
+        the first scales, stay."""
         quantizer, sizes = self.network.quantizer, list(self.network.config.scales)
-        best = self.judge(torch.cat(quantizer(latent).ids, dim=1)[0].numpy(), 0.0)
+        first = None if given is None else torch.from_numpy(given)[None]
+        best = self.judge(torch.cat(quantizer(latent, given=first).ids, dim=1)[0].numpy(), 0.0)
         ids, unit = best.ids, float(self.weights[best.kept - 1])
         for price in PRICES:
             bits = list(id_costs(self.tables, ids).split(sizes))
-            quantized = quantizer(latent, None, torch.tensor([price * unit]), bits)
+            quantized = quantizer(latent, None, torch.tensor([price * unit]), bits, first)
             ids = torch.cat(quantized.ids, dim=1)[0].numpy()
             best = min(best, self.judge(ids, price * unit), key=lambda choice: choice.loss)
         return best
@@ -171,6 +173,7 @@ def refine(
     start: Choice,
     schedule: Schedule,
     *,
+    still: int = 0,
     deadline: float | None = None,
     progress: bool = False,
 ) -> Choice:
@@ -181,12 +184,20 @@ def refine(
     search : Search
     start : Choice
     schedule : Schedule
+    still : int
+        So many tokens, whole scales, the first ones, stay as they are. Steps that look at all tokens alone spoil what
+        the coarse ones of the encoder, which was trained to be cut anywhere, decode to by themselves.
     deadline : float, optional
         A reading of `time.perf_counter` after which no further step is begun.
     progress : bool
         A progress bar on standard error.
     """
     bar = tqdm(total=schedule.free_steps + schedule.steps, desc="refine", unit="step", disable=not progress)
+    first = start.ids[:still]
+    unmoved = search.codebook[torch.from_numpy(first)]
+
+    def latent(moved: Float[Tensor, "k c"]) -> Float[Tensor, "1 p r r c"]:
+        return search.latent(torch.cat([unmoved, moved]))
 
     def steps(
         count: int, parameter: Tensor, stage: str, loss: Callable[[int, Tensor, Tensor], Tensor]
@@ -196,19 +207,19 @@ def refine(
 
     def move_freely(start: Choice) -> Choice:
         """What is chosen for the latent of vectors that need not be codes, if it is better."""
-        vectors = search.codebook[torch.from_numpy(start.tokens)].clone().requires_grad_()
+        vectors = search.codebook[torch.from_numpy(start.tokens[still:])].clone().requires_grad_()
 
         def loss(step: int, *samples: Tensor) -> Tensor:
-            return search.field_error(search.latent(vectors), *samples)
+            return search.field_error(latent(vectors), *samples)
 
         for _ in steps(schedule.free_steps, vectors, "free", loss):
             pass
-        return min(start, search.choose_price(search.latent(vectors.detach())), key=lambda choice: choice.loss)
+        return min(start, search.choose_price(latent(vectors.detach()), first), key=lambda choice: choice.loss)
 
     def move_tokens(start: Choice) -> Choice:
         """The best state met while the codes of each token settle."""
-        best, costs, kept = start, search.costs(start.ids, start.price), start.kept
-        vectors = search.codebook[torch.from_numpy(start.ids)].clone().requires_grad_()
+        best, costs, kept = start, search.costs(start.ids, start.price)[still:], start.kept - still
+        vectors = search.codebook[torch.from_numpy(start.ids[still:])].clone().requires_grad_()
         half_power = search.codebook.square().sum(1) / 2
 
         def distances(tokens: int) -> Tensor:
@@ -220,14 +231,14 @@ def refine(
             draw = torch.rand(kept, len(half_power), generator=torch_generator(search.seed, "codes", step))
             gumbel = -torch.log(-torch.log(draw.clamp(1e-9, 1 - 1e-7)))
             shares = torch.softmax(gumbel - distances(kept) / temperature, dim=1)
-            return search.field_error(search.latent(shares @ search.codebook), *samples)
+            return search.field_error(latent(shares @ search.codebook), *samples)
 
         for step in steps(schedule.steps, vectors, "tokens", loss):
             if (step + 1) % LOOK_EVERY == 0 or step + 1 == schedule.steps:
                 with torch.no_grad():
                     ids = distances(len(vectors)).argmin(1).numpy()
-                now = search.judge(ids, start.price)
-                costs, kept = search.costs(now.ids, start.price), now.kept
+                now = search.judge(np.concatenate([first, ids]), start.price)
+                costs, kept = search.costs(now.ids, start.price)[still:], now.kept - still
                 best = min(best, now, key=lambda choice: choice.loss)
         return best
 

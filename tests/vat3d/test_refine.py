@@ -77,6 +77,18 @@ def test_refinement_lowers_what_the_file_decodes_to(
     assert loss(network, target, after) < 0.7 * loss(network, target, before)
 
 
+@pytest.mark.parametrize("schedule", [Schedule(50, 0, 256), Schedule(0, 50, 256), Schedule(20, 60, 256)])
+def test_what_is_to_stay_stays_and_the_rest_lowers_the_loss(
+    model: tuple[CodecNetwork, Tables], target: Target, schedule: Schedule
+) -> None:
+    network, _ = model
+    still = sum(network.config.scales[:2])
+    before, after = run(network, target, Schedule(0, 0)), run(network, target, schedule, still=still)
+    np.testing.assert_array_equal(after[:still], before[:still])
+    assert (after[still:] != before[still:]).any()
+    assert loss(network, target, after) < 0.8 * loss(network, target, before)
+
+
 def test_same_seed_same_ids(model: tuple[CodecNetwork, Tables], target: Target) -> None:
     schedule = Schedule(3, 6, 256)
     assert np.array_equal(run(model[0], target, schedule), run(model[0], target, schedule))
