@@ -72,6 +72,20 @@ def test_dequantized_ids_equal_the_quantised_latent(codec: CodecConfig) -> None:
 
 
 @both
+def test_ids_that_are_given_stay_and_later_scales_see_what_they_left(codec: CodecConfig) -> None:
+    quantizer, wanted = fitted(codec, latent(20)), latent(2, seed=3)
+    free, whole = quantizer(wanted), codec.scales[0] + codec.scales[1]
+    own = torch.cat(free.ids, dim=1)
+    again = quantizer(wanted, given=own[:, :whole])
+    torch.testing.assert_close(again.latent, free.latent)
+    assert torch.equal(torch.cat(again.ids, dim=1), own)
+    others = (own[:, :whole] + 1) % codec.codes
+    given = torch.cat(quantizer(wanted, given=others).ids, dim=1)
+    assert torch.equal(given[:, :whole], others)
+    assert not torch.equal(given[:, whole:], own[:, whole:])
+
+
+@both
 def test_prefixes_agree_and_errors_fall_once_the_codebook_fits(codec: CodecConfig) -> None:
     grid = latent(16)
     quantizer = fitted(codec, grid)
