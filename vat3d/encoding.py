@@ -48,6 +48,8 @@ LEAST_ROOM = 96
 """Bytes after the tokens from which on a residual is worth its place."""
 COARSE = 0.125
 """Share of the tokens before a residual that stay as the encoder chose them, but whole scales."""
+ROOM = 2
+"""So many times the tokens that a file holds uncoded are looked at; coded, it holds fewer."""
 TRIAL = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
 YET_TO_COME = 0.5
@@ -194,7 +196,8 @@ class Encoding:
     def _attempt(self, fill: str) -> Attempt:
         filled, samples = self.solid.filled(fill), SLOW_SAMPLES if self.closely else FAST_SAMPLES
         target, volume = _target(filled, self.place, self.half, self.seed, *samples)
-        search = Search(self.network, target, self._fit, self.model.tables, self.seed)
+        raw = 8 * self.max_bytes / math.log2(self.network.config.codes)
+        search = Search(self.network, target, self._fit, self.model.tables, self.seed, limit=int(ROOM * raw))
         points, normals = filled.surface_samples(SURFACE_POINTS, derive_seed(self.seed, "encode"))
         surface = self.place(points)
         shown, normals = self._half_surface(filled, surface, normals)

@@ -87,10 +87,15 @@ class Tables:
         return np.cumsum(self.frequencies, axis=1) - self.frequencies
 
     @cached_property
+    def code_bits(self) -> np.ndarray:
+        """Information content of every id in every table, in bits, float32 of shape (n_tables, n_codes)."""
+        return (PRECISION - np.log2(self.frequencies)).astype(np.float32)
+
+    @cached_property
     def _decoding(self) -> list[tuple[list[int], list[int]]]:
         return list(zip(self._starts.tolist(), self.frequencies.tolist(), strict=True))
 
-    def _rows(self, ids: np.ndarray) -> np.ndarray:
+    def rows(self, ids: np.ndarray) -> np.ndarray:
         """The table of each token of a prefix."""
         parent = self.parent[: ids.size]
         known = ids[np.maximum(parent, 0)]
@@ -124,7 +129,7 @@ class Tables:
         body = max(ids.size - self._digits, 0)
         for symbol in ids[body:][::-1].tolist():
             state = state * self.codes + symbol
-        rows = self._rows(ids)[:body]
+        rows = self.rows(ids)[:body]
         starts = self._starts[rows, ids[:body]][::-1].tolist()
         frequencies = self.frequencies[rows, ids[:body]][::-1].tolist()
         for start, frequency in zip(starts, frequencies, strict=True):
@@ -187,7 +192,7 @@ class Tables:
     def bits(self, ids: np.ndarray) -> np.ndarray:
         """Information content of each token in bits, shape (count,)."""
         ids = self._check(ids)
-        return np.asarray(PRECISION - np.log2(self.frequencies[self._rows(ids), ids]))
+        return np.asarray(PRECISION - np.log2(self.frequencies[self.rows(ids), ids]))
 
     def longest_prefix(self, ids: np.ndarray, max_bytes: int, start: int = 1) -> int:
         """The largest count for which ``len(encode(ids[:count], start)) <= max_bytes``.

@@ -14,6 +14,9 @@ Field = Callable[[np.ndarray], np.ndarray]
 HALF_WIDTH = 1.05
 MEAN_REACH = (3 + 3 * 2**0.5 + 3**0.5) / 8
 """Of all points of a unit cell, a corner has the largest mean distance to the eight corners: this one."""
+UNEVEN, STEEP = 0.25, 0.5
+"""A field passes a cell evenly if its corners lie so near to a linear function, in cell sides, of at least that slope.
+"""
 MAX_RESOLUTION = 512
 EMPTY_QUANTILE = 0.02
 _BATCH = 1 << 17
@@ -65,11 +68,12 @@ def extract_surface(
 
     Each level halves the cells of the one before. A cell is refined if the surface crosses it (its corners differ in
     sign), or might: a field whose slope is at most 1 has no zero in a cell unless the mean of its corners' absolute
-    values is below `MEAN_REACH` cell sides. At every level the surface is followed from cell to cell, so what is
-    found anywhere is found whole; only parts that no corner of the coarse levels comes near can be missed. Vertices
-    lie on grid edges, moved to the zero by one step of the secant method. Outside the cube counts as outside, so
-    shapes that reach its border are closed there. If nothing lies below `iso`, the level moves to the field's 2 %
-    quantile: the mesh is never empty.
+    values is below `MEAN_REACH` cell sides. Of a cell that the field passes evenly, as distances do where there is one
+    surface only, the halves are looked at that a linear field would cross. At every level the surface is followed from
+    cell to cell, so what is found anywhere is found whole; only parts that no corner of the coarse levels comes near
+    can be missed. Vertices lie on grid edges, moved to the zero by one step of the secant method. Outside the cube
+    counts as outside, so shapes that reach its border are closed there. If nothing lies below `iso`, the level moves to
+    the field's 2 % quantile: the mesh is never empty.
 
     Parameters
     ----------
@@ -112,7 +116,7 @@ def extract_surface(
         near = crossed | (np.abs(values).mean(1) <= reach)
         if not near.any():
             break
-        cells = _children(cells[near], side)
+        cells = _children(cells[near], side, _entered(values[near], side))
         side *= 2
     if not crossed.any():
         values = _corner_values(field, first_cells, first_side, 0.0)[:, 0]  # at the cells' lowest corners
@@ -136,10 +140,20 @@ def _offsets(side: int) -> np.ndarray:
     return np.asarray(CORNERS @ [(side + 1) ** 2, side + 1, 1])
 
 
-def _children(cells: np.ndarray, side: int) -> np.ndarray:
-    """The eight halves of each cell, on the grid of twice as many cells a side."""
+def _children(cells: np.ndarray, side: int, entered: np.ndarray) -> np.ndarray:
+    """Those `entered` (n, 8) of the eight halves of each cell, on the grid of twice as many cells a side."""
     lowest = 2 * _grid(cells, side) @ [(2 * side + 1) ** 2, 2 * side + 1, 1]
-    return np.sort((lowest + _offsets(2 * side)[:, None]).ravel(), kind="stable")
+    return np.sort((lowest + _offsets(2 * side)[:, None])[entered.T], kind="stable")
+
+
+def _entered(values: np.ndarray, side: int) -> np.ndarray:
+    """Which halves (n, 8) of cells with these corners to look at: all, but where the field passes evenly."""
+    cell, signs = 2 * HALF_WIDTH / side, 2 * CORNERS - 1
+    mean, slope = values.mean(1, keepdims=True), values @ signs / 8  # linear: mean + slope @ signs at the corners
+    error = np.abs(values - mean - slope @ signs.T).max(1)
+    even = _crossed(values) & (error <= UNEVEN * cell) & (np.linalg.norm(slope, axis=1) >= STEEP * cell / 2)
+    crossed = np.abs(mean + slope @ signs.T / 2) <= np.abs(slope).sum(1, keepdims=True) / 2
+    return np.asarray(crossed | ~even[:, None])
 
 
 def _position(points: np.ndarray, side: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from setcore.seeding import torch_generator
-from vat3d.entropy import PRECISION, Tables
+from vat3d.entropy import Tables
 from vat3d.losses import field_loss
 from vat3d.network import CodecNetwork
 from vat3d.precision import autocast
@@ -119,11 +119,23 @@ class Search:
     tables : Tables
         What each id costs in bits.
     seed : int
+    limit : int, optional
+        So many tokens are chosen at least, in whole scales: more than fit. All, if not given.
     """
 
-    def __init__(self, network: CodecNetwork, target: Target, fit: Fit, tables: Tables, seed: int = 0) -> None:
+    def __init__(
+        self,
+        network: CodecNetwork,
+        target: Target,
+        fit: Fit,
+        tables: Tables,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
         self.network, self.target, self.fit, self.tables, self.seed = network, target, fit, tables, seed
-        quantizer = network.quantizer
+        quantizer, scales = network.quantizer, network.config.scales
+        last = len(scales) if limit is None else int(np.searchsorted(np.cumsum(scales), limit)) + 1
+        self.scales = list(scales[:last])
         self.weights = quantizer.weights()
         self.codebook = quantizer.codebook.detach()
         self.held = _subset(target, torch_generator(seed, "held"), HELD)
@@ -150,20 +162,24 @@ class Search:
 
     def costs(self, ids: NDArray[np.int64], price: float) -> Float[Tensor, "k v"]:
         """What each code costs at each token, in half squared error of the token's vector, the others as in `ids`."""
-        return id_costs(self.tables, ids) * (price / self.weights)[:, None]
+        return id_costs(self.tables, ids) * (price / self.weights[: len(ids)])[:, None]
 
     @torch.no_grad()
     def choose_price(self, latent: Float[Tensor, "1 p r r c"], given: NDArray[np.int64] | None = None) -> Choice:
         """Quantise `latent` at several prices of a bit; the choice that decodes best from what fits. `given`, ids of
         the first scales, stay."""
-        quantizer, sizes = self.network.quantizer, list(self.network.config.scales)
         first = None if given is None else torch.from_numpy(given)[None]
-        best = self.judge(torch.cat(quantizer(latent, given=first).ids, dim=1)[0].numpy(), 0.0)
+        kept = torch.tensor([sum(self.scales)])
+
+        def quantised(*price_and_bits: Any) -> NDArray[np.int64]:
+            found = self.network.quantizer(latent, kept, *price_and_bits, given=first)
+            return np.asarray(torch.cat(found.ids, dim=1)[0].numpy())
+
+        best = self.judge(quantised(), 0.0)
         ids, unit = best.ids, float(self.weights[best.kept - 1])
         for price in PRICES:
-            bits = list(id_costs(self.tables, ids).split(sizes))
-            quantized = quantizer(latent, None, torch.tensor([price * unit]), bits, first)
-            ids = torch.cat(quantized.ids, dim=1)[0].numpy()
+            bits = id_costs(self.tables, ids).split(self.scales)
+            ids = quantised(torch.tensor([price * unit]), bits)
             best = min(best, self.judge(ids, price * unit), key=lambda choice: choice.loss)
         return best
 
@@ -382,10 +398,8 @@ def _descend(
 
 
 def id_costs(tables: Tables, ids: NDArray[np.int64]) -> Tensor:
-    """Bits that each code would cost at each token (tokens, codes), the tokens before it being as in `ids`."""
-    known = tables.bucket[ids[np.maximum(tables.parent, 0)]]
-    rows = tables.row + np.where(tables.parent >= 0, known, 0)
-    return torch.from_numpy((PRECISION - np.log2(tables.frequencies))[rows].astype(np.float32))
+    """Bits that each code would cost at each of the first tokens (tokens, codes), those before it being as in `ids`."""
+    return torch.from_numpy(tables.code_bits[tables.rows(ids)])
 
 
 def _subset(target: Target, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
