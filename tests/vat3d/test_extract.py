@@ -39,6 +39,12 @@ def balls(points):
     )
 
 
+def slit(points):
+    """A ball cut in two by an oblique slit a tenth of a coarse cell wide."""
+    across = points @ np.array([0.48, 0.6, 0.64], np.float32)
+    return np.maximum(sphere(points), 0.007 - np.abs(across - 0.1))
+
+
 def noise(seed, order):
     """A random field, with ambiguous cells everywhere."""
     grid = np.random.default_rng(seed).standard_normal((14, 14, 14))
@@ -73,7 +79,7 @@ def test_random_fields_are_closed_manifolds(seed, order):
     assert accepted(vertices, faces)
 
 
-@pytest.mark.parametrize("field", [sphere, torus, shell, balls])
+@pytest.mark.parametrize("field", [sphere, torus, shell, balls, slit])
 @pytest.mark.parametrize("resolution", [48, 64])
 def test_equals_the_dense_grid(field, resolution):
     vertices, faces = extract_surface(field, resolution, coarse=16)
@@ -84,7 +90,7 @@ def test_equals_the_dense_grid(field, resolution):
 
 
 def test_evaluates_a_small_share_of_the_grid():
-    """Cost grows with the surface: at 256 at most a 20th of the dense grid's points."""
+    """Cost grows with the surface: at 256 at most a 35th of the dense grid's points."""
     seen = []
 
     def counted(points):
@@ -92,7 +98,7 @@ def test_evaluates_a_small_share_of_the_grid():
         return torus(points)
 
     extract_surface(counted, 256)
-    assert sum(seen) < 257**3 / 20
+    assert sum(seen) < 257**3 / 35
 
 
 @pytest.mark.parametrize(("field", "area", "volume"), [
