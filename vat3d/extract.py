@@ -14,9 +14,9 @@ Field = Callable[[np.ndarray], np.ndarray]
 HALF_WIDTH = 1.05
 MEAN_REACH = (3 + 3 * 2**0.5 + 3**0.5) / 8
 """Of all points of a unit cell, a corner has the largest mean distance to the eight corners: this one."""
-UNEVEN, STEEP = 0.25, 0.5
+UNEVEN, STEEP = 0.1, 0.8
 """A field passes a cell evenly if its corners lie so near to a linear function, in cell sides, of at least that slope.
-"""
+(With .25 and .5 up to three in a thousand triangles of a thin slit below a smooth surface are missed.)"""
 MAX_RESOLUTION = 512
 EMPTY_QUANTILE = 0.02
 _BATCH = 1 << 17
