@@ -20,6 +20,7 @@ from vat3d.levels import (
     best_level_and_width,
     better,
     dice_level,
+    level_beside,
     with_levels,
 )
 from vat3d.stream import LEVEL_STEP, LEVELS, TokenStream
@@ -171,6 +172,17 @@ def test_a_handful_of_tokens_may_decode_one_level_lower_where_that_scores_better
     field = ball(0.7 - overlap * LEVEL_STEP)
     stream, _ = with_levels(token_stream(), lambda _: field, judge, ball_volume(), closely)
     assert stream.levels[0] == LEVELS[5 - below]
+
+
+@pytest.mark.parametrize("start", LEVELS)
+@pytest.mark.parametrize("best", LEVELS)
+def test_a_level_beside_is_reached_from_both_sides(start: int, best: int) -> None:
+    assert level_beside(lambda level: 1 - abs(LEVELS.index(level) - LEVELS.index(best)) / 20, start) == best
+
+
+def test_a_level_beside_moves_up_only_for_more_than_noise_and_down_for_any_gain() -> None:
+    assert level_beside(lambda level: 0.9 + NOISE / 5 * LEVELS.index(level), LEVELS[2]) == LEVELS[2]
+    assert level_beside(lambda level: 0.9 - NOISE / 5 * LEVELS.index(level), LEVELS[2]) == LEVELS[0]
 
 
 def test_an_estimate_is_of_the_best_level() -> None:
