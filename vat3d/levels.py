@@ -173,25 +173,27 @@ def with_levels(
     closely: bool,
     widths: Sequence[int] = (),
 ) -> tuple[TokenStream, float]:
-    """The stream with its levels and width, and its F-score: the last scale's level and the width by F-score, of other
-    scales the level whose inside has the largest Dice coefficient with the mesh's. `widths` are those to try beside
-    none.
+    """The stream with its levels and width, and its F-score: the last scale's level and the width by F-score, other
+    levels alike. `widths` are those to try beside none.
 
-    `closely`, F-scores are measured, and other scales' levels are those of the best F-score, too (by its estimate, but
-    for the last one of tokens before a residual): next to that Dice coefficient's for a handful of tokens, which often
-    leaves nothing below the level of the whole file, else next to that of the scale after it.
+    `closely`, F-scores are measured, and other scales' levels chosen by F-score, too (by its estimate, but for the last
+    one of tokens before a residual), beside the level of the scale after it. A handful of tokens often leaves nothing
+    below the level of the whole file; their own level is the one whose inside has the largest Dice coefficient with the
+    mesh's; `closely`, that of the best F-score beside it.
     """
     scores = judge.scores(field_of(stream), closely)
     level, width = best_level_and_width(scores, widths)
     levels, score = [level], scores(level, width)[0]
     for scales in range(len(stream.ids) - 1, 0, -1):
         prefix, level = stream.truncate(scales), levels[0]
-        field = field_of(prefix)
-        if not closely or prefix.count < HANDFUL:
-            level = dice_level(field, volume)
-        if closely:
-            last = stream.residual_step is not None and scales == len(stream.tokens)
-            level = level_beside(judge.f_scores(field, closely=last, width=width), level)
+        few = prefix.count < HANDFUL
+        if closely or few:
+            field = field_of(prefix)
+            if few:
+                level = dice_level(field, volume)
+            if closely:
+                last = stream.residual_step is not None and scales == len(stream.tokens)
+                level = level_beside(judge.f_scores(field, closely=last, width=width), level)
         levels.insert(0, level)
     return replace(stream, levels=tuple(levels), width=width), score
 
