@@ -49,7 +49,7 @@ LEAST_ROOM = 96
 COARSE = 0.125
 """Share of the tokens before a residual that stay as the encoder chose them, but whole scales."""
 ROOM = 2
-"""So many times the tokens that a file holds uncoded are looked at; coded, it holds fewer."""
+"""So many times the tokens that a file would hold uncoded are chosen; even coded, fewer fit."""
 TRIAL = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
 YET_TO_COME = 0.5
