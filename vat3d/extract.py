@@ -116,7 +116,7 @@ def extract_surface(
         near = crossed | (np.abs(values).mean(1) <= reach)
         if not near.any():
             break
-        cells = _children(cells[near], side, _entered(values[near], side))
+        cells = _children(cells[near], side, _entered(values[near], crossed[near], side))
         side *= 2
     if not crossed.any():
         values = _corner_values(field, first_cells, first_side, 0.0)[:, 0]  # at the cells' lowest corners
@@ -146,14 +146,15 @@ def _children(cells: np.ndarray, side: int, entered: np.ndarray) -> np.ndarray:
     return np.sort((lowest + _offsets(2 * side)[:, None])[entered.T], kind="stable")
 
 
-def _entered(values: np.ndarray, side: int) -> np.ndarray:
-    """Which halves (n, 8) of cells with these corners to look at: all, but where the field passes evenly."""
+def _entered(values: np.ndarray, crossed: np.ndarray, side: int) -> np.ndarray:
+    """Which halves (n, 8) of cells with these corners to look at: all, but of crossed ones that the field passes evenly
+    those that a linear field crosses."""
     cell, signs = 2 * HALF_WIDTH / side, 2 * CORNERS - 1
     mean, slope = values.mean(1, keepdims=True), values @ signs / 8  # linear: mean + slope @ signs at the corners
     error = np.abs(values - mean - slope @ signs.T).max(1)
-    even = _crossed(values) & (error <= UNEVEN * cell) & (np.linalg.norm(slope, axis=1) >= STEEP * cell / 2)
-    crossed = np.abs(mean + slope @ signs.T / 2) <= np.abs(slope).sum(1, keepdims=True) / 2
-    return np.asarray(crossed | ~even[:, None])
+    even = crossed & (error <= UNEVEN * cell) & (np.linalg.norm(slope, axis=1) >= STEEP * cell / 2)
+    by_linear = np.abs(mean + slope @ signs.T / 2) <= np.abs(slope).sum(1, keepdims=True) / 2
+    return np.asarray(by_linear | ~even[:, None])
 
 
 def _position(points: np.ndarray, side: int) -> np.ndarray:

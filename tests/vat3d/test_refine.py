@@ -127,6 +127,23 @@ def test_a_price_on_bits_saves_bits_and_is_taken_where_it_decodes_better(
     assert tables.bits(paid).sum() < tables.bits(free.ids).sum()
 
 
+@pytest.mark.parametrize("limit", [1, 7, 30, 10_000])
+def test_a_limit_leaves_out_whole_scales_that_cannot_fit_and_changes_nothing_else(
+    model: tuple[CodecNetwork, Tables], target: Target, limit: int
+) -> None:
+    network, tables = model
+    ends = np.cumsum(network.config.scales)
+
+    def within(ids: np.ndarray) -> int:
+        return min(limit, len(ids))
+
+    every = Search(network, target, within, tables).choose_price(start(network))
+    few = Search(network, target, within, tables, limit=limit).choose_price(start(network))
+    assert len(few.ids) == next((end for end in ends if end >= limit), ends[-1])
+    assert np.array_equal(few.ids, every.ids[: len(few.ids)])
+    assert (few.kept, few.price, few.loss) == (every.kept, every.price, every.loss)
+
+
 def test_costs_are_those_of_the_tables(model: tuple[CodecNetwork, Tables]) -> None:
     _, tables = model
     ids = np.random.default_rng(0).integers(0, tables.codes, tables.tokens)
