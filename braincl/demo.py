@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from braincl.cli import format_table
-from braincl.encoder import InContextEncoder
-from braincl.evaluation import evaluate, write_evaluation
-from braincl.nifti import to_nifti
-from braincl.predict import predict_responses
-from braincl.responses import open_responses, save_netcdf
-from braincl.splits import context_draws
+from braincl.analysis.predict import predict_responses
+from braincl.data.nifti import to_nifti
+from braincl.data.responses import open_responses, save_netcdf
+from braincl.estimators.in_context import InContextEncoder
+from braincl.evaluation.report import format_table, write_evaluation
+from braincl.evaluation.scores import evaluate
+from braincl.evaluation.splits import context_draws
 
 SUBJECT = Path(__file__).parent / "embedded" / "demo" / "subject.nc"
 MODEL = "demo"

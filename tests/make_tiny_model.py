@@ -17,7 +17,7 @@ from toy_shapes import CODEC, TRAIN, Toy
 
 from setcore.training import Budget
 from vat3d.tokenizer import MeshTokenizer
-from vat3d.train import train
+from vat3d.training.train import train
 
 DATA = Path(__file__).parent / "data"
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from braincl.encoder import ModelCard, save_encoder
-from braincl.network import SharedContextConfig, SharedContextNetwork
-from braincl.prior import Prior
-from braincl.ridge import RidgeCV
+from braincl.estimators.ridge import RidgeCV
+from braincl.models.config import SharedContextConfig
+from braincl.models.model_folder import ModelCard, save_encoder
+from braincl.models.prior import Prior
+from braincl.models.shared_context import SharedContextNetwork
 
 
 def make_prior(features: int = 12) -> Prior:

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from vat3d.entropy import Tables, integer_frequencies
-from vat3d.frame import Frame
-from vat3d.residual import residual_ids
-from vat3d.stream import TokenStream
-from vat3d.token_model import TokenModel
+from vat3d.bitstream.entropy import Tables, integer_frequencies
+from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.residual import residual_ids
+from vat3d.bitstream.stream import TokenStream
+from vat3d.bitstream.token_model import TokenModel
 
 SCALES, CODES = (3, 12, 27), 37
 LATENT = (3, 4, 4, 2)

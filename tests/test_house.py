@@ -71,7 +71,8 @@ def forbidden(path: Path) -> Iterator[str]:
             yield f"{where}: pickles run code"
         if name == "torch.load" and keywords.get("weights_only") != "True":
             yield f"{where}: without weights_only=True it runs code"
-        if name == "print" and "file" not in keywords and path.name not in ("demo.py", "cli.py"):
+        speaks = path.name in ("demo.py", "cli.py") or path.parent.name == "cli"
+        if name == "print" and "file" not in keywords and not speaks:
             yield f"{where}: library code does not print"
 
 

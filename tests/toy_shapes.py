@@ -13,7 +13,8 @@ import trimesh
 from torch import Tensor
 from torch.nn import functional
 
-from vat3d.config import CodecConfig, TrainConfig
+from vat3d.network.config import CodecConfig
+from vat3d.training.config import TrainConfig
 
 CODEC = CodecConfig(
     width=32, hidden=32, encoder_layers=1, decoder_layers=1, plane=32, grid=8, stem=16, features=8, head=16,

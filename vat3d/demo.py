@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from setcore.files import write_bytes
-from vat3d.evaluate import ceiling, evaluate
-from vat3d.mesh_io import save_mesh
-from vat3d.render import save_gallery
+from vat3d.mesh.compare import ceiling, evaluate
+from vat3d.mesh.render import save_gallery
+from vat3d.mesh_io.save import save_mesh
 from vat3d.tokenizer import MeshTokenizer
 
 MESH = Path(__file__).parent / "embedded" / "vertebra.ply"

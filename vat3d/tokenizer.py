@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vat3d.decoding import decoded_field, finished, raw_surface
-from vat3d.encoding import Encoding
+from vat3d.bitstream.stream import TokenStream, read_model_id
+from vat3d.bitstream.token_model import TokenModel, embedded_model
+from vat3d.codec.decode import decoded_field, finished, raw_surface
+from vat3d.codec.effort import EFFORTS
+from vat3d.codec.encode import Encoding
 from vat3d.errors import CodecError
-from vat3d.extract import Field, decimate
-from vat3d.inside import FILLS, NONZERO
-from vat3d.network import CodecNetwork
-from vat3d.refine import EFFORTS
-from vat3d.release import load_release
-from vat3d.stream import TokenStream, read_model_id
-from vat3d.token_model import TokenModel, embedded_model, embedded_models
+from vat3d.mesh.decimate import decimate
+from vat3d.mesh.fill import FILLS, NONZERO
+from vat3d.mesh.isosurface import Field
+from vat3d.network.codec_network import CodecNetwork
+from vat3d.pretrained import load_release
 
 if TYPE_CHECKING:
     import trimesh
-
-DEFAULT_MODEL = "default-5"
+from vat3d.pretrained import model_folder
 
 
 class MeshTokenizer:
@@ -163,23 +163,6 @@ class MeshTokenizer:
         if faces is not None:
             vertices, triangles = decimate(vertices, triangles, faces)
         return trimesh.Trimesh(stream.frame.to_input(vertices), triangles, process=False)
-
-
-def model_folder(path_or_name: str | Path | None) -> Path:
-    """Folder of a model: an embedded one by name or id, or any folder.
-
-    Raises
-    ------
-    CodecError
-        It is neither.
-    """
-    name = DEFAULT_MODEL if path_or_name is None else str(path_or_name)
-    embedded = {known: folder for key, (folder, _) in embedded_models().items() for known in (folder.name, key)}
-    if name in embedded:
-        return embedded[name]
-    if Path(name).is_dir():
-        return Path(name)
-    raise CodecError(f"{name} is neither a model folder nor an embedded model ({', '.join(embedded) or 'none'})")
 
 
 def tokenizer_for(data: bytes) -> MeshTokenizer:

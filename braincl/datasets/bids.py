@@ -15,12 +15,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from braincl.data.nifti import grid_of, read_voxels, voxel_table
 from braincl.datasets.files import file_ids, need_folder, open_hdf5, read_table
 from braincl.datasets.generic import count_volumes, with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble
 from braincl.errors import ResponseError
-from braincl.nifti import grid_of, read_voxels, voxel_table
 
 GLMSINGLE = "TYPED_FITHRF_GLMDENOISE_RR.hdf5"
 

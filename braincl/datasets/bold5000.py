@@ -16,12 +16,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from braincl.data.nifti import read_voxels, voxel_table
 from braincl.datasets.files import file_ids, need_file, need_folder, open_hdf5, read_lines, read_mat, with_rois
 from braincl.datasets.generic import count_volumes, with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble, check_choice
 from braincl.errors import ResponseError
-from braincl.nifti import read_voxels, voxel_table
 
 SUBJECTS = ("CSI1", "CSI2", "CSI3", "CSI4")
 BETAS = "GLMbetas-TYPED-FITHRF-GLMDENOISE-RR"  # the version that the authors recommend

@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from braincl.data.nifti import read_voxels
 from braincl.errors import ResponseError
-from braincl.nifti import read_voxels
 
 
 def need_file(path: Path, what: str) -> Path:
@@ -193,7 +193,7 @@ def file_ids(files: Iterable[Path]) -> dict[Path, str]:
     ImageError
         A picture is missing or cannot be opened.
     """
-    from braincl.embed import read_picture
+    from braincl.embedding.embed import read_picture
 
     return {file: read_picture(file)[0] for file in dict.fromkeys(files)}
 

@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from braincl.data.nifti import open_nifti, read_voxels, voxel_table
 from braincl.datasets.files import file_ids, need_file, read_table, with_rois
 from braincl.datasets.layout import DataSet, Part, check_folder
 from braincl.datasets.trials import Session, assemble
 from braincl.errors import ResponseError
-from braincl.nifti import open_nifti, read_voxels, voxel_table
 
 LAYOUT = DataSet(
     name="generic",

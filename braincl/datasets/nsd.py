@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from braincl.data.nifti import VOLUMES, grid_of, open_nifti, read_voxels, voxel_table
 from braincl.datasets.files import (
     file_ids,
     need_file,
@@ -29,7 +30,6 @@ from braincl.datasets.generic import count_volumes, with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble
 from braincl.errors import ResponseError
-from braincl.nifti import VOLUMES, grid_of, open_nifti, read_voxels, voxel_table
 
 SCALE = 300  # betas are stored as int16: percent signal change times 300
 SUBJECTS = tuple(f"subj{number:02d}" for number in range(1, 9))

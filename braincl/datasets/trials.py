@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from braincl.errors import ResponseError
-from setcore.metrics import noise_ceiling_from_ncsnr, noise_ceiling_from_repeats, split_half_reliability
+from setcore.evaluation.metrics import noise_ceiling_from_ncsnr, noise_ceiling_from_repeats, split_half_reliability
 
 ZSCORES = ("session", "context", None)
 CEILINGS = ("ncsnr", "repeats", "split_half", None)

@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from braincl.data.nifti import grid_of
 from braincl.errors import ResponseError
-from braincl.nifti import grid_of
 from braincl.plot.axes import new_axes
 from setcore.errors import InputError
 

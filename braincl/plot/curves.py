@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from braincl.errors import ResponseError
 from braincl.plot.axes import COLOURS, new_axes
-from setcore.bootstrap import bootstrap_mean
+from setcore.evaluation.bootstrap import bootstrap_mean
+from setcore.evaluation.metrics import interval_coverage
 from setcore.files import atomic_path
-from setcore.metrics import interval_coverage
 
 STYLES = {
     "model": ("model", COLOURS[0], "o"),

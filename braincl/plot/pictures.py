@@ -60,7 +60,7 @@ def draw_context(shares: Any, pictures: Sequence[Any], axes: Any = None, *, coun
     Parameters
     ----------
     shares : array of shape (n,)
-        A row of `braincl.attention.context_shares`.
+        A row of `braincl.analysis.attribution.context_shares`.
     pictures : sequence of length n
         As in `draw_pictures`.
     axes : sequence of ``1 + count`` matplotlib axes, optional
@@ -118,7 +118,7 @@ def _pixels(picture: Any) -> NDArray[Any] | None:
     from pathlib import Path
 
     if isinstance(picture, Path) or (isinstance(picture, str) and Path(picture).is_file()):
-        from braincl.embed import read_picture
+        from braincl.embedding.embed import read_picture
 
         return np.asarray(read_picture(picture)[1])
     return None if isinstance(picture, str) else np.asarray(picture)

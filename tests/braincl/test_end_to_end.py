@@ -17,7 +17,7 @@ from PIL import Image
 from synthetic import make_responses, with_grid
 
 import braincl
-from braincl.embed import list_pictures, read_picture
+from braincl.embedding.embed import list_pictures, read_picture
 from setcore.checkpoint import save_tensors
 
 SCRIPT = Path(__file__).with_name("end_to_end.sh")
@@ -26,8 +26,8 @@ IMAGES, FEATURES = 50, 64
 # The command `braincl`, with an encoder of 0.4 million parameters beside those that users know.
 COMMAND = """
 import sys
-from braincl.backbones import BACKBONES, Backbone
-from braincl.cli import main
+from braincl.embedding.backbones import BACKBONES, Backbone
+from braincl.cli.main import main
 BACKBONES["tiny-vit"] = Backbone("tiny-vit", "timm", "test_vit.r160_in1k")
 sys.exit(main())
 """

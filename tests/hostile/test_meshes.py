@@ -13,12 +13,12 @@ import trimesh
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vat3d.data.sampling import sample_solid
 from vat3d.errors import MeshError
-from vat3d.inside import Solid
-from vat3d.mesh_io import EXTENSIONS, load_mesh
-from vat3d.mesh_readers import check_glb
-from vat3d.repair import canonical_mesh
-from vat3d.sampling import sample_solid
+from vat3d.mesh.canonical import canonical_mesh
+from vat3d.mesh.solid import Solid
+from vat3d.mesh_io.load import EXTENSIONS, load_mesh
+from vat3d.mesh_io.readers import check_glb
 
 BOX = trimesh.creation.box((2, 1, 0.5))
 
@@ -74,7 +74,7 @@ def test_names_that_are_not_read(tmp_path):
 
 
 def test_files_over_the_limit_are_not_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr("vat3d.mesh_io.MAX_BYTES", 100)
+    monkeypatch.setattr("vat3d.mesh_io.load.MAX_BYTES", 100)
     assert "more than 100" in refused(tmp_path, "a.obj", FILES["obj"])
 
 

@@ -10,9 +10,9 @@ from standin import save_small_model
 from synthetic import FEATURES, IMAGES, VOXELS, make_responses, with_grid
 
 import braincl
-from braincl.cli import main
+from braincl.cli.main import main
 from braincl.errors import ResponseError
-from braincl.published import PerVoxelConfig, PerVoxelNetwork, convert_published
+from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork, convert_published
 
 
 def replaced(name, values):

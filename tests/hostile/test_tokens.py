@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from streams import sparse_stream, token_model, token_stream
 
+from vat3d.bitstream.frame import MIRRORS, TURNS
+from vat3d.bitstream.header import COUNT_BYTES, CRC_BYTES, MAGIC, POSED, VERSIONS
+from vat3d.bitstream.stream import LEVELS, TokenStream, read_model_id
+from vat3d.bitstream.token_model import ID_BYTES
 from vat3d.errors import CodecError
-from vat3d.frame import MIRRORS, TURNS
-from vat3d.stream import COUNT_BYTES, CRC_BYTES, LEVELS, MAGIC, POSED, VERSIONS, TokenStream, read_model_id
-from vat3d.token_model import ID_BYTES
 
 DATA, SPARSE = token_stream().to_bytes(), sparse_stream().to_bytes()
 POSED_SPARSE = replace(sparse_stream(), frame=replace(sparse_stream().frame, turn=(5, -80, 127), mirror=5)).to_bytes()

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from streams import CODES, SCALES, token_model
 
-from vat3d.entropy import Tables, integer_frequencies
+from vat3d.bitstream.entropy import Tables, integer_frequencies
+from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.header import header_bytes
+from vat3d.bitstream.stream import TokenStream
 from vat3d.errors import CodecError
-from vat3d.frame import Frame
-from vat3d.stream import TokenStream, header_bytes
 
 MODEL = token_model()
 FRAMES = st.builds(

@@ -10,11 +10,12 @@ from make_tiny_model import DATA, golden_meshes
 
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
-from vat3d.decoding import fit_box
-from vat3d.encoding import Encoding
+from vat3d.codec.decode import fit_box
+from vat3d.codec.encode import Encoding
 from vat3d.errors import MeshError
-from vat3d.inside import FILLS, THICKER, Solid
-from vat3d.repair import canonical_mesh
+from vat3d.mesh.canonical import canonical_mesh
+from vat3d.mesh.fill import FILLS
+from vat3d.mesh.solid import THICKER, Solid
 from vat3d.tokenizer import tokenizer_for
 
 

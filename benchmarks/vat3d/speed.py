@@ -1,0 +1,114 @@
+"""Seconds and memory of the codec on two cores: encoding at each effort, decoding, and extraction beside a dense grid.
+
+    python benchmarks/vat3d/speed.py [--model MODEL_DIR] [--json OUT.json]
+
+The mesh is a closed shape of about 20,000 faces made here. Times are medians of a few repeats in one process, the first
+call aside; peak memory is that of a process of its own which imports, encodes (`fast`) and decodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+
+from setcore.files import write_json
+from vat3d import MeshTokenizer
+from vat3d.mesh.isosurface import extract_surface
+
+FAST_REPEATS, EXTRACTION = 5, (128, 256)
+
+
+def shape() -> trimesh.Trimesh:
+    """A sphere of 20,480 faces with bumps."""
+    mesh = trimesh.creation.icosphere(subdivisions=5)
+    x, y, z = mesh.vertices.T
+    mesh.vertices *= (1 + 0.15 * np.sin(5 * x) * np.cos(4 * y) + 0.1 * np.sin(7 * z))[:, None] * [1.0, 0.8, 0.6]
+    return mesh
+
+
+def seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Median time of `work`, after one call that is not counted where there are several."""
+    times = []
+    for _ in range(repeats + (repeats > 1)):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return round(float(np.median(times[repeats > 1 :])), 3)
+
+
+def round_trip(model: str | None) -> None:
+    """What a user's first call does."""
+    tokenizer = MeshTokenizer.from_pretrained(model)
+    tokenizer.decode(tokenizer.encode(shape(), 512, "fast"), 128)
+
+
+def peak_megabytes(model: str | None) -> int:
+    """Peak memory of `round_trip` in a process of its own."""
+    code = (
+        f"import sys; sys.path.insert(0, {sys.path[0]!r}); import vat3d_speed as s; s.round_trip({model!r}); s.report()"
+    )
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def report() -> None:
+    """Print this process's peak memory in MB."""
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def extraction(tokenizer: MeshTokenizer) -> dict[str, Any]:
+    """Hierarchical beside dense extraction of one decoded field."""
+    stream = tokenizer.encode(shape(), 1024, "fast")
+    field = tokenizer.field(stream)
+    result: dict[str, Any] = {}
+    for resolution in EXTRACTION:
+        found: dict[str, Any] = {}
+
+        def hierarchical(resolution: int = resolution, found: dict[str, Any] = found) -> None:
+            found["hierarchical"] = extract_surface(
+                field, resolution=resolution, saturation=3 * tokenizer.network.config.sharpness
+            )
+
+        def dense(resolution: int = resolution, found: dict[str, Any] = found) -> None:
+            found["dense"] = extract_surface(field, resolution=resolution, coarse=resolution)
+
+        ours, whole = seconds(hierarchical, 3), seconds(dense, 1)
+        same = all(map(np.array_equal, found["hierarchical"], found["dense"]))
+        result[str(resolution)] = {
+            "hierarchical_seconds": ours, "dense_seconds": whole, "ratio": round(whole / ours, 1), "same_surface": same,
+        }  # fmt: skip
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--json", default="vat3d_speed.json")
+    args = parser.parse_args()
+    tokenizer, mesh = MeshTokenizer.from_pretrained(args.model), shape()
+    result: dict[str, Any] = {"faces": len(mesh.faces), "threads": torch.get_num_threads()}
+    for effort, repeats in (("fast", FAST_REPEATS), ("normal", 1), ("best", 1)):
+
+        def encode(effort: str = effort) -> Any:
+            return tokenizer.encode(mesh, 512, effort, progress=False)
+
+        result[f"encode_{effort}_seconds"] = seconds(encode, repeats)
+    stream = tokenizer.encode(mesh, 512, "fast")
+    result["decode_128_seconds"] = seconds(lambda: tokenizer.decode(stream, 128), FAST_REPEATS)
+    result["peak_megabytes"] = peak_megabytes(args.model)
+    result["extraction"] = extraction(tokenizer)
+    write_json(args.json, result)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

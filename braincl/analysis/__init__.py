@@ -1,0 +1,1 @@
+"""What a fitted encoder says: predictions, maps, attribution, text queries, image selection."""

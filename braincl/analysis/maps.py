@@ -1,0 +1,144 @@
+"""Maps: one value for each voxel, out to NIfTI volumes and to GIFTI or MGH surfaces.
+
+Axes: m image, V voxel. A "voxel" of surface data is a vertex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from braincl.data.nifti import grid_of, write_nifti
+from braincl.errors import ResponseError
+from setcore.evaluation.metrics import explained_variance, pearson_r
+
+SMALLEST_CEILING = 0.05  # below it a score over its ceiling is mostly noise
+
+
+def voxel_maps(predicted: xr.Dataset, observed: xr.Dataset | None = None) -> xr.Dataset:
+    """Uncertainty and, where measured responses are given, scores per voxel.
+
+    Parameters
+    ----------
+    predicted : Dataset
+        As from `braincl.analysis.predict.predict_responses`.
+    observed : response set, optional
+        Measured responses of the same voxels; pictures are matched by `image_id`, those that are in both count.
+
+    Returns
+    -------
+    Dataset
+        ``uncertainty (voxel)``, the root mean square over images of the predictive standard deviation, in the units of
+        the responses. With `observed` also ``pearson_r``, ``explained_variance``, and
+        ``normalized_explained_variance``, the latter over the voxel's noise ceiling where it is known and above
+        `SMALLEST_CEILING`, else NaN. Coordinates and attributes are those of `predicted`.
+
+    Raises
+    ------
+    ResponseError
+        The voxels differ, or fewer than 2 pictures are in both.
+    """
+    maps = {"uncertainty": np.sqrt(np.square(predicted["prediction_std"].values.astype(float)).mean(axis=0))}
+    if observed is not None:
+        mean, measured = _matched(predicted, observed)
+        maps["pearson_r"] = pearson_r(measured, mean)
+        maps["explained_variance"] = explained_variance(measured, mean)
+        ceiling = np.full(mean.shape[1], np.nan)
+        for dataset in (predicted, observed):
+            if "noise_ceiling" in dataset.coords:
+                ceiling = dataset["noise_ceiling"].values.astype(float)
+        known = np.where(ceiling > SMALLEST_CEILING, ceiling, np.nan)
+        maps["normalized_explained_variance"] = maps["explained_variance"] / known
+    return _as_maps(maps, predicted)
+
+
+def picture_selectivity(predicted: xr.Dataset, pictures: Any) -> xr.Dataset:
+    """How much more each voxel is predicted to respond to some pictures than to the others.
+
+    ``d' = (mean inside - mean outside) / sqrt((variance inside + variance outside) / 2)`` over the predictions
+    (Afraz, Kiani & Esteky 2006), 0 for a voxel whose predictions do not vary.
+
+    Parameters
+    ----------
+    predicted : Dataset with ``prediction (image, voxel)``
+    pictures : bool array of shape (m,), or sequence of image_id
+
+    Returns
+    -------
+    Dataset with ``selectivity (voxel)``
+
+    Raises
+    ------
+    ResponseError
+        Fewer than 2 pictures are inside or outside.
+    """
+    chosen = np.asarray(pictures)
+    if chosen.dtype != bool:
+        chosen = np.isin(predicted["image_id"].values, chosen)
+    values = predicted["prediction"].values.astype(float)
+    if chosen.shape != values.shape[:1] or min(chosen.sum(), (~chosen).sum()) < 2:
+        raise ResponseError(
+            f"selectivity needs at least 2 pictures inside and outside the group, of {len(values)}; it has "
+            f"{int(chosen.sum())} inside"
+        )
+    inside, outside = values[chosen], values[~chosen]
+    spread = np.sqrt((inside.var(axis=0, ddof=1) + outside.var(axis=0, ddof=1)) / 2)
+    difference = inside.mean(axis=0) - outside.mean(axis=0)
+    return _as_maps({"selectivity": np.where(spread > 0, difference / np.where(spread > 0, spread, 1), 0)}, predicted)
+
+
+def write_maps(
+    maps: xr.Dataset, folder: str | Path, *, names: Sequence[str] | None = None, mask: str | Path | None = None
+) -> dict[str, Path]:
+    """Write variables with the axis 'voxel' as ``FOLDER/NAME.nii.gz``, each atomically.
+
+    Parameters
+    ----------
+    maps : Dataset with i, j, k (voxel), affine and grid_shape
+    folder : existing folder
+    names : sequence of str, optional
+        Which variables; None: all that have the axis 'voxel' as their last.
+    mask : path, optional
+        NIfTI mask whose header the maps take over; see `write_nifti`.
+
+    Returns
+    -------
+    dict of name to path
+
+    Raises
+    ------
+    ResponseError
+        Before anything is written: the geometry is missing, or a name is unknown.
+    """
+    found = [str(name) for name, variable in maps.data_vars.items() if variable.dims[-1:] == ("voxel",)]
+    names = found if names is None else list(names)
+    if unknown := [name for name in names if name not in found]:
+        raise ResponseError(f"there is no map {unknown[0]!r}; there are: {', '.join(found)}")
+    grid_of(maps)
+    paths = {name: Path(folder) / f"{name}.nii.gz" for name in names}
+    for name, path in paths.items():
+        write_nifti(maps[name].values, maps, path, mask=mask)
+    return paths
+
+
+def _matched(predicted: xr.Dataset, observed: xr.Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Predictions and measured responses (m, V) of the pictures that are in both."""
+    if not np.array_equal(predicted["voxel_id"].values, observed["voxel_id"].values):
+        raise ResponseError("the predicted and the measured voxels differ in voxel_id or its order; score equal voxels")
+    if "image_id" not in predicted.coords:
+        raise ResponseError("the predictions have no image_id; predict for images that have one (`braincl embed`)")
+    _, first, second = np.intersect1d(predicted["image_id"], observed["image_id"], return_indices=True)
+    if len(first) < 2:
+        raise ResponseError(f"{len(first)} pictures are both predicted and measured; scores need at least 2")
+    return predicted["prediction"].values[first], observed["response"].values[second]
+
+
+def _as_maps(maps: dict[str, NDArray[Any]], dataset: xr.Dataset) -> xr.Dataset:
+    coordinates = {name: c for name, c in dataset.coords.items() if c.dims == ("voxel",)}
+    variables = {name: (("voxel",), values.astype(np.float32)) for name, values in maps.items()}
+    return xr.Dataset(variables, coords=coordinates, attrs=dict(dataset.attrs))

@@ -1,0 +1,201 @@
+"""Language: what voxels are selective for, asked in words, through the text tower of the CLIP model of the embeddings.
+
+CLIP puts texts and pictures into one space, so that a voxel's weights can be compared with the embedding of a text as
+with that of a picture. The bias is left out: it is the same for all texts.
+
+Axes: p prompt, t text, V voxel, E feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from braincl.data.responses import EMBEDDING_ATTRIBUTES, average_duplicates, check_model_backbone
+from braincl.embedding.backbones import BACKBONES, Backbone, TextEncoder, find_backbone, load_text_encoder
+from braincl.errors import ModelError, ResponseError
+from braincl.estimators.base import LinearEncoder
+from setcore.evaluation.bootstrap import bootstrap_mean
+
+TEMPLATES = ("{}",)
+SIMILARITIES = ("cosine", "dot")
+
+
+def query_text(
+    encoder: LinearEncoder,
+    context: xr.Dataset,
+    prompts: Sequence[str],
+    weights: str | Path | None = None,
+    *,
+    backbone: str | Backbone | None = None,
+    templates: Sequence[str] = TEMPLATES,
+    similarity: str = "cosine",
+    contrast: bool = False,
+) -> xr.Dataset:
+    """Fit an encoder to a context and ask what its voxels are selective for.
+
+    Parameters
+    ----------
+    encoder : InContextEncoder or any other linear encoder
+    context : response set with embeddings of a CLIP model
+    prompts : sequence of str
+        Such as "a photo of a face".
+    weights : path or str, optional
+        Weights of the whole CLIP model, those that the embeddings were made with; as in `braincl.embed_images`.
+    backbone : str or Backbone, optional
+        The CLIP model, for embeddings that do not state it.
+    templates : sequence of str
+        Each holds ``{}`` once, where a prompt goes; see `embed_prompts`.
+    similarity : {"cosine", "dot"}
+        Of weights and text embedding. The dot product is the predicted response to a picture whose embedding is that
+        of the text, but for the bias, in the units of the responses; the cosine tells direction from strength.
+    contrast : bool
+        Of exactly two prompts: one map, the first minus the second.
+
+    Returns
+    -------
+    Dataset
+        ``selectivity (prompt, voxel)`` with the coordinate `prompt` and those of the voxels; attributes `similarity`,
+        `templates` and those of the embedding. 0 for voxels that are constant in the context.
+
+    Raises
+    ------
+    ModelError
+        The embeddings have no text tower, or come from another model or other weights.
+    CheckpointError
+        The weights cannot be read.
+    ResponseError
+        The context, the prompts or the templates cannot be used.
+    """
+    prompts, templates = list(prompts), list(templates)
+    _check_question(prompts, templates, similarity, contrast)
+    check_model_backbone(encoder, context=context)
+    context = average_duplicates(context)
+    text = load_text_encoder(_backbone_of(context, backbone), weights)
+    check_same_weights(context, text)
+    directions = embed_prompts(text, prompts, templates)
+    encoder.fit(context["embedding"].values, context["response"].values)
+    values = text_selectivity(np.asarray(encoder.coef_), directions, similarity)
+    names = prompts
+    if contrast:
+        values, names = values[:1] - values[1:], [f"{prompts[0]} - {prompts[1]}"]
+    kept = ("subject", *EMBEDDING_ATTRIBUTES, "affine", "grid_shape", "space")
+    return xr.Dataset(
+        {"selectivity": (("prompt", "voxel"), values.astype(np.float32))},
+        coords={
+            "prompt": ("prompt", np.array(names)),
+            **{name: c for name, c in context.coords.items() if c.dims == ("voxel",)},
+        },
+        attrs={name: context.attrs[name] for name in kept if name in context.attrs}
+        | {"similarity": similarity, "templates": " | ".join(templates)},
+    )
+
+
+def embed_prompts(
+    text: TextEncoder, prompts: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> Float[NDArray[np.float32], "p e"]:
+    """Unit-norm embeddings of prompts, each the mean over templates (Radford et al. 2021, section 3.1.4).
+
+    The embedding of each filled-in template is brought to unit norm, they are averaged, and so is the mean.
+    """
+    rows = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            tokens = text.tokenize([template.replace("{}", prompt) for template in templates])
+            features = torch.nn.functional.normalize(text.network.encode_text(tokens).float(), dim=-1)
+            rows.append(torch.nn.functional.normalize(features.mean(dim=0), dim=-1))
+    return torch.stack(rows).numpy()
+
+
+def text_selectivity(weights: NDArray[Any], directions: NDArray[Any], similarity: str = "cosine") -> NDArray[Any]:
+    """Similarity (p, V) of voxel weights (V, E) and unit-norm text embeddings (p, E), 0 where the weights are 0.
+
+    Raises
+    ------
+    ModelError
+        Their widths differ.
+    """
+    if weights.shape[1] != directions.shape[1]:
+        raise ModelError(
+            f"the weights have {weights.shape[1]} features, the text embeddings {directions.shape[1]}; the context's "
+            "embedding must be that of the CLIP model itself, not a projection of it"
+        )
+    values = directions @ weights.T
+    if similarity == "dot":
+        return values
+    norms = np.linalg.norm(weights, axis=1)
+    return np.where(norms > 0, values / np.where(norms > 0, norms, 1), 0)
+
+
+def roi_summary(found: xr.Dataset, seed: int = 0) -> list[dict[str, Any]]:
+    """Mean selectivity of each area for each prompt, with its 95 % bootstrap interval over voxels.
+
+    Returns
+    -------
+    list of dict
+        ``roi, prompt, voxels, mean, interval_low, interval_high``; the area is "all" where the voxels have none.
+    """
+    roi = found["roi"].values if "roi" in found.coords else np.full(found.sizes["voxel"], "all")
+    rows = []
+    for area in sorted(set(roi.tolist())):
+        for prompt, values in zip(found["prompt"].values.tolist(), found["selectivity"].values, strict=True):
+            of_area = values[roi == area]
+            low, high = bootstrap_mean(of_area, seed=seed)
+            rows.append({"roi": area, "prompt": prompt, "voxels": len(of_area), "mean": float(of_area.mean()),
+                         "interval_low": low, "interval_high": high})  # fmt: skip
+    return rows
+
+
+def check_same_weights(context: xr.Dataset, text: TextEncoder) -> None:
+    """Refuse texts and pictures that were embedded with different weights: their spaces have nothing in common.
+
+    Raises
+    ------
+    ModelError
+    """
+    stated = str(context.attrs.get("weights_sha256", ""))
+    if stated and stated != text.weights_sha256:
+        raise ModelError(
+            f"the context was embedded with weights of SHA-256 {stated[:12]}.., the text tower is of "
+            f"{text.weights_sha256[:12]}..; give the file that `braincl embed` was given"
+        )
+
+
+def _backbone_of(context: xr.Dataset, given: str | Backbone | None) -> Backbone:
+    stated = str(context.attrs.get("backbone", ""))
+    name = given.name if isinstance(given, Backbone) else given
+    if name and stated and name != stated:
+        raise ModelError(
+            f"the context's embedding has backbone {stated!r}, the text tower is that of {name!r}; use the same model "
+            "for both"
+        )
+    if isinstance(given, Backbone):
+        return given
+    if name:
+        return find_backbone(name)
+    if not stated:
+        raise ModelError("the context does not state its backbone; name the CLIP model of its embedding (--backbone)")
+    if stated not in BACKBONES:
+        raise ModelError(
+            f"the context's embedding has backbone {stated[:60]!r}, which has no text tower that is known here; embed "
+            "the pictures with a CLIP model (`braincl embed --backbone clip-vit-b-32`)"
+        )
+    return BACKBONES[stated]
+
+
+def _check_question(prompts: list[str], templates: list[str], similarity: str, contrast: bool) -> None:
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ResponseError('a prompt is empty; ask for something, such as "a photo of a face"')
+    if contrast and len(prompts) != 2:
+        raise ResponseError(f"a contrast is of exactly 2 prompts, the first minus the second; there are {len(prompts)}")
+    if not templates or not all(template.count("{}") == 1 for template in templates):
+        raise ResponseError("each template must hold {} once, where the prompt goes, such as 'a photo of {}'")
+    if similarity not in SIMILARITIES:
+        raise ResponseError(f"similarity is {similarity!r}; it must be one of {', '.join(SIMILARITIES)}")

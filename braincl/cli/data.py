@@ -1,0 +1,239 @@
+"""Commands that read, embed, join and simulate response sets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from setcore.cli import add_json_flag, check_output, print_result
+from setcore.errors import InputError
+
+ZSCORES = ("session", "context", "none")
+CEILINGS = ("ncsnr", "repeats", "split_half", "none")
+
+
+def add_data(commands: Any) -> None:
+    """Add `data` and its subcommands."""
+    command = commands.add_parser("data", help="data sets: list, info, check, read")
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+
+    listing = actions.add_parser("list", help="the data sets that can be read")
+    add_json_flag(listing)
+    listing.set_defaults(handler=_list)
+
+    info = actions.add_parser("info", help="what a data set is, its licence, its files and where to get them")
+    info.add_argument("name", metavar="NAME")
+    add_json_flag(info)
+    info.set_defaults(handler=_info)
+
+    check = actions.add_parser("check", help="what is there of a data set, what is missing and where to get it")
+    check.add_argument("name", metavar="NAME")
+    check.add_argument("folder", metavar="FOLDER")
+    check.add_argument("--subject", help="default: files of any subject count")
+    add_json_flag(check)
+    check.set_defaults(handler=_check)
+
+    read = actions.add_parser("read", help="write a subject as a response set")
+    read.add_argument("name", metavar="NAME")
+    read.add_argument("folder", metavar="FOLDER")
+    read.add_argument("--subject", required=True, help="such as subj01 for nsd, CSI1 for bold5000")
+    read.add_argument("--out", required=True, metavar="FILE.nc")
+    read.add_argument("--sessions", type=_numbers, metavar="N,N,...", help="default: all that are there")
+    read.add_argument("--mask", metavar="MASK", help="a NIfTI mask, or for nsd the name of a volume in roi")
+    read.add_argument("--pictures", metavar="FOLDER", help="picture files, whose hashes become image_id")
+    read.add_argument("--release", type=int, help="of bold5000: 1 or 2")
+    read.add_argument("--zscore", choices=ZSCORES, help="by all trials of a session, or by its context trials only")
+    read.add_argument("--noise-ceiling", choices=CEILINGS)
+    read.add_argument("--trials", action="store_true", help="keep single trials, too")
+    add_json_flag(read)
+    read.set_defaults(handler=_read)
+
+
+def _list(args: argparse.Namespace) -> None:
+    from braincl.datasets import DATASETS
+
+    titles = {name: dataset.title for name, dataset in DATASETS.items()}
+    print_result(titles, args.json, "\n".join(f"{name:10} {title}" for name, title in titles.items()))
+
+
+def _info(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from braincl.datasets import find_dataset
+
+    dataset = find_dataset(args.name)
+    lines = [f"{dataset.name}: {dataset.title}", f"licence: {dataset.licence}", f"source: {dataset.source}"]
+    if dataset.subjects:
+        lines.append(f"subjects: {', '.join(dataset.subjects)}")
+    lines.append(f"reader: {dataset.reader}")
+    for part in dataset.parts:
+        lines.append(f"{part.name}{'' if part.needed else ' (optional)'}: {part.what}")
+        lines += [f"    {pattern}" for pattern in part.patterns]
+        lines.append(f"    get: {part.get}")
+    print_result(asdict(dataset), args.json, "\n".join(lines))
+
+
+def _check(args: argparse.Namespace) -> None:
+    from braincl.datasets import check_folder, find_dataset
+
+    dataset = find_dataset(args.name)
+    found = check_folder(dataset, args.folder, args.subject)
+    lines, parts = [], {}
+    for part, files, gaps in found:
+        parts[part.name] = {"files": [str(file) for file in files], "needed": part.needed, "gaps": gaps}
+        state = (
+            f"{len(files)} file{'s' * (len(files) > 1)}"
+            if files
+            else ("MISSING" if part.needed else "not there (optional)")
+        )
+        lines.append(f"{part.name}: {state}")
+        lines += [f"    missing in between: {gap}" for gap in gaps]
+        if not files or gaps:
+            told = [f"    {part.what}; looked for {' or '.join(part.patterns)}", f"    get: {part.get}"]
+            lines += [line.replace("{subject}", args.subject or "{subject}") for line in told]
+    missing = [part.name for part, files, gaps in found if part.needed and (gaps or not files)]
+    if not any(files for _, files, _ in found):
+        missing = missing or [part.name for part, _, _ in found]
+    result = {"name": dataset.name, "folder": args.folder, "parts": parts, "missing": missing}
+    print_result(result, args.json, "\n".join(lines))
+    if missing:
+        raise InputError(f"{args.folder} lacks of {dataset.name}: {', '.join(missing)}")
+
+
+def _read(args: argparse.Namespace) -> None:
+    from braincl.data.responses import save_responses
+    from braincl.datasets import find_dataset, read_dataset
+    from setcore.cli import check_output
+
+    find_dataset(args.name)
+    check_output(args.out)
+    given = {
+        "sessions": args.sessions,
+        "mask": args.mask,
+        "pictures": args.pictures,
+        "release": args.release,
+        "trials": args.trials or None,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in ("zscore", "noise_ceiling"):
+        if (value := getattr(args, name)) is not None:
+            options[name] = None if value == "none" else value
+    dataset = read_dataset(args.name, Path(args.folder), args.subject, **options)
+    save_responses(dataset, args.out)
+    sizes = {"images": dataset.sizes["image"], "voxels": dataset.sizes["voxel"]}
+    facts = {name: dataset.attrs[name] for name in ("zscore", "noise_ceiling", "sessions", "dropped_voxels")}
+    text = f"{args.out}: {sizes['images']} images, {sizes['voxels']} voxels ({facts['dropped_voxels']} without data)"
+    print_result({"out": args.out, **sizes, **facts}, args.json, text)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 1,2,3") from None
+
+
+def add_embed(commands: Any) -> None:
+    command = commands.add_parser("embed", help="embed pictures with an image encoder")
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="picture files, or folders of them")
+    command.add_argument("--backbone", required=True, metavar="NAME", help="such as clip-vit-b-32 or dinov2-vit-b-14")
+    command.add_argument(
+        "--weights", metavar="FILE", help="tensors (.safetensors, .pt, .bin) or hf-hub:ORG/NAME (default: from the hub)"
+    )
+    command.add_argument(
+        "--out", required=True, metavar="FEATURES.nc", help="a run that was killed goes on from FEATURES.nc.partial"
+    )
+    command.add_argument("--batch-size", type=int, default=32, help="lower it when memory runs out")
+    command.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
+    command.add_argument("--no-normalize", action="store_true", help="keep embeddings as they are, not of unit norm")
+    add_json_flag(command)
+    command.set_defaults(handler=_embed)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from braincl.embedding.embed import embed_images
+
+    check_output(args.out, *args.images, *filter(None, [args.weights]))
+    made = embed_images(
+        args.images, args.backbone, args.weights, batch_size=args.batch_size, device=args.device,
+        normalize=not args.no_normalize, out=args.out, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    images, features = made["embedding"].shape
+    result = {"out": args.out, "images": images, "features": features, **made.attrs}
+    print_result(result, args.json, f"{args.out}: {images} images, {features} features of {args.backbone}")
+
+
+def add_join(commands: Any) -> None:
+    command = commands.add_parser("join", help="bring image embeddings into a response set by image_id")
+    command.add_argument("responses", metavar="RESPONSES.nc")
+    command.add_argument("features", metavar="FEATURES.nc", help="written by `braincl embed`")
+    command.add_argument("--out", required=True, metavar="SUBJECT.nc")
+    add_json_flag(command)
+    command.set_defaults(handler=_join)
+
+
+def _join(args: argparse.Namespace) -> None:
+    from braincl.data.responses import join_embeddings, open_embeddings, open_responses, save_responses
+
+    check_output(args.out, args.responses, args.features)
+    responses = open_responses(args.responses, require_embedding=False)
+    joined, missing = join_embeddings(responses, open_embeddings(args.features))
+    save_responses(joined, args.out)
+    result = {"out": args.out, "images": joined.sizes["image"], "missing": missing}
+    text = f"{args.out}: {joined.sizes['image']} of {responses.sizes['image']} images have an embedding"
+    if missing:
+        text += f"; left out, since their embedding is missing: {' '.join(missing)}"
+    print_result(result, args.json, text)
+
+
+def add_simulate(commands: Any) -> None:
+    command = commands.add_parser("simulate", help="make simulated subjects of one population, with known weights")
+    command.add_argument("embeddings", metavar="EMBEDDINGS.nc", help="of real pictures, written by `braincl embed`")
+    command.add_argument("--out", required=True, metavar="FOLDER", help="for subject_0.nc, subject_1.nc, ...")
+    command.add_argument(
+        "--prior", choices=("gaussian", "mixture"), default="gaussian", help="what voxel weights are drawn from"
+    )
+    command.add_argument("--components", type=int, default=8, help="groups of a mixture, beside the bulk")
+    command.add_argument("--decay", type=float, default=1.0, help="weights' eigenvalues fall as rank^-DECAY")
+    command.add_argument("--subjects", type=int, default=1)
+    command.add_argument("--voxels", type=int, default=1000, help="of each subject")
+    command.add_argument(
+        "--signal-shares", type=_range, default=(0.02, 0.7), metavar="LOW,HIGH", help="range of the share of signal"
+    )
+    command.add_argument("--repeats", type=int, default=1, help="trials of each picture; more than 1 are stored, too")
+    command.add_argument("--noise-rank", type=int, default=0, help="patterns of noise that voxels share")
+    command.add_argument("--seed", type=int, default=0, help="of the population, and of the subjects after it")
+    add_json_flag(command)
+    command.set_defaults(handler=_simulate)
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    from braincl.data.responses import open_embeddings, save_responses
+    from braincl.simulation.subjects import simulate_population, with_truth
+    from setcore.files import locked_folder
+
+    embeddings = open_embeddings(args.embeddings)
+    made = simulate_population(
+        embeddings, args.subjects, args.voxels, components=args.components if args.prior == "mixture" else 0,
+        decay=args.decay, seed=args.seed, signal_shares=args.signal_shares, repeats=args.repeats,
+        noise_rank=args.noise_rank,
+    )  # fmt: skip
+    written = []
+    with locked_folder(args.out) as folder:
+        for number, subject in enumerate(made):
+            path = folder / f"subject_{number}.nc"
+            check_output(path, args.embeddings)
+            save_responses(with_truth(subject), path)
+            written.append(str(path))
+    result = {"out": written, "images": embeddings.sizes["image"], "voxels": args.voxels, "prior": args.prior}
+    print_result(result, args.json, f"{' '.join(written)}: {args.voxels} voxels each, {args.prior} population")
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers such as 0.02,0.7") from None
+    return low, high

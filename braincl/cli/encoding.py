@@ -1,0 +1,204 @@
+"""Commands that fit, predict, evaluate and interpret encoders."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from braincl.evaluation.report import format_table
+from setcore.cli import add_json_flag, check_output, print_result
+from setcore.errors import InputError
+
+
+def add_predict(commands: Any) -> None:
+    command = commands.add_parser("predict", help="predict a subject's responses to new images from a context")
+    _add_model(command)
+    command.add_argument("--context", required=True, metavar="CONTEXT.nc", help="response set with embeddings")
+    command.add_argument("--images", required=True, metavar="QUERY.nc", help="embeddings of the images to predict")
+    command.add_argument("--out", required=True, metavar="PRED.nc")
+    command.add_argument("--nifti", metavar="PRED.nii.gz", help="write the predictions as a 4-D image, too")
+    add_json_flag(command)
+    command.set_defaults(handler=_predict)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from braincl.analysis.predict import predict_responses, shared_pictures
+    from braincl.data.nifti import check_nifti_name, grid_of, to_nifti
+    from braincl.data.responses import open_embeddings, open_responses, save_netcdf
+    from braincl.estimators.in_context import InContextEncoder
+
+    check_output(args.out, args.context, args.images)
+    context = open_responses(args.context)
+    query = open_embeddings(args.images)
+    if args.nifti:
+        check_output(args.nifti)
+        check_nifti_name(args.nifti)
+        grid_of(context)
+    predicted = predict_responses(InContextEncoder.from_pretrained(args.model), context, query)
+    if shared := shared_pictures(context, query):
+        _warn(f"{shared} query images are in the context, too: scores on them would flatter the model")
+    if args.nifti:
+        to_nifti(predicted["prediction"].values, predicted, args.nifti)
+    save_netcdf(predicted, args.out)
+    images, voxels = predicted["prediction"].shape
+    result = {"out": args.out, "nifti": args.nifti, "images": images, "voxels": voxels, "shared_pictures": shared}
+    print_result(result, args.json, f"{args.out}: {images} images, {voxels} voxels")
+
+
+def add_evaluate(commands: Any) -> None:
+    command = commands.add_parser("evaluate", help="score a model on a subject beside its baselines")
+    command.add_argument("subject", metavar="SUBJECT.nc")
+    _add_model(command)
+    command.add_argument(
+        "--contexts", type=_sizes, default=(20, 50, 100, 200, 400), metavar="N,N,...", help="context sizes, in pictures"
+    )
+    command.add_argument("--draws", type=int, default=5, help="contexts per size, disjoint where the pictures allow")
+    command.add_argument("--test-images", type=int, help="default: a quarter of the pictures, 300 at most")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--json",
+        required=True,
+        metavar="OUT.json",
+        help="the report; per-voxel scores (.nc) and a plot (.png) beside it",
+    )
+    command.set_defaults(handler=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from braincl.evaluation.report import output_paths, write_evaluation
+    from braincl.evaluation.scores import evaluate
+
+    if Path(args.json).suffix != ".json":
+        raise InputError(f"{args.json}: name the report .json; the files beside it take .nc and .png")
+    for path in output_paths(args.json):
+        check_output(path, args.subject)
+    evaluation = evaluate(
+        args.model, args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=sys.stderr.isatty()
+    )
+    for warning in evaluation.report["warnings"]:
+        _warn(warning)
+    write_evaluation(evaluation, args.json)
+    print(format_table(evaluation.report))
+    print("written: " + " ".join(map(str, output_paths(args.json))))
+
+
+def add_convert(commands: Any) -> None:
+    command = commands.add_parser("convert", help="turn a published BraInCoRL checkpoint into a model folder")
+    command.add_argument("published", metavar="PUBLISHED.pth", help="a state dict of raw tensors")
+    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="a new folder")
+    add_json_flag(command)
+    command.set_defaults(handler=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from braincl.models.per_voxel import convert_published
+
+    config = asdict(convert_published(args.published, args.out))
+    sizes = ", ".join(f"{name} {value}" for name, value in config.items())
+    print_result({"out": args.out, "config": config}, args.json, f"{args.out}: per_voxel network, {sizes}")
+
+
+def add_select(commands: Any) -> None:
+    command = commands.add_parser("select", help="pick the pictures to show next, those that would teach most")
+    command.add_argument("candidates", metavar="CANDIDATES.nc", help="embeddings, written by `braincl embed`")
+    _add_model(command)
+    command.add_argument("--context", metavar="CONTEXT.nc", help="responses so far (default: nothing shown yet)")
+    command.add_argument(
+        "--targets", metavar="TARGETS.nc", help="embeddings of the pictures to be predicted (default: the candidates)"
+    )
+    command.add_argument("--count", type=int, required=True, help="pictures to pick")
+    command.add_argument("--out", required=True, metavar="LIST.csv")
+    add_json_flag(command)
+    command.set_defaults(handler=_select)
+
+
+def _select(args: argparse.Namespace) -> None:
+    from braincl.analysis.image_selection import select_images, write_selection
+    from braincl.data.responses import open_embeddings, open_responses
+    from braincl.estimators.in_context import InContextEncoder
+
+    check_output(args.out, args.candidates, *filter(None, [args.context, args.targets]))
+    candidates = open_embeddings(args.candidates)
+    chosen = select_images(
+        InContextEncoder.from_pretrained(args.model), candidates, args.count,
+        context=open_responses(args.context) if args.context else None,
+        targets=open_embeddings(args.targets) if args.targets else None,
+    )  # fmt: skip
+    write_selection(chosen, candidates, args.out)
+    result = {"out": args.out, "row": chosen.rows.tolist(), "unexplained": chosen.unexplained.tolist()}
+    if "image_id" in candidates.coords:
+        result["image_id"] = candidates["image_id"].values[chosen.rows].tolist()
+    text = (
+        f"{args.out}: {len(chosen.rows)} pictures; of the signal's variance {chosen.unexplained[-1]:.1%} is left open"
+    )
+    print_result(result, args.json, text)
+
+
+def add_query(commands: Any) -> None:
+    command = commands.add_parser("query", help="map how selective voxels are for what a text says")
+    command.add_argument("prompts", nargs="+", metavar="PROMPT", help='such as "a photo of a face"')
+    _add_model(command)
+    command.add_argument("--context", required=True, metavar="CONTEXT.nc", help="response set with CLIP embeddings")
+    command.add_argument(
+        "--weights", metavar="CLIP", help="weights of the whole CLIP model that the pictures were embedded with: a "
+        "file or hf-hub:ORG/NAME (default: from the hub)"
+    )  # fmt: skip
+    command.add_argument("--backbone", metavar="NAME", help="the CLIP model, where CONTEXT.nc does not state it")
+    command.add_argument("--out", required=True, metavar="MAP.nii.gz", help="4-D where there are several prompts")
+    command.add_argument("--similarity", choices=("cosine", "dot"), default="cosine")
+    command.add_argument("--contrast", action="store_true", help="one map: the first of two prompts minus the second")
+    command.add_argument(
+        "--template", action="append", metavar="TEXT", help="such as 'a photo of {}'; give several to average over"
+    )
+    add_json_flag(command)
+    command.set_defaults(handler=_query)
+
+
+def _query(args: argparse.Namespace) -> None:
+    from braincl.analysis.text_query import TEMPLATES, query_text, roi_summary
+    from braincl.data.nifti import check_nifti_name, grid_of, to_nifti
+    from braincl.data.responses import open_responses
+    from braincl.estimators.in_context import InContextEncoder
+
+    check_output(args.out, args.context, *filter(None, [args.weights]))
+    check_nifti_name(args.out)
+    context = open_responses(args.context)
+    grid_of(context)
+    found = query_text(
+        InContextEncoder.from_pretrained(args.model), context, args.prompts, args.weights, backbone=args.backbone,
+        templates=args.template or TEMPLATES, similarity=args.similarity, contrast=args.contrast,
+    )  # fmt: skip
+    values = found["selectivity"].values
+    to_nifti(values[0] if len(values) == 1 else values, found, args.out)
+    rows = roi_summary(found)
+    prompts = found["prompt"].values.tolist()
+    result = {"out": args.out, "prompts": prompts, "similarity": args.similarity,
+              "templates": list(args.template or TEMPLATES), "voxels": values.shape[1], "rois": rows}  # fmt: skip
+    lines = [f"{args.out}: {values.shape[1]} voxels, {args.similarity}, maps: {'; '.join(prompts)}"]
+    lines += [
+        f"{row['roi']:16}{row['voxels']:>7} voxels  {row['mean']:+.4f} ({row['interval_low']:+.4f} .. "
+        f"{row['interval_high']:+.4f})  {row['prompt']}"
+        for row in rows
+    ]
+    print_result(result, args.json, "\n".join(lines))
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", metavar="MODEL_DIR", help="model folder or name of embedded weights (default: the embedded ones)"
+    )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 20,50,100") from None
+
+
+def _warn(message: str) -> None:
+    print(f"braincl: warning: {message}", file=sys.stderr)

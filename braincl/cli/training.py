@@ -1,0 +1,85 @@
+"""Commands that train a model and describe one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from setcore.cli import add_json_flag, print_result
+
+PRESETS = ("small", "paper", "agnostic")
+
+
+def add_train(commands: Any) -> None:
+    """Add `train`."""
+    command = commands.add_parser("train", help="meta-learn a model on several subjects")
+    command.add_argument("subjects", nargs="+", metavar="SUBJECT.nc")
+    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="the model folder to make")
+    command.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="small",
+        help="small: minutes on 2 cores; agnostic: a model without a population prior, for any embedding",
+    )
+    budget = command.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help="time to train, resumes included (default 15)")
+    budget.add_argument("--steps", type=int, help="optimiser steps: the same weights for the same seed")
+    command.add_argument(
+        "--stages", type=_shares, metavar="A,B,C", help="shares of the budget for the stages synthetic voxels, context "
+        "extension, real subjects, such as 0.15,0.25,0.6 (default: the preset's)"
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in MODEL_DIR")
+    add_json_flag(command)
+    command.set_defaults(handler=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from braincl.data.responses import open_responses
+    from braincl.training.config import PRESETS as CONFIGS
+    from braincl.training.train import meta_train
+    from setcore.training import Budget
+
+    given = args.minutes is not None or args.steps is not None
+    budget = Budget(steps=args.steps, minutes=args.minutes) if given else None
+    config = CONFIGS[args.preset]
+    if args.stages:
+        config = replace(config, schedule=config.schedule.with_shares(args.stages))
+    datasets = [open_responses(path) for path in args.subjects]
+    meta_train(datasets, config, out=args.out, budget=budget, seed=args.seed, resume=args.resume)
+    print_result({"out": args.out, "subjects": args.subjects}, args.json, f"{args.out}: trained model")
+
+
+def add_info(commands: Any) -> None:
+    """Add `info`."""
+    command = commands.add_parser("info", help="what a model is, what it was trained on and by which schedule")
+    command.add_argument(
+        "model", nargs="?", metavar="MODEL_DIR", help="folder, or name of embedded weights (default: the embedded ones)"
+    )
+    add_json_flag(command)
+    command.set_defaults(handler=_info)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from braincl.training.config import Schedule
+    from braincl.training.describe import describe_model
+    from setcore.checkpoint import config_from_dict
+
+    found = describe_model(args.model)
+    schedule = found["schedule"]
+    shown = {name: value for name, value in found.items() if name != "schedule"} | {
+        "features": found["features"] or "any"
+    }
+    lines = [f"{name}: {', '.join(v) if isinstance(v, list) else v}" for name, v in shown.items() if v is not None]
+    stages = str(config_from_dict(Schedule, schedule, found["model"])).split("; ") if schedule else ["not stated"]
+    print_result(found, args.json, "\n".join([*lines, *(f"stage {stage}" for stage in stages)]))
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    try:
+        synthetic, extension, real = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as 0.15,0.25,0.6") from None
+    return synthetic, extension, real

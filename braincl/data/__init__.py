@@ -1,0 +1,1 @@
+"""Response sets, NIfTI images and surface files."""

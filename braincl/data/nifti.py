@@ -1,0 +1,230 @@
+"""Between NIfTI volumes and the voxel axis.
+
+The voxel axis lists the voxels of a mask in C order of (i, j, k): k runs fastest, as `numpy.argwhere` has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from braincl.errors import ResponseError
+from setcore.files import atomic_path
+
+# NIfTI-1 codes of coordinate systems, by the names that the attribute `space` holds
+SPACES = {"scanner": 1, "aligned": 2, "talairach": 3, "mni": 4}
+VOLUMES = 16  # of a 4-D image that are in memory at once, besides the voxels that are kept
+
+
+def voxel_table(mask_path: str | Path, above: float | None = None) -> xr.Dataset:
+    """The voxel axis of a mask: coordinates `voxel_id`, `i`, `j`, `k`, attributes `affine`, `grid_shape`, `space`.
+
+    Parameters
+    ----------
+    mask_path : path of a three-dimensional NIfTI image
+    above : float, optional
+        Voxels of a larger value are in the mask. None: all but those of value 0.
+
+    Returns
+    -------
+    Dataset
+        Without variables; merge responses along 'voxel' into it.
+
+    Raises
+    ------
+    ResponseError
+    """
+    data, image = _load(mask_path)
+    if data.ndim != 3:
+        raise ResponseError(f"{mask_path}: a mask has 3 axes, this image has shape {data.shape}")
+    if not np.isfinite(data).all():
+        raise ResponseError(f"{mask_path}: the mask holds NaN or inf; use 0 outside and 1 inside")
+    indices = np.argwhere(data != 0 if above is None else data > above)
+    if len(indices) == 0:
+        raise ResponseError(f"{mask_path}: the mask is empty: 0 voxels")
+    names = {code: name for name, code in SPACES.items()}
+    return xr.Dataset(
+        coords={
+            "voxel_id": ("voxel", np.array(["-".join(map(str, index)) for index in indices])),
+            **{axis: ("voxel", indices[:, column]) for column, axis in enumerate("ijk")},
+        },
+        attrs={
+            "affine": image.affine.ravel().astype(float),
+            "grid_shape": np.array(data.shape),
+            "space": names.get(int(image.header["sform_code"]), "aligned"),
+        },
+    )
+
+
+def read_voxels(
+    path: str | Path, table: xr.Dataset, volumes: NDArray[np.bool_] | None = None, *, same_affine: bool = True
+) -> NDArray[np.float32]:
+    """Values of a NIfTI image at the voxels of `table`: (voxel,) of a 3-D image, (volume, voxel) of a 4-D one.
+
+    A 4-D image is read a few volumes at a time: memory is that of the voxels that are kept.
+
+    Parameters
+    ----------
+    path : path
+    table : Dataset
+        With coordinates `i`, `j`, `k` and attributes `affine` and `grid_shape`.
+    volumes : array of bool, shape (n_volumes,), optional
+        Which volumes of a 4-D image are kept; None: all.
+    same_affine : bool
+        Refuse an image whose affine is not that of `table`. False is for images known to be on the same grid, written
+        by a tool that keeps no affine.
+
+    Raises
+    ------
+    ResponseError
+        The image is damaged, or its grid or affine is not that of `table`.
+    """
+    indices, affine, shape = grid_of(table)
+    image = open_nifti(path)
+    if image.shape[:3] != shape or len(image.shape) not in (3, 4):
+        raise ResponseError(f"{path}: shape {image.shape} does not fit the grid {shape}; resample it to the mask")
+    if same_affine and not np.allclose(image.affine, affine, atol=1e-3):
+        raise ResponseError(f"{path}: the affine differs from that of the mask; resample it to the mask")
+    at = tuple(indices.T)
+    with _damage_named(path):
+        if len(image.shape) == 3:
+            return np.asarray(image.dataobj)[at].astype(np.float32)
+        wanted = np.arange(image.shape[3]) if volumes is None else np.flatnonzero(volumes)
+        values = np.empty((len(wanted), len(indices)), dtype=np.float32)
+        for start in range(0, image.shape[3], VOLUMES):
+            inside = (wanted >= start) & (wanted < start + VOLUMES)
+            if inside.any():
+                part = np.asarray(image.dataobj[..., start : start + VOLUMES])
+                values[inside] = part[at].T[wanted[inside] - start]
+        return values
+
+
+def open_nifti(path: str | Path) -> Any:
+    """Open a NIfTI image; its values are not read yet, so that damage behind the header is not found.
+
+    Raises
+    ------
+    ResponseError
+    """
+    import nibabel
+
+    with _damage_named(path):
+        return nibabel.load(path, keep_file_open=True)  # else gzip begins anew for each part that is read
+
+
+def to_nifti(values: Any, dataset: xr.Dataset, path: str | Path) -> None:
+    """Write values of voxels as a NIfTI image, atomically; 0 outside the voxels.
+
+    Parameters
+    ----------
+    values : array of shape (voxel,) or (image, voxel)
+        Written as a 3-D image, or as a 4-D image with the images last.
+    dataset : Dataset
+        With coordinates `i`, `j`, `k` and attributes `affine` and `grid_shape`.
+    path : path that ends in .nii or .nii.gz
+
+    Raises
+    ------
+    ResponseError
+    """
+    import nibabel
+
+    indices, affine, shape = grid_of(dataset)
+    check_nifti_name(path)
+    values = np.asarray(values, dtype=np.float32)
+    if values.ndim not in (1, 2) or values.shape[-1] != len(indices):
+        raise ResponseError(f"values of shape {values.shape} do not fit {len(indices)} voxels")
+    volume = np.zeros(shape + values.shape[:-1], dtype=np.float32)
+    volume[tuple(indices.T)] = values.T
+    image = nibabel.Nifti1Image(volume, affine)
+    code = SPACES.get(str(dataset.attrs.get("space", "")), SPACES["aligned"])
+    image.header.set_sform(affine, code)
+    image.header.set_qform(affine, code)
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
+
+
+def check_nifti_name(path: str | Path) -> None:
+    """Refuse a file name from which nibabel would not write NIfTI."""
+    if not str(path).endswith((".nii", ".nii.gz")):
+        raise ResponseError(f"{path}: name the NIfTI file .nii or .nii.gz")
+
+
+def grid_of(dataset: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64], tuple[int, ...]]:
+    """Voxel indices (voxel, 3), affine (4, 4) and grid shape of a response set.
+
+    Raises
+    ------
+    ResponseError
+        Naming what is missing.
+    """
+    missing = [axis for axis in "ijk" if axis not in dataset.coords]
+    missing += [name for name in ("affine", "grid_shape") if name not in dataset.attrs]
+    if missing:
+        raise ResponseError(
+            f"a NIfTI image needs coordinates i, j, k (voxel) and attributes affine, grid_shape; missing: "
+            f"{', '.join(missing)} (`braincl.voxel_table` makes them from a mask)"
+        )
+    indices = np.stack([dataset[axis].values for axis in "ijk"], axis=1).astype(np.int64)
+    affine = np.asarray(dataset.attrs["affine"], dtype=float).reshape(4, 4)
+    shape = tuple(int(length) for length in dataset.attrs["grid_shape"])
+    return indices, affine, shape
+
+
+def _load(path: str | Path) -> tuple[NDArray[Any], Any]:
+    image = open_nifti(path)
+    with _damage_named(path):
+        return np.asanyarray(image.dataobj), image
+
+
+@contextlib.contextmanager
+def _damage_named(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file raises whatever gzip, zlib, numpy or nibabel stumble over
+        raise ResponseError(
+            f"{path} is not a readable NIfTI image ({type(error).__name__}: {error}); it may be truncated, fetch it "
+            "again"
+        ) from error
+
+
+def write_nifti(values: Any, dataset: xr.Dataset, path: str | Path, *, mask: str | Path | None = None) -> None:
+    """Write values of voxels (V,) or (m, V) as a NIfTI image, with the header of the mask where one is given.
+
+    Without `mask` it is `braincl.to_nifti`: affine and coordinate system come from the attributes of `dataset`. The
+    header of a mask brings its units, codes and description along.
+
+    Raises
+    ------
+    ResponseError
+        The mask's shape or affine is not that of `dataset`, or values and voxels do not fit.
+    """
+    if mask is None:
+        to_nifti(values, dataset, path)
+        return
+    import nibabel
+
+    indices, affine, shape = grid_of(dataset)
+    check_nifti_name(path)
+    image = open_nifti(mask)
+    if image.shape[:3] != shape or not np.allclose(image.affine, affine, atol=1e-3):
+        raise ResponseError(
+            f"{mask}: shape {image.shape} or affine are not those of the voxels ({shape}); give the mask that the "
+            "responses were read with"
+        )
+    values = np.asarray(values, dtype=np.float32)
+    if values.ndim not in (1, 2) or values.shape[-1] != len(indices):
+        raise ResponseError(f"values of shape {values.shape} do not fit {len(indices)} voxels")
+    volume = np.zeros(shape + values.shape[:-1], dtype=np.float32)
+    volume[tuple(indices.T)] = values.T
+    header = image.header.copy()
+    header.set_data_dtype(np.float32)
+    header["scl_slope"], header["scl_inter"], header["cal_min"], header["cal_max"] = np.nan, np.nan, 0, 0
+    with atomic_path(path) as temporary:
+        nibabel.save(type(image)(volume, image.affine, header), temporary)

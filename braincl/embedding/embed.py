@@ -1,0 +1,298 @@
+"""Image embeddings: picture files to ``embedding (image, feature)``, in batches that survive a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from braincl.data.responses import save_netcdf
+from braincl.embedding.backbones import Backbone, ImageEncoder, find_backbone, load_encoder
+from braincl.errors import ImageError, ModelError
+from setcore.errors import InputError
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # looked for in folders
+READERS = 4  # threads that decode pictures
+_RECORD = struct.Struct("<III")  # of a finished batch: rows, features, CRC-32 of what follows
+
+
+def embed_images(
+    paths: Sequence[str | Path],
+    backbone: str | Backbone,
+    weights: str | Path | None = None,
+    *,
+    batch_size: int = 32,
+    device: str | None = None,
+    normalize: bool = True,
+    out: str | Path | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Embed picture files with an image encoder.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Picture files, and folders that are searched for them; the order is kept, within a folder by name.
+    backbone : str or Backbone
+        A name of `braincl.embedding.backbones.BACKBONES`.
+    weights : path or str, optional
+        A file of weights or ``hf-hub:ORG/NAME``; None: the published weights, from the hub.
+    batch_size : int
+        Pictures that the encoder takes at once; bounds memory.
+    device : str, optional
+        "cpu" or "cuda"; None: the GPU where there is one.
+    normalize : bool
+        Bring each embedding to unit norm, as the published in-context encoders expect.
+    out : path, optional
+        Write the result there as NetCDF-4, atomically. Finished batches are kept in ``OUT.partial``, and the same call
+        after a kill goes on from them to the result of an uninterrupted run.
+    progress : bool
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    Dataset
+        ``embedding (image, feature)`` float32 with ``image_id`` (first 16 hex digits of the SHA-1 of the file) and
+        ``image_file``; attributes `backbone`, `architecture`, `weights_sha256`, `preprocessing`, `normalization`.
+
+    Raises
+    ------
+    ImageError
+        A picture cannot be opened, or there is none; before anything is written.
+    ModelError
+        The backbone or device is unknown, or embeddings come out as NaN, infinite or zero.
+    CheckpointError
+        The weights cannot be read or are of another architecture.
+    InputError
+        `out` cannot be written, or ``OUT.partial`` comes from other settings.
+    """
+    if batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; it must be 1 or more")
+    if out is not None:
+        _check_out(Path(out))
+    files = list_pictures(paths)
+    place = _device(device)
+    encoder = load_encoder(find_backbone(backbone) if isinstance(backbone, str) else backbone, weights)
+    encoder.network.to(place)
+    with ThreadPoolExecutor(READERS) as readers:
+        hashes = readers.map(lambda file: read_picture(file)[0], files)
+        ids = list(tqdm(hashes, "check pictures", len(files), disable=not progress, unit="image"))
+        attributes = {
+            "backbone": encoder.backbone.name,
+            "architecture": f"{encoder.backbone.library} {encoder.backbone.model}",
+            "weights_sha256": encoder.weights_sha256,
+            "preprocessing": f"upright, on white; {encoder.preprocessing}",
+            "normalization": "unit norm" if normalize else "none",
+        }
+        settings = {
+            **attributes,
+            "batch_size": batch_size,
+            "device": place.type,
+            "pictures": hashlib.sha256("".join(ids).encode()).hexdigest(),
+        }
+
+        def result_of(kept: BinaryIO | None) -> xr.Dataset:
+            rows = [] if kept is None else _finished_batches(kept, len(files), batch_size)
+            done = len(rows) * batch_size
+            with tqdm(total=len(files), initial=min(done, len(files)), disable=not progress, unit="image",
+                      desc=f"embed {encoder.backbone.name}") as bar:  # fmt: skip
+                for start in range(done, len(files), batch_size):
+                    part = slice(start, start + batch_size)
+                    rows.append(_embed_batch(encoder, place, files[part], ids[part], normalize, readers))
+                    if kept is not None:
+                        _append_batch(kept, rows[-1])
+                    bar.update(len(rows[-1]))
+            return xr.Dataset(
+                {"embedding": (("image", "feature"), np.concatenate(rows))},
+                coords={"image_id": ("image", np.array(ids)), "image_file": ("image", np.array(list(map(str, files))))},
+                attrs=attributes,
+            )
+
+        if out is None:
+            return result_of(None)
+        with _partial_file(Path(out), settings) as kept:
+            result = result_of(kept)
+            save_netcdf(result, out)
+        return result
+
+
+def list_pictures(paths: Sequence[str | Path]) -> list[Path]:
+    """The picture files that `paths` name, folders searched in depth and in the order of names; each file once.
+
+    Raises
+    ------
+    ImageError
+        A path does not exist, or a folder holds no pictures.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            inside = [file for file in inside if not file.name.startswith(".")]
+            if not inside:
+                raise ImageError(f"folder {path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        elif path.is_file():
+            inside = [path]
+        else:
+            raise ImageError(f"{path} does not exist; name picture files or folders of them")
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    if not found:
+        raise ImageError("there are no pictures to embed; name picture files or folders of them")
+    return list(found.values())
+
+
+def read_picture(path: str | Path) -> tuple[str, Image.Image]:
+    """Id and RGB pixels of a picture file: upright, first frame, composited on white where it is transparent.
+
+    Raises
+    ------
+    ImageError
+        The file cannot be read or decoded to its end.
+    """
+    try:
+        content = Path(path).read_bytes()
+        with Image.open(io.BytesIO(content)) as stored:
+            stored.load()  # a truncated file opens, and fails here
+            image = ImageOps.exif_transpose(stored)
+        if image.mode.startswith("I;16"):  # Pillow would clip at 255
+            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {image.mode} have no known range")
+        image = image.convert("RGBA")
+    except Exception as error:  # what Pillow raises on damaged files is not documented
+        what = getattr(error, "strerror", None) or str(error).replace(repr(path), "").strip() or type(error).__name__
+        raise ImageError(f"{path} cannot be read as a picture ({what}); mend it, or leave it out") from error
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    return hashlib.sha1(content).hexdigest()[:16], white.convert("RGB")
+
+
+def _embed_batch(
+    encoder: ImageEncoder,
+    device: torch.device,
+    files: Sequence[Path],
+    ids: Sequence[str],
+    normalize: bool,
+    readers: ThreadPoolExecutor,
+) -> NDArray[np.float32]:
+    def prepared(file: Path, image_id: str) -> torch.Tensor:
+        found, image = read_picture(file)
+        if found != image_id:
+            raise ImageError(f"{file} was changed while pictures were being embedded; run again")
+        return encoder.prepare(image)
+
+    with torch.inference_mode():
+        images = torch.stack(list(readers.map(prepared, files, ids)))
+        features = encoder.network(images.to(device)).float()
+        norms = features.norm(dim=1, keepdim=True)
+        if not bool((torch.isfinite(norms) & (norms > 0)).all()):
+            at = int((~(torch.isfinite(norms) & (norms > 0)))[:, 0].nonzero()[0])
+            raise ModelError(
+                f"{encoder.backbone.name} gives {files[at]} an embedding of norm {float(norms[at])}; are the weights "
+                "damaged?"
+            )
+        return (features / norms if normalize else features).cpu().numpy()
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        raise ModelError(f"device {name!r} is not there ({str(error).splitlines()[0]}); use cpu") from error
+    return device
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir() or not out.absolute().parent.is_dir() or not os.access(out.absolute().parent, os.W_OK):
+        raise InputError(f"{out}: name a file in a folder that exists and can be written")
+
+
+@contextlib.contextmanager
+def _partial_file(out: Path, settings: dict[str, Any]) -> Iterator[BinaryIO]:
+    """The locked file of finished batches, after its first line (the settings); removed when all is done.
+
+    A kill leaves it. An error of input removes it: what it holds could not be gone on with.
+    """
+    path = out.with_name(out.name + ".partial")
+    with open(path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{out} is being written by another process; wait for it or name another file") from error
+        head = json.dumps(settings, sort_keys=True).encode() + b"\n"
+        file.seek(0)
+        found = file.readline(1 << 20)
+        if not head.startswith(found):
+            raise InputError(
+                f"{path} comes from a run with other {_difference(found, settings)}; repeat that run to finish it, or "
+                "delete the file to begin again"
+            )
+        if found != head:  # new, or killed within its first line
+            file.truncate(0)
+            _write_through(file, head)
+        try:
+            yield file
+        except InputError:
+            path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
+
+
+def _difference(line: bytes, settings: dict[str, Any]) -> str:
+    """Names of the settings in which the first line of a partial file differs."""
+    try:
+        found = json.loads(line)
+        return ", ".join(name for name, value in settings.items() if found.get(name) != value) or "settings"
+    except (ValueError, AttributeError):
+        return "contents: it is no file of `braincl embed`"
+
+
+def _finished_batches(file: BinaryIO, images: int, batch_size: int) -> list[NDArray[np.float32]]:
+    """The whole batches behind the first line; what a kill or a damage left after them is cut off."""
+    batches: list[NDArray[np.float32]] = []
+    end = file.tell()
+    while (expected := min(batch_size, images - len(batches) * batch_size)) > 0:
+        head = file.read(_RECORD.size)
+        if len(head) < _RECORD.size:
+            break
+        rows, features, checksum = _RECORD.unpack(head)
+        if rows != expected or features == 0 or (batches and features != batches[0].shape[1]):
+            break
+        data = file.read(4 * rows * features)
+        if len(data) < 4 * rows * features or zlib.crc32(data) != checksum:
+            break
+        batches.append(np.frombuffer(data, "<f4").reshape(rows, features).astype(np.float32))
+        end = file.tell()
+    file.truncate(end)
+    return batches
+
+
+def _append_batch(file: BinaryIO, features: NDArray[np.float32]) -> None:
+    data = np.ascontiguousarray(features, dtype="<f4").tobytes()
+    _write_through(file, _RECORD.pack(*features.shape, zlib.crc32(data)) + data)
+
+
+def _write_through(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Linear voxel encoders behind fit and predict."""

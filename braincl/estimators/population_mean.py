@@ -1,0 +1,65 @@
+"""The population mean: what is predicted for a voxel of which only offset and scale are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braincl.errors import ModelError
+from braincl.estimators.base import LinearEncoder
+
+
+class PopulationMean(LinearEncoder):
+    """The same weights for every voxel, in the voxel's own offset and scale.
+
+    Parameters
+    ----------
+    weights : array of shape (n_features,), optional
+        Mean weights of a population of voxels, for responses of unit variance. None: weights of 0, so that the
+        prediction is the mean of the context.
+
+    Attributes
+    ----------
+    coef_ : array of shape (n_voxels, n_features)
+    intercept_ : array of shape (n_voxels,)
+    residual_std_ : array of shape (n_voxels,)
+        Standard deviation of the residuals in the context: the predictive standard deviation.
+    """
+
+    def __init__(self, weights: Any = None) -> None:  # scikit-learn: no checks here
+        self.weights = weights
+
+    def fit(self, X: Any, y: Any) -> PopulationMean:
+        """Take offset and scale of every voxel from the context.
+
+        Parameters
+        ----------
+        X : array of shape (n_images, n_features)
+        y : array of shape (n_images, n_voxels) or (n_images,)
+
+        Raises
+        ------
+        ResponseError
+        ModelError
+            `weights` has another width than X.
+        """
+        X, Y, _ = self._validate_fit(X, y)
+        weights = np.zeros(X.shape[1]) if self.weights is None else np.asarray(self.weights)
+        if weights.shape != X.shape[1:]:
+            raise ModelError(
+                f"the population mean has weights of shape {weights.shape}, the embedding has {X.shape[1]} features; "
+                "embed with the backbone of the training subjects"
+            )
+        scale = np.where(self.constant_voxels_, 0, Y.std(axis=0))
+        self.coef_ = np.outer(scale, weights).astype(X.dtype)
+        offset = (Y - X @ self.coef_.T).mean(axis=0)
+        self.intercept_ = np.where(self.constant_voxels_, Y[0], offset).astype(X.dtype)
+        residual = Y - X @ self.coef_.T - self.intercept_
+        self.residual_std_ = np.sqrt(np.square(residual).sum(axis=0) / (len(Y) - 1)).astype(X.dtype)
+        self.residual_std_[self.constant_voxels_] = 0
+        return self
+
+    def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
+        return np.broadcast_to(self.residual_std_, (len(X), len(self.residual_std_))).copy()

@@ -1,0 +1,1 @@
+"""Scores of encoders on subjects that they were not trained on."""

@@ -1,0 +1,167 @@
+"""An evaluation as a JSON report, a NetCDF file of per-voxel scores, and a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from braincl.data.responses import save_netcdf
+from braincl.evaluation.splits import Splits
+from setcore.evaluation.metrics import (
+    normalized_explained_variance,
+)
+from setcore.files import write_json
+
+
+def format_table(report: dict[str, Any]) -> str:
+    """The report of `evaluate` as a table to print."""
+    columns = ("pearson_r", "explained_variance", "normalized_explained_variance", "coverage_90", "nll", "seconds")
+    heads = ("r", "EV", "EV/ceiling", "cover 90", "nll", "seconds")
+    lines = [f"{'method':12}{'n':>6}" + "".join(f"{head:>12}" for head in heads) + "   r, 95 %"]
+    for row in report["results"]:
+        cells = "".join(f"{'-' if row[name] is None else format(row[name], '.3f'):>12}" for name in columns)
+        if row["interval_low"] is not None:
+            cells += f"   {row['interval_low']:.3f}..{row['interval_high']:.3f}"
+        lines.append(f"{row['method']:12}{row['n']:>6}{cells}")
+    for row in report["differences"]:
+        lines.append(
+            f"model - {row['baseline']}, n = {row['n']}: r {row['pearson_r']:+.3f} "
+            f"({row['interval_low']:+.3f}..{row['interval_high']:+.3f})"
+        )
+    if report["prior_reason"]:
+        lines.append(f"prior_ridge is left out: {report['prior_reason']}")
+    return "\n".join(lines)
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` returns.
+
+    report : the content of the JSON file
+    voxels : the scores of every method, context size, draw and voxel
+    """
+
+    report: dict[str, Any]
+    voxels: xr.Dataset
+
+
+class TestSubject(NamedTuple):
+    dataset: xr.Dataset  # each picture once
+    X: NDArray[np.float32]
+    Y: NDArray[np.float32]
+    splits: Splits
+    kept: NDArray[np.bool_]  # voxels that vary over the test images
+
+
+def output_paths(json_path: str | Path) -> tuple[Path, Path, Path]:
+    """The files of an evaluation: the report, the per-voxel scores (.nc) and the plot (.png) beside it."""
+    path = Path(json_path)
+    return path, path.with_suffix(".nc"), path.with_suffix(".png")
+
+
+def write_evaluation(evaluation: Evaluation, json_path: str | Path) -> None:
+    """Write the report to `json_path`, and beside it the per-voxel scores and a plot of r against n.
+
+    The report comes last: where it is, all are.
+    """
+    from braincl.plot import plot_scores
+
+    report_path, voxel_path, plot_path = output_paths(json_path)
+    save_netcdf(evaluation.voxels, voxel_path)
+    plot_scores(evaluation.report, plot_path)
+    write_json(report_path, evaluation.report | {"voxel_file": voxel_path.name, "plot_file": plot_path.name})
+
+
+def score_row(
+    method: str,
+    n: int,
+    scores: dict[str, NDArray[Any]],
+    ceiling: NDArray[Any] | None,
+    interval: tuple[float, float],
+) -> dict[str, Any]:
+    """One line of the table, from scores of shape (draw, voxel); voxels without a score do not count."""
+    ev = scores["explained_variance"].mean(axis=0)  # NaN in all draws or in none
+    normalized = math.nan if ceiling is None else normalized_explained_variance(ev, ceiling)
+    return {
+        "method": method,
+        "n": n,
+        "pearson_r": _mean(scores["pearson_r"]),
+        "explained_variance": _mean(ev),
+        "normalized_explained_variance": _number(normalized),
+        "interval_low": _number(interval[0]),
+        "interval_high": _number(interval[1]),
+        "coverage_90": _mean(scores["coverage_90"]),
+        "nll": _mean(scores["nll"]),
+        "seconds": _mean(scores["seconds"]),
+    }
+
+
+def null_row(method: str, n: int, reason: str) -> dict[str, Any]:
+    values = ("pearson_r", "explained_variance", "normalized_explained_variance", "interval_low", "interval_high",
+              "coverage_90", "nll", "seconds")  # fmt: skip
+    return {"method": method, "n": n, **dict.fromkeys(values), "reason": reason}
+
+
+def difference_row(baseline: str, n: int, compared: tuple[float, float, float]) -> dict[str, Any]:
+    mean, low, high = map(_number, compared)
+    return {
+        "method": "model", "baseline": baseline, "n": n, "pearson_r": mean, "interval_low": low, "interval_high": high,
+    }  # fmt: skip
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean(dtype=np.float64)) if known.size else None
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def metadata(
+    given: xr.Dataset, data: TestSubject, encoder: Any, contexts: Sequence[int], draws: int, seed: int
+) -> dict[str, Any]:
+    """What a reader of the report must know beside the scores, warnings included."""
+    subject = str(given.attrs.get("subject", ""))
+    training = [str(name) for name in encoder.training_subjects]
+    pictures, test = len(data.X), len(data.splits.test)
+    warnings = []
+    if subject in training:
+        warnings.append(f"subject {subject!r} was in training: its scores say nothing about new subjects")
+    if not subject:
+        warnings.append("the response set has no attribute 'subject': whether it was in training cannot be told")
+    if (repeated := given.sizes["image"] - pictures) > 0:
+        warnings.append(f"{repeated} rows show a picture again; they were averaged before the split")
+    if (shared := _shared_embeddings(data)) > 0:
+        warnings.append(
+            f"{shared} test images have the embedding of an image in the context pool under another image_id: they "
+            "may show the same picture"
+        )
+    if (excluded := int((~data.kept).sum())) > 0:
+        warnings.append(f"{excluded} voxels are constant over the test images and were left out")
+    return {
+        "subject": subject,
+        "subject_in_training": subject in training,
+        "training_subjects": training,
+        "voxels": int(data.kept.sum()),
+        "excluded_constant_voxels": excluded,
+        "images": pictures,
+        "test_images": test,
+        "contexts": [int(n) for n in contexts],
+        "draws": draws,
+        "disjoint_draws": {str(n): min(draws, (pictures - test) // n) for n in contexts},
+        "seed": seed,
+        "warnings": warnings,
+    }
+
+
+def _shared_embeddings(data: TestSubject) -> int:
+    """Number of test images whose embedding is also that of an image in the pool."""
+    test = set(data.splits.test.tolist())
+    pool = {data.X[row].tobytes() for row in range(len(data.X)) if row not in test}
+    return sum(data.X[row].tobytes() in pool for row in test)

@@ -1,0 +1,1 @@
+"""Simulated subjects and their optimal predictors."""

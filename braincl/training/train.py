@@ -1,0 +1,325 @@
+"""Meta-training: response sets of several subjects in, a model folder out.
+
+First the population prior is fitted, its settings chosen inside the training data
+(`braincl.training.population_prior`). Then the gate of the network is trained in three stages
+(`braincl.training.config`): simulated subjects that stray from the prior by known amounts, with contexts of one size;
+the same over all sizes; the training subjects themselves, each with the prior of the fold that leaves it out, so that
+the gate learns how far a prior may be trusted on somebody new. The best weights on validation pictures are kept, the
+untrained gate among the candidates: training cannot make the closed form worse there.
+
+The gate starts from what the embedded agnostic weights have learned, if the config names them.
+
+Every step's random numbers depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from braincl.data.responses import open_responses
+from braincl.estimators.base import standardiser
+from braincl.estimators.prior_ridge import PriorRidge
+from braincl.models.model_folder import ModelCard, find_model, load_model, save_encoder
+from braincl.models.shared_context import SharedContextNetwork
+from braincl.simulation.shifted_subject import simulate_shifted_subject
+from braincl.training.config import PRESETS, Stage, TrainConfig, stored_schedule
+from braincl.training.population_prior import PopulationFit, Subject, load_or_fit
+from braincl.training.tasks import Task, make_tasks, of_one_backbone, prepare_subjects
+from setcore.errors import InputError
+from setcore.evaluation.metrics import pearson_r
+from setcore.files import locked_folder
+from setcore.seeding import derive_seed, numpy_generator
+from setcore.training import STATE_FILE, Budget, Stopwatch, load_training_state, save_training_state, warmup_cosine
+
+POPULATION_FILE = "population.safetensors"
+
+
+def meta_train(
+    datasets: Sequence[xr.Dataset | str | Path],
+    config: TrainConfig | None = None,
+    out: str | Path = "model",
+    *,
+    budget: Budget | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+) -> SharedContextNetwork:
+    """Meta-learn a `shared_context` network on the subjects of `datasets`.
+
+    Parameters
+    ----------
+    datasets : sequence of response sets or paths
+        Equal embeddings throughout, unless the config is agnostic. Sessions of one subject share the attribute
+        `subject`; more subjects are better.
+    config : TrainConfig, optional
+        Default: the preset "small".
+    out : folder
+        Made if need be; holds the model and the state of training.
+    budget : Budget, optional
+        Steps, or minutes of time used (default 15), resumes included.
+    seed : int
+    resume : bool
+        Go on from the last checkpoint in `out`, in the stage where it stands; with the same seed, threads and number of
+        steps the result equals that of an uninterrupted run. A larger budget never leads back to an earlier stage.
+    progress : bool
+        Show a progress line.
+
+    Returns
+    -------
+    SharedContextNetwork
+        With the best weights on validation.
+
+    Raises
+    ------
+    ResponseError
+        A response set cannot be used, or embeddings differ in width or backbone.
+    InputError
+        `out` holds a model already and `resume` is not set, was trained on other data or with another schedule or other
+        settings, is in use, or cannot be written; or the model that training starts from has another network.
+    ModelError, CheckpointError
+        There is no model to start from, or it cannot be read.
+    """
+    config = config or PRESETS["small"]
+    resuming = resume and (Path(out) / STATE_FILE).is_file()
+    start = {} if resuming else _learned(config)
+    budget = budget or Budget(minutes=15.0)
+    groups = of_one_backbone([open_responses(source) for source in datasets], config.agnostic)
+    prepared = [prepare_subjects(group) for group in groups]
+    stated = {str(dataset.attrs.get("backbone", "")) for dataset in groups[0]} - {""}
+    backbone = "" if config.agnostic or not stated else stated.pop()  # `prepare_subjects` refuses more than one
+    with locked_folder(out) as folder:
+        if not resume and any((folder / name).exists() for name in (STATE_FILE, POPULATION_FILE, "config.json")):
+            raise InputError(f"{folder} holds a model already; pass --resume to go on, or name another folder")
+        stopwatch = Stopwatch()
+        fits = [
+            load_or_fit(folder / (f"{number}-" * (number > 0) + POPULATION_FILE), subjects, seed)
+            for number, subjects in enumerate(prepared)
+        ]
+        if not config.agnostic:
+            components = len(fits[0].mixture.means) if fits[0].mixture is not None else 0
+            shape = replace(config.network, features=prepared[0][0].X.shape[1], components=components)
+            config = replace(config, network=shape)
+        trainer = _Trainer(folder, prepared, fits, config, budget, seed, backbone, start)
+        return trainer.run(stopwatch, progress)
+
+
+class _Trainer:
+    def __init__(
+        self, folder: Path, groups: list[list[Subject]], fits: list[PopulationFit], config: TrainConfig, budget: Budget,
+        seed: int, backbone: str, start: dict[str, Tensor],
+    ) -> None:  # fmt: skip
+        self.folder, self.fits, self.subjects = folder, fits, [subject for group in groups for subject in group]
+        self.config, self.budget, self.seed, self.backbone = config, budget, seed, backbone
+        self.start = start
+        self.tasks = [
+            task for group, fit in zip(groups, fits, strict=True) for task in make_tasks(group, fit, config, seed)
+        ]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "network"))
+            self.network = SharedContextNetwork(config.network)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.best = math.inf
+        self.position = config.schedule.at(0.0)
+        self.history: list[dict[str, Any]] = []
+
+    def run(self, stopwatch: Stopwatch, progress: bool) -> SharedContextNetwork:
+        step, schedule = 0, self.config.schedule
+        losses: list[float] = []  # since the last report
+        if (self.folder / STATE_FILE).is_file():
+            saved = load_training_state(self.folder, self.network, self.optimizer)
+            self._check(saved)
+            step, self.best, self.history = saved["step"], saved["best"], saved["history"]
+            self.position = saved["stage"]
+            stopwatch = Stopwatch(saved["seconds"])
+        else:
+            if self.start:  # the closed form stays the first candidate
+                self._validate_and_keep(step, 0.0)
+                self.network.load_state_dict(self.start, strict=False)
+            self._report(step, stopwatch, 0.0)
+        voxels, started = 0, stopwatch.seconds
+        with tqdm(disable=not progress, unit="step", desc="braincl train", initial=step) as bar:
+            used = self.budget.fraction(step, stopwatch.seconds)
+            while used < 1:  # read once a step: what ends the loop has been reported
+                self.position = max(self.position, schedule.at(used))
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * warmup_cosine(used)
+                loss, count = self._step(step, schedule.stages[self.position])
+                losses.append(loss)
+                step, voxels = step + 1, voxels + count
+                bar.update()
+                used = self.budget.fraction(step, stopwatch.seconds)
+                if step % self.config.report_every == 0 or used >= 1 or schedule.at(used) > self.position:
+                    row = self._report(step, stopwatch, float(np.mean(losses)))
+                    losses.clear()
+                    bar.set_postfix_str(
+                        f"{row['stage']} loss {row['loss']:.3f} validation r {row['validation_r']:.3f} prior_ridge "
+                        f"{row['prior_ridge_r']:.3f} {voxels / (stopwatch.seconds - started):.0f} voxels/s"
+                    )
+        return self._finish()
+
+    def _step(self, step: int, stage: Stage) -> tuple[float, int]:
+        """One optimiser step; returns the loss and the number of voxels."""
+        config, rng = self.config, numpy_generator(self.seed, "step", step)
+        task = self.tasks[rng.integers(len(self.tasks))]
+        X, Y = task.subject.X[task.train], task.subject.Y[task.train]
+        largest = min(stage.max_context, len(X) - min(config.queries, len(X) // 4))
+        low, high = np.log([min(stage.min_context, largest), largest])
+        size = round(math.exp(rng.uniform(low, high)))
+        order = rng.permutation(len(X))[: size + config.queries]
+        if rng.random() < stage.simulated:
+            # A mixture is there because it predicts better; a quarter of the subjects still have none of its groups.
+            prior = task.gaussian if task.mixture is None or rng.random() < 0.25 else task.mixture
+            Y = simulate_shifted_subject(prior, X[order], config.voxels, rng)
+            X = X[order]
+        else:
+            count = int(np.exp(rng.uniform(np.log(16), np.log(max(config.voxels, 17)))))
+            X, Y = X[order], Y[order][:, rng.permutation(Y.shape[1])[:count]]
+        self._use(task)
+        self.network.train()
+        loss, _ = self._loss(X[:size], Y[:size], X[size:], Y[size:])
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        self.optimizer.step()
+        return float(loss.detach()), Y.shape[1]
+
+    def _use(self, task: Task | PopulationFit) -> None:
+        if not self.config.agnostic:
+            self.network.set_prior(task.gaussian, task.mixture)
+
+    def _loss(
+        self, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Squared error and negative log likelihood per standardised query response; also the predictions (t, V)."""
+        standardise = standardiser(Y)
+        context, wanted = (torch.as_tensor(standardise(values), dtype=torch.float32) for values in (Y, targets))
+        reading = self.network.read(torch.as_tensor(X), context)
+        predicted, variance = self.network.moments(
+            reading, context, slice(0, context.shape[1]), torch.as_tensor(queries)
+        )
+        error = (wanted.T - predicted).square()
+        weight = 1 / wanted.var(dim=0).clamp(min=0.2)  # a voxel counts alike however far its context's variance is off
+        loss = ((error + 0.5 * (error / variance + variance.log())) * weight[:, None]).mean()
+        return loss, predicted.detach().T
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Loss on validation pictures, real and simulated subjects as in the last stage, and r of the real ones.
+
+        Simulated subjects count because the sessions of one or two animals cannot tell what a new one will be like.
+        """
+        self.network.eval()
+        losses, model_r, prior_r, share = [], [], [], self.config.schedule.real.simulated
+        for index, task in enumerate(self.tasks):
+            self._use(task)
+            rng = numpy_generator(self.seed, "validation", index)
+            X, Y = task.subject.X, task.subject.Y[:, rng.permutation(task.subject.Y.shape[1])[: self.config.voxels]]
+            Y = Y[:, Y[task.validation].std(axis=0) > 1e-6]
+            stray = simulate_shifted_subject(task.mixture or task.gaussian, X, self.config.voxels, rng)
+            for size in self.config.validation_contexts:
+                context = rng.permutation(task.train)[: min(size, len(task.train))]
+                loss, predicted = self._loss(X[context], Y[context], X[task.validation], Y[task.validation])
+                simulated, _ = self._loss(X[context], stray[context], X[task.validation], stray[task.validation])
+                losses.append((1 - share) * float(loss) + share * float(simulated))
+                live = standardiser(Y[context]).live
+                baseline = PriorRidge(task.gaussian).fit(X[context], Y[context]).predict(X[task.validation])
+                model_r.append(np.nanmean(pearson_r(Y[task.validation][:, live], predicted.numpy())))
+                prior_r.append(np.nanmean(pearson_r(Y[task.validation], baseline)[live]))
+        return {
+            "validation_loss": float(np.mean(losses)),
+            "validation_r": float(np.mean(model_r)),
+            "prior_ridge_r": float(np.mean(prior_r)),
+        }
+
+    def _validate_and_keep(self, step: int, loss: float) -> dict[str, Any]:
+        """Validate, and keep the weights if they are the best so far."""
+        row: dict[str, Any] = {
+            "step": step,
+            "stage": self.config.schedule.names[self.position],
+            "loss": loss,
+            **self._validate(),
+        }
+        self.history.append(row)
+        if row["validation_loss"] < self.best:
+            self.best = row["validation_loss"]
+            self._save_model(row)
+        return row
+
+    def _report(self, step: int, stopwatch: Stopwatch, loss: float) -> dict[str, Any]:
+        """Validate, keep the best weights, write a checkpoint."""
+        row = self._validate_and_keep(step, loss)
+        save_training_state(self.folder, self.network, self.optimizer, {
+            "step": step, "stage": self.position, "seconds": stopwatch.seconds, "best": self.best,
+            "history": self.history, "config": asdict(self.config), "fingerprint": self._fingerprint(),
+        })  # fmt: skip
+        return row
+
+    def _save_model(self, row: dict[str, Any]) -> None:
+        self._use(self.fits[0])
+        reports = [fit.report for fit in self.fits]
+        training = {
+            "seed": self.seed, "train_config": asdict(self.config),
+            "population": reports if len(reports) > 1 else reports[0], "best": row,
+        }  # fmt: skip
+        names = sorted({subject.name for subject in self.subjects})
+        reason = "the model is agnostic of embeddings and holds no population prior" if self.config.agnostic else ""
+        card = ModelCard(training_subjects=names, prior_reason=reason, backbone=self.backbone, training=training)
+        save_encoder(self.folder, self.network, card)
+
+    def _finish(self) -> SharedContextNetwork:
+        network, _ = load_model(self.folder)
+        assert isinstance(network, SharedContextNetwork)
+        return network
+
+    def _check(self, saved: dict[str, Any]) -> None:
+        """A run is resumed with the data, schedule and settings that it was begun with."""
+        begun = stored_schedule({"train_config": saved.get("config", {})}, str(self.folder))
+        if begun != self.config.schedule:
+            raise InputError(
+                f"{self.folder} was begun with another schedule ({begun}) than the one asked for "
+                f"({self.config.schedule}); resume it with its own, or name another folder"
+            )
+        if saved["fingerprint"] != self._fingerprint():
+            raise InputError(f"{self.folder} was trained on other data or settings; name another folder")
+
+    def _fingerprint(self) -> str:
+        """What a checkpoint must agree with to be resumed."""
+        digest = hashlib.sha256(json.dumps([asdict(self.config), self.seed], sort_keys=True).encode())
+        for subject in self.subjects:
+            digest.update(f"{subject.name} {subject.X.shape} {subject.Y.shape}".encode())
+            digest.update(np.ascontiguousarray(subject.Y).tobytes())
+        return digest.hexdigest()
+
+
+def _learned(config: TrainConfig) -> dict[str, Tensor]:
+    """What the model that training starts from has learned, by name of parameter; nothing without one.
+
+    Raises
+    ------
+    ModelError, CheckpointError
+        There is no such model, or it cannot be read.
+    InputError
+        Its network has other sizes.
+    """
+    if not config.start:
+        return {}
+    learned: dict[str, Tensor] = dict(load_model(find_model(config.start))[0].named_parameters())
+    wanted = dict(SharedContextNetwork(config.network).named_parameters())
+    if {name: part.shape for name, part in learned.items()} != {name: part.shape for name, part in wanted.items()}:
+        raise InputError(f"training cannot start from {config.start}: its network has other sizes; set start to ''")
+    return learned

@@ -1,0 +1,215 @@
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from standin import save_small_model
+from synthetic import make_responses, with_grid
+
+import braincl
+from braincl.cli import training as cli_train
+from braincl.cli.main import main
+from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
+from braincl.training.config import PRESETS
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_small_model(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    dataset = make_responses()
+    braincl.save_responses(dataset, tmp_path / "subject.nc")
+    braincl.save_responses(with_grid(dataset.isel(image=slice(0, 25))), tmp_path / "context.nc")
+    query = dataset[["embedding"]].isel(image=slice(25, None))
+    query.to_netcdf(tmp_path / "query.nc", engine="h5netcdf")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"], ["select"], ["simulate"], ["info"]]
+)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([*command, "--help"])
+    assert exit_info.value.code == 0
+    assert "usage: braincl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["dance"],
+        ["evaluate"],
+        ["evaluate", "x.nc", "--contexts", "a,b", "--json", "o.json"],
+        ["train", "x.nc", "--out", "m", "--minutes", "1", "--steps", "2"],
+        ["train", "x.nc", "--out", "m", "--stages", "1,2"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(argv)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_predict_writes_what_the_estimator_says(model, folder, capsys):
+    files = [
+        "--context",
+        str(folder / "context.nc"),
+        "--images",
+        str(folder / "query.nc"),
+        "--out",
+        str(folder / "p.nc"),
+    ]
+    assert main(["predict", "--model", str(model), *files, "--nifti", str(folder / "p.nii.gz"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["images"] == 15
+    assert printed["voxels"] == 7
+    assert printed["shared_pictures"] == 0
+    context, query = (
+        xr.load_dataset(folder / "context.nc", engine="h5netcdf"),
+        make_responses().isel(image=slice(25, None)),
+    )
+    fitted = braincl.InContextEncoder.from_pretrained(model).fit(
+        context["embedding"].values, context["response"].values
+    )
+    mean, std = fitted.predict(query["embedding"].values, return_std=True)
+    with xr.open_dataset(folder / "p.nc", engine="h5netcdf") as written:
+        assert written["prediction"].dims == written["prediction_std"].dims == ("image", "voxel")
+        assert written["weights"].dims == ("voxel", "feature")
+        np.testing.assert_allclose(written["prediction"], mean, rtol=1e-5)
+        np.testing.assert_allclose(written["prediction_std"], std, rtol=1e-5)
+        np.testing.assert_allclose(written["weights"], fitted.coef_, rtol=1e-5)
+        np.testing.assert_allclose(written["intercept"], fitted.intercept_, rtol=1e-5)
+        for name in ("voxel_id", "roi", "i", "j", "k"):
+            np.testing.assert_array_equal(written[name], context[name])
+        np.testing.assert_array_equal(written["image_id"], query["image_id"])
+        assert written.attrs["subject"] == "S0"
+    volume = nibabel.load(folder / "p.nii.gz")
+    assert volume.shape == (3, 4, 5, 15)
+    np.testing.assert_allclose(volume.affine.ravel(), context.attrs["affine"])
+    at = tuple(context[axis].values for axis in "ijk")
+    np.testing.assert_allclose(np.asarray(volume.dataobj)[at].T, mean, rtol=1e-5)
+
+
+def test_predict_warns_of_shared_pictures(model, folder, capsys):
+    files = [
+        "--context",
+        str(folder / "context.nc"),
+        "--images",
+        str(folder / "subject.nc"),
+        "--out",
+        str(folder / "p.nc"),
+    ]
+    assert main(["predict", "--model", str(model), *files]) == 0
+    captured = capsys.readouterr()
+    assert "25 query images are in the context" in captured.err
+    assert "40 images, 7 voxels" in captured.out
+
+
+def test_predict_to_nifti_needs_a_grid(model, folder, capsys):
+    files = [
+        "--context",
+        str(folder / "subject.nc"),
+        "--images",
+        str(folder / "query.nc"),
+        "--out",
+        str(folder / "p.nc"),
+    ]
+    before = sorted(folder.iterdir())
+    assert main(["predict", "--model", str(model), *files, "--nifti", str(folder / "p.nii.gz")]) == 2
+    assert "missing: i, j, k, affine, grid_shape" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_evaluate_prints_a_table_and_writes_three_files(model, folder, capsys):
+    argv = ["evaluate", "--model", str(model), str(folder / "subject.nc"), "--contexts", "5,10", "--draws", "2"]
+    assert main([*argv, "--test-images", "12", "--seed", "3", "--json", str(folder / "o.json")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("prior_ridge") == 3  # a row for each size, and the reason
+    report = json.loads((folder / "o.json").read_text())
+    assert report["contexts"] == [5, 10]
+    assert report["draws"] == 2
+    assert report["test_images"] == 12
+    assert (folder / "o.nc").is_file()
+    assert (folder / "o.png").is_file()
+
+
+def test_a_trained_model_is_evaluated_beside_its_own_prior(tmp_path, capsys):
+    for seed in range(3):
+        braincl.save_responses(make_responses(60, 9, seed=seed), tmp_path / f"{seed}.nc")
+    train = ["train", str(tmp_path / "0.nc"), str(tmp_path / "1.nc"), "--out", str(tmp_path / "model"), "--steps", "1"]
+    assert main(train) == 0
+    assert main(train) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*train, "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["out"] == str(tmp_path / "model")
+    for subject, warned in (("2", False), ("0", True)):
+        argv = ["evaluate", "--model", str(tmp_path / "model"), str(tmp_path / f"{subject}.nc"), "--contexts", "10"]
+        assert main([*argv, "--draws", "2", "--json", str(tmp_path / "o.json")]) == 0
+        report = json.loads((tmp_path / "o.json").read_text())
+        assert report["training_subjects"] == ["S0", "S1"]
+        assert report["prior_reason"] is None
+        assert all(isinstance(row["pearson_r"], float) for row in report["results"])
+        assert ("warning: subject 'S0' was in training" in capsys.readouterr().err) is warned
+
+
+def test_info_prints_the_schedule_that_train_was_given(tmp_path, capsys):
+    braincl.save_responses(make_responses(60, 9), tmp_path / "s.nc")
+    train = ["train", str(tmp_path / "s.nc"), "--out", str(tmp_path / "model"), "--steps", "2"]
+    assert main([*train, "--stages", "0.5,0.5,0"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "model"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [found["schedule"][name]["share"] for name in ("synthetic", "extension", "real")] == [0.5, 0.5, 0]
+    assert main(["info", str(tmp_path / "model")]) == 0
+    printed = capsys.readouterr().out
+    assert "stage extension: 50% of the budget, contexts of 8..1000 pictures, 100% simulated" in printed
+    assert "training_subjects: S0" in printed
+    assert main([*train, "--resume"]) == 2  # the preset's own shares
+    assert "begun with another schedule" in capsys.readouterr().err
+    assert main([*train, "--resume", "--stages", "0.5,0.4,0"]) == 2
+    assert "must sum to 1" in capsys.readouterr().err
+    assert main(["info"]) == 0
+    assert "features: any" in capsys.readouterr().out
+
+
+def test_info_of_a_model_that_states_no_schedule(model, tmp_path, capsys):
+    config = PerVoxelConfig(features=6, width=20, layers=2, heads=10, hidden=8)
+    torch.save(PerVoxelNetwork(config).state_dict(), tmp_path / "p.pth")
+    main(["convert", str(tmp_path / "p.pth"), "--out", str(tmp_path / "published")])
+    capsys.readouterr()
+    for folder, architecture in ((model, "shared_context"), (tmp_path / "published", "per_voxel")):
+        assert main(["info", str(folder)]) == 0
+        printed = capsys.readouterr().out
+        assert f"architecture: {architecture}" in printed
+        assert "stage not stated" in printed
+
+
+def test_the_presets_of_the_command_are_those_of_the_package():
+    assert set(cli_train.PRESETS) == set(PRESETS)
+
+
+def test_join(folder, capsys):
+    bare = make_responses().drop_vars("embedding")
+    braincl.save_responses(bare, folder / "bare.nc")
+    argv = ["join", str(folder / "bare.nc"), str(folder / "query.nc"), "--out", str(folder / "joined.nc")]
+    assert main([*argv, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["missing"] == list(bare["image_id"].values[:25])
+    xr.testing.assert_equal(braincl.open_responses(folder / "joined.nc"), make_responses().isel(image=slice(25, None)))
+
+
+def test_convert(tmp_path, capsys):
+    config = PerVoxelConfig(features=6, width=20, layers=2, heads=10, hidden=8)
+    torch.save(PerVoxelNetwork(config).state_dict(), tmp_path / "p.pth")
+    assert main(["convert", str(tmp_path / "p.pth"), "--out", str(tmp_path / "model"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["width"] == 20
+    assert main(["convert", str(tmp_path / "p.pth"), "--out", str(tmp_path / "model")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

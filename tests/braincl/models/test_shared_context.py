@@ -1,0 +1,189 @@
+"""The shared-context network and its estimator: symmetries, batches, both architectures behind one interface."""
+
+import numpy as np
+import pytest
+import torch
+from standin import make_prior, small_network
+from synthetic import make_responses
+
+from braincl.errors import CheckpointError, ModelError
+from braincl.estimators.in_context import InContextEncoder
+from braincl.estimators.prior_ridge import PriorRidge
+from braincl.models.config import SharedContextConfig
+from braincl.models.model_folder import ModelCard, load_model, save_encoder
+from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
+from braincl.models.prior import Prior
+from braincl.models.shared_context import SharedContextNetwork
+from setcore.checkpoint import WEIGHTS_FILE
+
+
+def trained(network):
+    """Random corrections in place of the zeros of an untrained gate."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def mixture():
+    means = np.stack([np.linspace(-0.5, 0.5, 12), np.linspace(0.4, -0.4, 12)])
+    return Prior(np.log([0.3, 0.7]), means, np.stack([np.eye(12), np.diag(np.linspace(1, 2, 12))]) / 12)
+
+
+def with_prior(**options):
+    config = SharedContextConfig(features=12, components=2, width=8, heads=2, hidden=8, layers=1, **options)
+    network = SharedContextNetwork(config)
+    network.set_prior(make_prior(), mixture())
+    return trained(network).eval()
+
+
+@pytest.fixture(params=["agnostic", "population", "judged"])
+def encoder(request):
+    if request.param == "agnostic":
+        return InContextEncoder(trained(small_network()))
+    return InContextEncoder(with_prior(scales=(1.0, 0.5), judged=True) if request.param == "judged" else with_prior())
+
+
+@pytest.fixture
+def arrays():
+    dataset = make_responses(images=30, voxels=9)
+    X, Y = dataset["embedding"].values, dataset["response"].values
+    return X[:19], Y[:19], X[19:]
+
+
+def both(encoder, X, Y, queries):
+    return encoder.fit(X, Y).predict(queries, return_std=True)
+
+
+def test_the_order_of_the_context_does_not_matter(encoder, arrays):
+    X, Y, queries = arrays
+    order = np.random.default_rng(0).permutation(len(X))
+    for left, right in zip(both(encoder, X, Y, queries), both(encoder, X[order], Y[order], queries), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5 * Y.std())
+
+
+def test_voxels_in_another_order_are_the_same_voxels(encoder, arrays):
+    X, Y, queries = arrays
+    order = np.random.default_rng(0).permutation(Y.shape[1])
+    for left, right in zip(both(encoder, X, Y, queries), both(encoder, X, Y[:, order], queries), strict=True):
+        np.testing.assert_allclose(left[:, order], right, atol=1e-5 * Y.std())
+
+
+def test_an_affine_change_of_responses_is_followed_exactly(encoder, arrays):
+    X, Y, queries = arrays
+    gain, offset = np.float32([3.0, -2.0, 0.1] * 3), np.float32([100, -5, 0] * 3)
+    mean, std = both(encoder, X, Y, queries)
+    changed_mean, changed_std = both(encoder, X, Y * np.abs(gain) + offset, queries)
+    np.testing.assert_allclose(changed_mean, mean * np.abs(gain) + offset, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(changed_std, std * np.abs(gain), rtol=1e-4)
+
+
+@pytest.mark.parametrize("voxel_batch", [1, 4])
+def test_voxel_batch_changes_nothing(encoder, arrays, voxel_batch):
+    X, Y, queries = arrays
+    whole = both(encoder, X, Y, queries)
+    parts = both(InContextEncoder(encoder.network, voxel_batch=voxel_batch), X, Y, queries)
+    for left, right in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
+
+
+def test_predictions_are_those_of_the_moments(encoder, arrays):
+    X, Y, queries = arrays
+    mean, _ = both(encoder, X, Y, queries)
+    shown = torch.as_tensor((Y - Y.mean(axis=0)) / Y.std(axis=0))
+    reading = encoder.network.read(torch.as_tensor(X), shown)
+    direct, _ = encoder.network.moments(reading, shown, slice(0, 9), torch.as_tensor(queries))
+    np.testing.assert_allclose(mean, direct.detach().numpy().T * Y.std(axis=0) + Y.mean(axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_agnostic_weights_see_embeddings_through_inner_products_only(arrays):
+    X, Y, queries = arrays
+    encoder = InContextEncoder(trained(small_network()))
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((12, 12)))[0].astype("f4")
+    wider = np.vstack([np.float32(turn), np.zeros((5, 12), "f4")])  # a rotation into 17 features
+    for left, right in zip(both(encoder, X, Y, queries), both(encoder, X @ wider.T, Y, queries @ wider.T), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+
+
+def test_two_images_are_enough_and_constant_voxels_stay_constant(encoder, arrays):
+    X, Y, queries = arrays
+    Y = Y.copy()
+    Y[:, 4] = 7.25
+    for n in (2, 3, 19):
+        mean, std = both(encoder, X[:n], Y[:n], queries)
+        assert np.isfinite(mean).all()
+        assert np.isfinite(std).all()
+        np.testing.assert_array_equal(mean[:, 4], np.float32(7.25))
+        np.testing.assert_array_equal(encoder.constant_voxels_, np.arange(9) == 4)
+        np.testing.assert_array_equal(std[:, 4], 0)
+        assert (np.delete(std, 4, axis=1) > 0).all()
+
+
+def test_all_voxels_constant(encoder, arrays):
+    X, _, queries = arrays
+    mean, std = both(encoder, X, np.ones((len(X), 3), "f4"), queries)
+    np.testing.assert_array_equal(mean, 1)
+    np.testing.assert_array_equal(std, 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"scales": (1.0, 0.5, 2.0), "judged": True}], ids=["evidence", "judged"])
+def test_untrained_it_is_close_to_population_prior_ridge(arrays, options):
+    X, Y, queries = arrays
+    network = SharedContextNetwork(SharedContextConfig(features=12, width=8, heads=2, hidden=8, layers=1, **options))
+    network.set_prior(make_prior())
+    ours, theirs = InContextEncoder(network.eval()).fit(X, Y), PriorRidge(make_prior()).fit(X, Y)
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(ours.predict(queries).T, theirs.predict(queries).T, strict=True)]
+    assert np.mean(r) > 0.95
+
+
+def test_a_model_folder_gives_back_the_network(tmp_path, encoder, arrays):
+    X, Y, queries = arrays
+    save_encoder(tmp_path, encoder.network, ModelCard(["S1"], training={"seed": 3}))
+    loaded = InContextEncoder.from_pretrained(tmp_path)
+    assert loaded.training_subjects == ["S1"]
+    for left, right in zip(both(encoder, X, Y, queries), both(loaded, X, Y, queries), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_population_prior_comes_back_as_an_estimator(tmp_path):
+    save_encoder(tmp_path, with_prior(), ModelCard())
+    prior = InContextEncoder.from_pretrained(tmp_path).population_prior().prior
+    np.testing.assert_allclose(prior.means, make_prior().means, rtol=1e-6)
+    np.testing.assert_allclose(prior.covariances, make_prior().covariances, rtol=1e-6)
+    assert InContextEncoder(small_network()).population_prior() is None
+
+
+def test_another_width_than_the_priors_is_refused(arrays):
+    X, Y, _ = arrays
+    with pytest.raises(ModelError, match="11 features, the model was trained on 12"):
+        InContextEncoder(with_prior()).fit(X[:, :11], Y)
+
+
+def test_unknown_models_and_damaged_folders_are_named(tmp_path):
+    with pytest.raises(ModelError, match="nowhere is neither a model folder nor an embedded model"):
+        InContextEncoder.from_pretrained("nowhere")
+    save_encoder(tmp_path, small_network(), ModelCard())
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"\x80\x04K\x01.")  # a pickle
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"config": {}, "architecture": "other"}')
+    with pytest.raises(CheckpointError, match="names architecture 'other'"):
+        load_model(tmp_path)
+
+
+def test_the_published_architecture_stands_behind_the_same_interface(arrays):
+    X, Y, queries = arrays
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = PerVoxelNetwork(PerVoxelConfig(features=12, width=20, layers=2, heads=4, hidden=16)).eval()
+    encoder = InContextEncoder(network, standardize=False)
+    mean, std = both(encoder, X, Y, queries)
+    with torch.inference_mode():
+        weights, bias = network(torch.as_tensor(X), torch.as_tensor(Y))
+    np.testing.assert_allclose(encoder.coef_, weights.numpy(), atol=1e-6)
+    np.testing.assert_allclose(mean, queries @ weights.numpy().T + bias.numpy(), rtol=1e-5, atol=1e-5)
+    assert std.shape == mean.shape
+    standardised = InContextEncoder(network).fit(X, Y)
+    moved = InContextEncoder(network).fit(X, 4 * Y + 2)
+    np.testing.assert_allclose(moved.predict(queries), 4 * standardised.predict(queries) + 2, rtol=1e-3, atol=1e-3)

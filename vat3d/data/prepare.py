@@ -1,0 +1,234 @@
+"""A data set of mesh samples on disk: written once, resumable at any point, read through memory maps.
+
+Layout of a data set folder::
+
+    dataset.json             what it was made with
+    index.jsonl              one line a mesh: name, source, category, group, split, shard, row, closed, faces, geometry
+    failures.jsonl           one line a mesh that was left out, with the reason
+    shard-00000.safetensors  float16 tensors `surface` (m, 8192, 6), `near` (m, 8192, 4), `volume` (m, 8192, 4)
+    pending/                 meshes of the shard that is not full yet
+
+The two `.jsonl` files are the journal: a mesh is done when its line is there, and its samples were whole on disk
+before. A killed run therefore loses at most the mesh it was at, and a resumed one ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from setcore.files import atomic_path, locked_folder, read_json, write_json
+from vat3d.data.dataset import KINDS, read_journal, shard_path
+from vat3d.data.items import MeshItem
+from vat3d.data.sampling import POINTS
+from vat3d.data.worker import Worker
+from vat3d.errors import DatasetError, MeshError
+from vat3d.mesh.fill import NONZERO
+from vat3d.mesh_io.load import EXTENSIONS
+
+SHARD = 64
+"""Meshes in a shard."""
+VALIDATION = 0.06
+"""Share of objects whose meshes are for validation, unless told otherwise."""
+
+
+def mesh_items(sources: Sequence[str | Path]) -> list[MeshItem]:
+    """Items for mesh files and folders (searched recursively), sorted by name; a file's stem is its group.
+
+    Raises
+    ------
+    DatasetError
+        A source does not exist, or nothing readable is in it.
+    """
+    items = {}
+    for source in map(Path, sources):
+        if source.is_file():
+            found, root = [source], source.parent
+        elif source.is_dir():
+            found = [p for p in source.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()]
+            root = source
+        else:
+            raise DatasetError(f"{source} does not exist; name mesh files or folders of meshes")
+        if not found:
+            raise DatasetError(f"{source} holds no mesh of the formats {', '.join(EXTENSIONS)}")
+        for path in found:
+            name = f"{root.resolve().name}/{path.relative_to(root).as_posix()}"
+            items[name] = MeshItem(name, root.resolve().name, path.parent.name, path.stem, str(path.resolve()))
+    return [items[name] for name in sorted(items)]
+
+
+def prepare(
+    items: Iterable[MeshItem],
+    out: str | Path,
+    *,
+    seed: int = 0,
+    validation: float = VALIDATION,
+    seconds_per_mesh: float = 60.0,
+    closed_only: bool = False,
+    fill: str = NONZERO,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Sample meshes into the data set folder `out`; run again after an interruption, or with more items, to go on.
+
+    Parameters
+    ----------
+    items : iterable of MeshItem
+        In a fixed order; those that the journal knows are skipped.
+    out : path
+        Created if need be, and locked against a second writer.
+    seed : int
+        With a mesh's geometry it decides its samples; with nothing else.
+    validation : float
+        Share of groups whose meshes are for validation, chosen by a hash of the group's name.
+    seconds_per_mesh : float
+        A mesh that takes longer is listed in `failures.jsonl`.
+    closed_only : bool
+        Leave out meshes with open parts, which would become shells.
+    fill : {"nonzero", "even-odd"}
+        What overlapping parts stand for (see `vat3d.mesh.solid`). By the even-odd rule meshes that hide no parts are
+        left out: prepare a data set by each rule, and train on both.
+    progress : bool
+        A progress bar on standard error.
+
+    Returns
+    -------
+    dict
+        Counts of all meshes in the folder: `meshes`, `closed`, `validation`, `failures`, `duplicates`.
+
+    Raises
+    ------
+    DatasetError
+        `out` was made with other settings.
+    InputError
+        Another process writes there.
+    """
+    with locked_folder(out) as folder:
+        settings: dict[str, Any] = {
+            "version": 1,
+            "seed": seed,
+            "validation": validation,
+            "points": POINTS,
+            "shard": SHARD,
+        }
+        if fill != NONZERO:
+            settings["fill"] = fill
+        if not (folder / "dataset.json").exists():
+            write_json(folder / "dataset.json", settings)
+        elif (found := read_json(folder / "dataset.json")) != settings:
+            raise DatasetError(f"{folder} was prepared with {found}, not {settings}; choose another folder")
+        writer = _Writer(folder)
+        worker = Worker(seconds_per_mesh)
+        try:
+            for item in tqdm(items, desc="prepare", unit="mesh", disable=not progress):
+                if item.name in writer.known:
+                    continue
+                try:
+                    facts = worker(replace(item, fill=fill), seed, writer.pending(len(writer.index)))
+                except MeshError as error:
+                    writer.refuse(item, "failure", str(error))
+                    continue
+                if facts["geometry"] in writer.geometries:
+                    writer.refuse(item, "duplicate", f"same geometry as {writer.geometries[facts['geometry']]}")
+                elif closed_only and not facts["closed"]:
+                    writer.refuse(item, "open", "not closed")
+                else:
+                    split = "validation" if split_share(item.group) < validation else "train"
+                    writer.accept(item, split, facts)
+        finally:
+            worker.close()
+        writer.finish()
+        kinds = [line["kind"] for line in writer.refused]
+        return {
+            "meshes": len(writer.index),
+            "closed": sum(line["closed"] for line in writer.index),
+            "validation": sum(line["split"] == "validation" for line in writer.index),
+            "failures": kinds.count("failure"),
+            "duplicates": kinds.count("duplicate"),
+            "open": kinds.count("open"),
+        }
+
+
+def split_share(group: str) -> float:
+    """A number in [0, 1) that depends on the name of a group alone."""
+    return int.from_bytes(hashlib.sha256(group.lower().encode()).digest()[:8], "big") / 2**64
+
+
+class _Writer:
+    """The journal and the shards of one folder; every step leaves a state that a new writer can go on from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "pending").mkdir(exist_ok=True)
+        self.index = read_journal(folder / "index.jsonl", repair=True)
+        self.refused = read_journal(folder / "failures.jsonl", repair=True)
+        self.known = {line["name"] for line in self.index + self.refused}
+        self.geometries = {line["geometry"]: line["name"] for line in self.index}
+        self._pack()
+
+    def pending(self, number: int) -> Path:
+        return self.folder / "pending" / f"{number:07d}.safetensors"
+
+    def accept(self, item: MeshItem, split: str, facts: dict[str, Any]) -> None:
+        number = len(self.index)
+        line = {
+            "name": item.name,
+            "source": item.source,
+            "group": item.group,
+            "split": split,
+            "shard": number // SHARD,
+            "row": number % SHARD,
+            **facts,
+        }
+        _append(self.folder / "index.jsonl", line)
+        self.index.append(line)
+        self.known.add(item.name)
+        self.geometries[line["geometry"]] = item.name
+        if len(self.index) % SHARD == 0:
+            self._pack()
+
+    def refuse(self, item: MeshItem, kind: str, reason: str) -> None:
+        line = {"name": item.name, "source": item.source, "kind": kind, "reason": reason}
+        _append(self.folder / "failures.jsonl", line)
+        self.refused.append(line)
+        self.known.add(item.name)
+
+    def finish(self) -> None:
+        """Write the last shard, full or not; its pending files stay until it is full."""
+        self.pending(len(self.index)).unlink(missing_ok=True)  # left by a mesh that was refused
+        if len(self.index) % SHARD:
+            self._write_shard(len(self.index) // SHARD, len(self.index) % SHARD)
+
+    def _pack(self) -> None:
+        """Turn pending meshes of full shards into shards."""
+        for shard in range(len(self.index) // SHARD):
+            numbers = [self.pending(shard * SHARD + row) for row in range(SHARD)]
+            if numbers[0].exists():  # deleted first: while it is there, all are, and the shard may not be whole
+                self._write_shard(shard, SHARD)
+            if numbers[-1].exists():
+                for path in numbers:
+                    path.unlink(missing_ok=True)
+        for row in range(len(self.index) % SHARD):
+            path = self.pending(len(self.index) // SHARD * SHARD + row)
+            if not path.exists():
+                raise DatasetError(f"{path} is missing although {self.folder / 'index.jsonl'} lists it; start afresh")
+
+    def _write_shard(self, shard: int, rows: int) -> None:
+        parts = [load_file(self.pending(shard * SHARD + row)) for row in range(rows)]
+        with atomic_path(shard_path(self.folder, shard)) as temporary:
+            save_file({kind: np.stack([part[kind] for part in parts]) for kind in KINDS}, temporary)
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with open(path, "ab") as file:
+        file.write(json.dumps(line).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

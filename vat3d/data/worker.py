@@ -1,0 +1,159 @@
+"""The child process that reads and samples one mesh at a time, so that a bad mesh can be stopped or may crash.
+
+Started by `vat3d.data.prepare` as ``python -m vat3d.data.worker``; one JSON request a line on standard input, one JSON
+answer a line on standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vat3d.data.items import MeshItem
+from vat3d.errors import DatasetError, MeshError
+
+STARTING = 600.0
+"""Seconds that a child process may take to import what it needs, on a busy machine."""
+
+
+def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
+    """Read or make the mesh of `item`, sample it into the safetensors file `out`, and return what to index.
+
+    Raises
+    ------
+    MeshError
+    """
+    from safetensors.numpy import save_file
+
+    from setcore.evaluation.mesh_metrics import sample_surface
+    from setcore.files import atomic_path
+    from setcore.seeding import derive_seed
+    from vat3d.data.sampling import sample_solid
+    from vat3d.mesh.canonical import canonical_mesh, geometry_hash
+    from vat3d.mesh.fill import EVEN_ODD
+    from vat3d.mesh.solid import HIDDEN_SAMPLES, Solid
+    from vat3d.mesh_io.load import load_mesh
+
+    category = item.category
+    if item.seed is not None:
+        from vat3d.procedural.open_shapes import open_shape
+        from vat3d.procedural.shapes import shape
+
+        vertices, faces, category = (open_shape if item.opened else shape)(item.seed)
+    else:
+        vertices, faces, _ = load_mesh(item.path)
+    mesh = canonical_mesh(vertices, faces)
+    solid = Solid(mesh)
+    if item.fill == EVEN_ODD:
+        if not solid.hides_parts(sample_surface(mesh.vertices, mesh.faces, HIDDEN_SAMPLES)):
+            raise MeshError("no part lies within others; the even-odd rule would change nothing")
+        solid = solid.filled(EVEN_ODD)
+    geometry = geometry_hash(mesh)
+    samples = sample_solid(solid, derive_seed(seed, geometry))
+    with atomic_path(out) as temporary:
+        save_file(samples, temporary)
+    return {
+        "category": category,
+        "closed": solid.report["closed"],
+        "faces": mesh.report["faces"],
+        "components": mesh.report["components"],
+        "geometry": geometry,
+    }
+
+
+class Worker:
+    """Runs `sample_item` in a child process that is killed when a mesh takes too long and started again."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
+        """As `sample_item`.
+
+        Raises
+        ------
+        MeshError
+            Also when the mesh took longer than `seconds` or the child died.
+        DatasetError
+            The child did not start.
+        """
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vat3d.data.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "IGL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+            try:
+                self._read(STARTING)  # the child says when its imports are done: they do not count as the mesh's time
+            except MeshError as error:
+                raise DatasetError(f"the process that reads meshes did not start: {error}") from error
+        assert self._process.stdin is not None
+        request = {"item": dataclasses.asdict(item), "seed": seed, "out": str(out)}
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self.close()
+            raise MeshError("the process that reads meshes died; start again") from None
+        answer = self._read(self.seconds)
+        if "error" in answer:
+            raise MeshError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _read(self, seconds: float) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor, line, deadline = self._process.stdout.fileno(), b"", time.monotonic() + seconds
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            part = os.read(descriptor, 1 << 16) if ready else b""
+            if not part:
+                self.close()
+                raise MeshError(
+                    "reading the mesh crashed the process (its memory, or a damaged file)"
+                    if ready
+                    else f"took longer than {seconds:g} s; raise the limit or simplify the mesh"
+                )
+            line += part
+        return json.loads(line)
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    import torch
+
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints goes to standard error, not among the answers
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = sample_item(MeshItem(**request["item"]), request["seed"], Path(request["out"]))
+        except MeshError as error:
+            answer = {"error": str(error)}
+        except (ValueError, IndexError, KeyError, TypeError, RuntimeError, MemoryError, OSError) as error:
+            answer = {"error": f"{type(error).__name__} while sampling: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):  # whoever asked was killed
+        main()

@@ -1,0 +1,1 @@
+"""New shapes from a next-scale transformer."""

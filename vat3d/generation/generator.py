@@ -1,0 +1,247 @@
+"""New shapes as tokens: a transformer that draws scale after scale, all tokens of a scale at once.
+
+Next-scale prediction (Tian et al., arXiv 2404.02905) over the codec's ids, as in arXiv 2412.02202: the sequence is a
+category, the proportions of the box, then the scales, coarse to fine. A token sees the category, the box, all coarser
+scales and its own scale; what it is told of the coarser ids is the running reconstruction, reduced to its place.
+Axes: b batch, k token, c latent channel, v code, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from setcore.blocks import SelfAttentionBlock
+from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors
+from setcore.errors import InputError
+from setcore.seeding import torch_generator
+from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.stream import TokenStream
+from vat3d.bitstream.token_model import WEIGHTS_FOLDER
+from vat3d.errors import CodecError
+from vat3d.network.blocks import BatchedAttention
+from vat3d.network.quantizer import ScaleQuantizer
+from vat3d.tokenizer import MeshTokenizer
+
+DEFAULT_GENERATOR = "generator-1"
+BINS, THINNEST = 16, 0.02
+"""The two shorter half-extents are told in so many steps of equal ratio, from the longest one down to this share."""
+LEVEL = 1
+"""At which level samples decode: their thin parts are as little certain as those of a short file."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Architecture, stored with the weights.
+
+    Parameters
+    ----------
+    codec : str
+        Id of the tokenizer whose ids are generated.
+    tokens : tuple of int
+        Tokens of each of that tokenizer's first scales; these are generated.
+    codes, channels : int
+        Size of its codebook and length of a code.
+    width, heads, hidden, layers : int
+    categories : tuple of str
+    """
+
+    codec: str
+    tokens: tuple[int, ...]
+    codes: int = 512
+    channels: int = 8
+    width: int = 128
+    heads: int = 4
+    hidden: int = 256
+    layers: int = 6
+    categories: tuple[str, ...] = ()
+
+
+def box_class(box: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Number of the proportions of boxes (n, 3): the longest axis, and the steps by which the others are shorter."""
+    ratio = np.clip(box / box.max(1, keepdims=True), THINNEST, 1)
+    steps = np.rint(np.log(ratio) / np.log(THINNEST) * (BINS - 1)).astype(np.int64)
+    longest = steps.argmin(1)  # the first of those that are as good as the longest
+    others = np.stack([np.delete(row, axis) for row, axis in zip(steps, longest, strict=True)])
+    return (longest * BINS + others[:, 0]) * BINS + others[:, 1]
+
+
+def class_box(number: int) -> NDArray[np.float64]:
+    """Half-extents (3,), the longest 1, of a number of `box_class`."""
+    number, second = divmod(int(number), BINS)
+    longest, first = divmod(number, BINS)
+    return np.insert(THINNEST ** (np.array([first, second]) / (BINS - 1)), longest, 1.0)
+
+
+def running_inputs(quantizer: ScaleQuantizer, ids: Sequence[Int[Tensor, "b _"]], scales: int) -> list[Tensor]:
+    """What the tokens of each of the first scales are told of the ids before them, tensors (b, k, c).
+
+    The sum of the coarser scales' contributions, reduced to the tokens; zero for the first scale, which has none.
+    """
+    parts = [quantizer.codebook[chosen] for chosen in ids]
+    batch = len(parts[0]) if parts else 1
+    inputs = [torch.zeros(batch, quantizer.scales[0], quantizer.channels)]
+    for scale in range(1, scales):
+        known = quantizer.assemble(parts[:scale]) - quantizer.start(batch)
+        inputs.append(quantizer.reduce(known, scale))
+    return inputs
+
+
+class ScaleTransformer(nn.Module):
+    """Category, box and running reconstruction to the logits of the box and of every token's id."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, tokens = config.width, sum(config.tokens)
+        self.category = nn.Embedding(len(config.categories) + 1, width)  # 0: any
+        self.box = nn.Embedding(3 * BINS * BINS, width)
+        self.read = nn.Linear(config.channels, width)
+        self.place = nn.Parameter(torch.randn(tokens, width) * 0.5)
+        counts = torch.tensor([1, 1, *config.tokens])
+        scale = torch.arange(len(counts)).repeat_interleave(counts)
+        self.layers = nn.ModuleList(
+            SelfAttentionBlock(width, config.heads, config.hidden) for _ in range(config.layers)
+        )
+        for layer in self.layers:
+            layer.attn = BatchedAttention(width, config.heads, scale[:, None] >= scale)
+        self.norm = nn.LayerNorm(width)
+        self.to_box = nn.Linear(width, 3 * BINS * BINS)
+        self.to_code = nn.Linear(width, config.codes)
+
+    def forward(
+        self, category: Int[Tensor, " b"], box: Int[Tensor, " b"], inputs: Sequence[Float[Tensor, "b _ c"]]
+    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k v"]]:
+        """Logits of the box, which see the category alone, and of the ids of those scales that have inputs."""
+        states = [self.category(category)[:, None], self.box(box)[:, None]]
+        if inputs:
+            told = torch.cat(list(inputs), dim=1)
+            states.append(self.read(told) + self.place[: told.shape[1]])
+        tokens = torch.cat(states, dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens)
+        tokens = self.norm(tokens)
+        return self.to_box(tokens[:, 0]), self.to_code(tokens[:, 2:])
+
+
+class MeshGenerator:
+    """Draws token streams of new shapes; `tokenizer.decode` makes meshes of them.
+
+    Parameters
+    ----------
+    network : ScaleTransformer
+        Frozen.
+    tokenizer : MeshTokenizer
+        The one whose ids the network was trained on.
+    """
+
+    def __init__(self, network: ScaleTransformer, tokenizer: MeshTokenizer) -> None:
+        if network.config.codec != tokenizer.model.model_id:
+            raise CodecError(
+                f"the generator draws tokens of model {network.config.codec}, not {tokenizer.model.model_id}; "
+                "load that tokenizer"
+            )
+        self.network = network
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | Path | None = None, codec: str | Path | None = None) -> MeshGenerator:
+        """The generator of a model folder or the embedded one, with its tokenizer (`codec`: that one's folder).
+
+        Raises
+        ------
+        CheckpointError, CodecError
+            There is no such model, its folder is damaged, or it was trained on another tokenizer's tokens.
+        """
+        embedded = WEIGHTS_FOLDER / str(path_or_name or DEFAULT_GENERATOR)
+        folder = embedded if path_or_name is None or embedded.is_dir() else Path(path_or_name)
+        config, _ = load_config(folder, GeneratorConfig)
+        network = ScaleTransformer(config)
+        load_state(network, load_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
+        return cls(network.eval().requires_grad_(False), MeshTokenizer.from_pretrained(codec or config.codec))
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names that `sample` takes."""
+        return self.network.config.categories
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        count: int = 1,
+        category: str | None = None,
+        seed: int = 0,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        guidance: float = 2.0,
+    ) -> list[TokenStream]:
+        """Draw `count` shapes.
+
+        Parameters
+        ----------
+        category : str, optional
+            One of `categories`; any shape, if not given.
+        seed : int
+            Same seed, count and machine: same shapes.
+        temperature : float
+            Of the logits; above 0.
+        top_p : float
+            Ids are drawn from the most probable ones that together have this share (nucleus sampling).
+        guidance : float
+            Logits move by this multiple of what the category changes (classifier-free guidance); 1 is none.
+
+        Raises
+        ------
+        InputError
+            The category is unknown, or a number is out of range.
+        """
+        names, scales = self.categories, len(self.network.config.tokens)
+        if category is not None and category not in names:
+            raise InputError(f"unknown category {category!r}; choose one of {', '.join(names) or '(none)'}")
+        if count < 1 or not temperature > 0 or not 0 < top_p <= 1:
+            raise InputError("count must be 1 or more, temperature above 0, and top_p in (0, 1]")
+        wanted = torch.full((count,), 0 if category is None else 1 + names.index(category))
+        generator = torch_generator(seed, "sample")
+
+        def logits(box: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+            found = self.network(wanted, box, inputs)
+            if category is None or guidance == 1:
+                return found
+            free = self.network(torch.zeros_like(wanted), box, inputs)
+            return tuple(f + guidance * (w - f) for w, f in zip(found, free, strict=True))  # type: ignore[return-value]
+
+        def draw(found: Tensor) -> Tensor:
+            return draw_nucleus(found / temperature, top_p, generator)
+
+        box = draw(logits(torch.zeros_like(wanted), [])[0])
+        ids: list[Tensor] = []
+        quantizer = self.tokenizer.network.quantizer
+        for scale in range(scales):
+            inputs = [part.expand(count, -1, -1) for part in running_inputs(quantizer, ids, scale + 1)]
+            found = logits(box, inputs)[1]
+            ids.append(draw(found[:, -self.network.config.tokens[scale] :]))
+        streams = []
+        for row in range(count):
+            half = class_box(int(box[row]))
+            parts = [part[row].numpy() for part in ids]
+            frame = Frame.from_box(-half, half)
+            streams.append(TokenStream(parts, frame, self.tokenizer.model, levels=(LEVEL,) * scales))
+        return streams
+
+
+def draw_nucleus(logits: Float[Tensor, "*b v"], top_p: float, generator: torch.Generator) -> Int[Tensor, "*b"]:
+    """One index for each row, from the most probable ones that together have a share of at least `top_p`."""
+    shares, order = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True, stable=True)
+    before = shares.cumsum(-1) - shares
+    kept = torch.where(before < top_p, shares, 0.0)
+    picked = torch.multinomial(kept.flatten(0, -2), 1, generator=generator).view(*kept.shape[:-1], 1)
+    return order.gather(-1, picked)[..., 0]

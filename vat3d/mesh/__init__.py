@@ -1,0 +1,1 @@
+"""Surfaces: cleaning, solids, thin parts, symmetry, isosurfaces, comparison."""

@@ -1,0 +1,92 @@
+"""Which connected components of a mesh bound a solid."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vat3d.mesh.canonical import CanonicalMesh
+from vat3d.mesh.triangles import edge_table, face_areas_normals, signed_volumes
+
+RIM = 0.05
+"""A component counts as closed while its open rim is shorter than this share of the root of its area, ..."""
+HOLE = 0.01
+"""... or while its holes fill less than this share of what half of its surface sees (the error of the winding number
+there): cracks, however long, and small openings close; a bowl, a hat or a vase with a wide neck stays a sheet."""
+FLAT = 0.002
+"""A closed component with less volume than this times its area is a sheet."""
+PROBE = 2.0**-12
+"""How far on both sides of the surface `surface_samples` looks to see which one is outside."""
+MOST_TRIED = 100_000
+"""Surface points that `surface_samples` tries at once."""
+REMEMBERED = 24
+"""Sets of points, up to that size, whose winding numbers are kept."""
+
+
+class WindingNumber:
+    """How often faces wind about points (n, 3), whichever way round; both fill rules ask about the same ones."""
+
+    def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> None:
+        import igl
+
+        tree = igl.FastWindingNumberBVH()
+        if len(faces):
+            tree.init(vertices, faces)
+
+        def wound(data: bytes) -> NDArray[np.float64]:
+            return np.abs(tree.winding_number(np.frombuffer(data).reshape(-1, 3)))
+
+        self._anew, self._lately = wound, lru_cache(REMEMBERED)(wound)
+
+    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (self._lately if len(points) <= MOST_TRIED else self._anew)(points.tobytes())
+
+
+def loose_faces(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the chosen faces have outside on both sides, and which of those have others in the same place, that
+    cancel them (a single one has winding numbers of a half); sought only where three faces or more share an edge."""
+    loose, paired = np.zeros((2, len(mesh.faces)), bool)
+    if mesh.report["nonmanifold_edges"] and in_closed.any():
+        faces = np.ascontiguousarray(mesh.faces[in_closed])
+        centre, step = mesh.vertices[faces].mean(1), PROBE * face_areas_normals(mesh.vertices, faces)[1]
+        winding = WindingNumber(mesh.vertices, faces)
+        highest = np.maximum(winding(centre + step), winding(centre - step))
+        loose[in_closed] = highest <= 0.5
+        paired[in_closed] = highest < 0.25
+    return loose, paired
+
+
+def closed_components(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each component bounds a solid, and whether it does so in spite of an open rim."""
+    edges, edge, direction = edge_table(mesh.faces)
+    odd = np.bincount(edge) % 2 == 1
+    owner = np.empty(len(edges), np.int64)
+    owner[edge] = np.repeat(mesh.component, 3)
+    length = np.linalg.norm(mesh.vertices[edges[:, 0]] - mesh.vertices[edges[:, 1]], axis=1)
+    area = np.bincount(mesh.component, face_areas_normals(mesh.vertices, mesh.faces)[0])
+    rim = np.bincount(owner, length * odd, minlength=len(area))
+    volume = np.abs(signed_volumes(mesh.vertices, mesh.faces, mesh.component))
+    closed = volume > FLAT * area
+    uneven = np.bincount(owner, np.bincount(edge, direction) != 0, minlength=len(area)) > 0
+    for part in np.flatnonzero(closed & uneven):
+        separating, error = _separation(mesh, mesh.component == part)
+        closed[part] = separating > 0.5 and (rim[part] <= RIM * np.sqrt(area[part]) or error <= HOLE)
+    return closed, closed & (rim > 0)
+
+
+def _separation(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> tuple[float, float]:
+    """Share of the area of the chosen faces that has inside on one side only, and the median over area of how far
+    their winding numbers, on either side, are from whole; of the largest faces."""
+    faces = np.ascontiguousarray(mesh.faces[chosen])
+    area, normal = face_areas_normals(mesh.vertices, faces)
+    largest = np.argsort(-area, kind="stable")[:512]
+    area, centre, step = area[largest], mesh.vertices[faces[largest]].mean(1), PROBE * normal[largest]
+    at = np.concatenate([centre + step, centre - step])
+    wound = WindingNumber(mesh.vertices, faces)(at).reshape(2, -1)
+    ahead, behind = wound > 0.5
+    error = np.abs(wound - wound.round()).max(0)
+    order = np.argsort(error, kind="stable")
+    half = np.searchsorted(np.cumsum(area[order]), 0.5 * area.sum())
+    return float(area @ (ahead != behind) / area.sum()), float(error[order][half])

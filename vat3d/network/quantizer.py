@@ -1,0 +1,288 @@
+"""Multi-scale residual vector quantisation of a triplane latent grid.
+
+Every scale reduces the residual to its tokens' vectors, divides by gains, takes the nearest codes, raises them back to
+the grid and subtracts. The latent is the mean latent plus the sum over scales; any prefix of the tokens is a coarser
+latent (residual quantisation over scales as in arXiv 2412.02202; the shared codebook is arXiv 2404.02905, section 3.2).
+There are two kinds of scales:
+
+- The first ones hold principal components. Scale k covers the n_k of largest variance over training shapes, `channels`
+  of them a token, so that a coarse scale says what shapes differ in most and each later scale says the same more finely
+  and adds more. Planes, channels and places of a latent are strongly correlated: at equal bits this leaves half of the
+  error that averages over areas do. The components are combinations of the lower frequencies of a cosine
+  transform of each plane, held in 8 bits. Tokens come by falling variance.
+- Then scales with 3 s_k^2 tokens laid over the three planes: the residual is averaged over each token's area, raised
+  back bilinearly and passed through a small convolution. Tokens come centre first, planes in turn, so that a partial
+  scale refines where shapes have most to tell.
+
+Axes: b batch, p plane (3), r cells along the grid's side, k token of a scale, c latent channel, v code, m
+frequency of a plane and channel, n component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vat3d.network.config import CodecConfig
+
+
+def area_weights(side: int, grid: int) -> Float[Tensor, "s g"]:
+    """Averages of `grid` cells over `side` equal intervals, rows summing to 1."""
+    edges = torch.linspace(0, grid, side + 1)
+    low, high = edges[:-1, None], edges[1:, None]
+    cells = torch.arange(grid, dtype=torch.float32)
+    overlap = (torch.minimum(high, cells + 1) - torch.maximum(low, cells)).clamp_min(0)
+    return overlap / overlap.sum(1, keepdim=True)
+
+
+def linear_weights(side: int, grid: int) -> Float[Tensor, "g s"]:
+    """Linear interpolation from `side` cell centres to `grid` cell centres, constant beyond the outer centres."""
+    position = ((torch.arange(grid) + 0.5) * side / grid - 0.5).clamp(0, side - 1)
+    low = position.floor().clamp(max=max(side - 2, 0)).long()
+    share = (position - low)[:, None]
+    high = (low + 1).clamp(max=side - 1)
+    return functional.one_hot(low, side) * (1 - share) + functional.one_hot(high, side) * share
+
+
+def centre_first(side: int) -> Int[Tensor, " k"]:
+    """Order of the 3 side^2 cells of a scale: by distance from the plane's centre, the three planes in turn."""
+    offsets = 2 * torch.arange(side) - (side - 1)
+    distance = (offsets[:, None] ** 2 + offsets[None] ** 2).flatten()
+    cells = torch.argsort(distance, stable=True)
+    return (cells[:, None] + side * side * torch.arange(3)).flatten()
+
+
+def cosine_waves(grid: int) -> Float[Tensor, "g g"]:
+    """The orthonormal cosine waves over `grid` cells, slowest first (DCT-II)."""
+    waves = (torch.arange(grid)[:, None] * (torch.arange(grid) + 0.5) * (torch.pi / grid)).cos() * (2 / grid) ** 0.5
+    waves[0] /= 2**0.5
+    return waves
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the quantiser made of a latent grid.
+
+    `latent` is the sum of all kept scales, with straight-through gradients; `ids` the codes of each scale (b, k);
+    -1 where a sample dropped the token; `loss` the mean codebook error over partial sums and the commitment error;
+    `inputs` for each scale the vectors (m, c) that were replaced by codes.
+    """
+
+    latent: Tensor
+    ids: list[Tensor]
+    loss: Tensor
+    inputs: list[Tensor]
+
+
+class ScaleQuantizer(nn.Module):
+    """The codebook, the components, gains and convolutions of the scales, and the walk from coarse to fine."""
+
+    waves: Tensor
+    low: Tensor
+    basis: Tensor
+    basis_step: Tensor
+    axes: Tensor
+    mean: Tensor
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.grid, self.channels, self.sides, self.scales = config.grid, config.channels, config.sides, config.scales
+        self.components = config.components
+        self.codebook = nn.Parameter(torch.randn(config.codes, config.channels))
+        if self.components:
+            number = torch.arange(self.grid)
+            self.register_buffer("waves", cosine_waves(self.grid), persistent=False)
+            self.register_buffer("low", (number[:, None] + number) < config.band, persistent=False)
+            frequencies = 3 * int(self.low.sum()) * self.channels
+            self.register_buffer("basis", torch.zeros(max(self.components), frequencies, dtype=torch.int8))
+            self.register_buffer("basis_step", torch.ones(max(self.components)))
+            self.register_buffer("mean", torch.zeros(3, self.grid, self.grid, self.channels))
+            self.register_buffer("axes", torch.zeros(self.basis.shape), persistent=False)
+            self.register_load_state_dict_post_hook(lambda module, _: module._set_axes())
+        self.log_spread = nn.ParameterList(torch.zeros(count) for count in self.components)
+        self.log_gain = nn.Parameter(torch.linspace(0, -2, len(self.sides)))
+        convs = [nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False) for _ in self.sides]
+        for conv in convs:
+            nn.init.zeros_(conv.weight)
+        self.smooth = nn.ModuleList(convs)
+        for k, side in enumerate(self.sides):
+            self.register_buffer(f"reduce_{k}", area_weights(side, self.grid), persistent=False)
+            self.register_buffer(f"raise_{k}", linear_weights(side, self.grid), persistent=False)
+            self.register_buffer(f"order_{k}", centre_first(side), persistent=False)
+
+    def start(self, batch: int) -> Float[Tensor, "b p r r c"]:
+        """The latent of no tokens: the mean over training shapes, or zero where there are no components."""
+        shape = (batch, 3, self.grid, self.grid, self.channels)
+        return self.mean.expand(shape) if self.components else self.codebook.new_zeros(shape)
+
+    def spectrum(self, grid: Float[Tensor, "b p r r c"]) -> Float[Tensor, "b m"]:
+        """The lower frequencies of every plane and channel."""
+        return torch.einsum("ir,js,bprsc->bpijc", self.waves, self.waves, grid)[:, :, self.low].flatten(1)
+
+    def _set_axes(self) -> None:
+        """The principal components in float32, orthonormal to within their 8 bits."""
+        self.axes = self.basis.float() * self.basis_step[:, None]
+
+    def reduce(self, grid: Float[Tensor, "b p r r c"], scale: int) -> Float[Tensor, "b k c"]:
+        """Vectors of a scale's tokens, in token order, in units of the scale's gains."""
+        if scale < len(self.components):
+            found = self.spectrum(grid) @ self.axes[: self.components[scale]].T
+            return (found / self.log_spread[scale].exp()).unflatten(1, (-1, self.channels))
+        scale -= len(self.components)
+        weights = getattr(self, f"reduce_{scale}")
+        cells = torch.einsum("ir,js,bprsc->bpijc", weights, weights, grid).flatten(1, 3)
+        return cells[:, getattr(self, f"order_{scale}")] / self.log_gain[scale].exp()
+
+    def expand(self, vectors: Float[Tensor, "b k c"], scale: int) -> Float[Tensor, "b p r r c"]:
+        """A scale's contribution to the grid from its token vectors; the mirror of `reduce`, and linear."""
+        if scale < len(self.components):
+            return self._compose(vectors.flatten(1) * self.log_spread[scale].exp())
+        scale -= len(self.components)
+        side, weights = self.sides[scale], getattr(self, f"raise_{scale}")
+        cells = torch.empty_like(vectors)
+        cells[:, getattr(self, f"order_{scale}")] = vectors
+        cells = cells.view(-1, 3, side, side, self.channels)
+        grid = torch.einsum("ri,sj,bpijc->bprsc", weights, weights, cells) * self.log_gain[scale].exp()
+        mixed = self.smooth[scale](grid.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return grid + mixed.unflatten(0, (-1, 3))
+
+    def _compose(self, found: Float[Tensor, "b n"]) -> Float[Tensor, "b p r r c"]:
+        """The grid that the first n components make up."""
+        spectrum = found.new_zeros(len(found), 3, self.grid, self.grid, self.channels)
+        spectrum[:, :, self.low] = (found @ self.axes[: found.shape[1]]).view(len(found), 3, -1, self.channels)
+        return torch.einsum("ir,js,bpijc->bprsc", self.waves, self.waves, spectrum)
+
+    def assemble(self, parts: Sequence[Float[Tensor, "b _ c"]]) -> Float[Tensor, "b p r r c"]:
+        """Latent grid of the token vectors of the first scales; the last one may hold fewer than its full count."""
+        latent = self.start(len(parts[0]) if parts else 1)
+        found = latent.new_zeros(len(latent), max(self.components, default=0))
+        for scale, vectors in enumerate(parts):
+            vectors = functional.pad(vectors, (0, 0, 0, self.scales[scale] - vectors.shape[1]))
+            if scale < len(self.components):  # in one product for all scales: they share their components
+                known = vectors.flatten(1) * self.log_spread[scale].exp()
+                found = found + functional.pad(known, (0, found.shape[1] - known.shape[1]))
+            else:
+                latent = latent + self.expand(vectors, scale)
+        return latent + self._compose(found) if self.components else latent
+
+    def from_vectors(self, vectors: Float[Tensor, "b k c"]) -> Float[Tensor, "b p r r c"]:
+        """Latent grid of the vectors of the first k tokens, scale after scale."""
+        ends = torch.tensor(self.scales).cumsum(0).tolist()
+        return self.assemble(vectors.tensor_split([end for end in ends if end < vectors.shape[1]], dim=1))
+
+    def nearest(self, vectors: Float[Tensor, "m c"], cost: Float[Tensor, "#m v"] | None = None) -> Int[Tensor, " m"]:
+        """Index of the nearest code in float32; ties go to the lowest index.
+
+        With `cost`, of the code that is least in half the squared distance plus cost (entropy-constrained vector
+        quantisation, Chou, Lookabaugh & Gray 1989).
+        """
+        codes = self.codebook.float()
+        scores = torch.addmm(codes.square().sum(1) / 2, vectors.float(), codes.T, alpha=-1)
+        return (scores if cost is None else scores + cost).argmin(-1)
+
+    @torch.no_grad()
+    def weights(self) -> Float[Tensor, " n"]:
+        """Squared error in the latent, per unit of squared error in a token's vector, for each token."""
+        parts = [(2 * spread).exp().view(-1, self.channels).mean(1) for spread in self.log_spread]
+        for side, gain in zip(self.sides, self.log_gain, strict=True):
+            parts.append(((self.grid / side) ** 2 * (2 * gain).exp()).expand(3 * side * side))
+        return torch.cat(parts)
+
+    def forward(
+        self,
+        latent: Float[Tensor, "b p r r c"],
+        kept: Int[Tensor, " b"] | None = None,
+        price: Float[Tensor, " b"] | None = None,
+        bits: Sequence[Float[Tensor, "_ v"]] | None = None,
+        given: Int[Tensor, "b k"] | None = None,
+    ) -> Quantized:
+        """Quantise `latent`.
+
+        Parameters
+        ----------
+        latent : tensor of shape (b, 3, r, r, c)
+        kept : tensor of shape (b,), optional
+            Each sample has its first so many tokens only; all, if not given.
+        price : tensor of shape (b,), optional
+            Half the squared error in the latent that a bit is worth; with `bits`.
+        bits : list of tensors of shape (k or 1, v), optional
+            For each scale what a code costs, for each token or for all.
+        given : tensor of shape (b, k), optional
+            Ids of the first scales, which stay.
+        """
+        weights = self.weights()
+        if kept is None:
+            kept = torch.full((len(latent),), sum(self.scales))
+        total, losses, ids, inputs, start = self.start(len(latent)), [], [], [], 0
+        for scale, count in enumerate(self.scales):
+            present = start + torch.arange(count) < kept[:, None]
+            if not bool(present.any()):
+                break
+            wanted = self.reduce(latent.detach() - total.detach(), scale).detach()[present]
+            cost = None
+            if price is not None and bits is not None:
+                worth = price[:, None] / weights[start : start + count]
+                cost = (bits[scale].expand(count, -1) * worth[..., None])[present]
+            if given is not None and start + count <= given.shape[1]:
+                nearest = given[:, start : start + count][present]
+            else:
+                nearest = self.nearest(wanted, cost)
+            chosen = torch.full_like(present, -1, dtype=torch.long).masked_scatter(present, nearest)
+            vectors = latent.new_zeros(*present.shape, self.channels)
+            vectors = vectors.masked_scatter(present[..., None], self.codebook[nearest])
+            total = total + self.expand(vectors, scale)
+            losses.append((total - latent.detach()).square().mean())
+            ids.append(chosen)
+            inputs.append(wanted)
+            start += count
+        commitment = (latent - total.detach()).square().mean()
+        straight = total + latent - latent.detach()
+        return Quantized(straight, ids, torch.stack([torch.stack(losses).mean(), commitment]), inputs)
+
+    def dequantize(self, ids: Sequence[Int[Tensor, "b _"]]) -> Float[Tensor, "b p r r c"]:
+        """Latent grid of a prefix of tokens; the last scale may hold fewer than its full count."""
+        return self.assemble([self.codebook[chosen] for chosen in ids])
+
+    @torch.no_grad()
+    def initialise(self, latent: Float[Tensor, "b p r r c"], generator: torch.Generator) -> None:
+        """Components and gains from the spread of the residuals of many latents, codes drawn from those residuals.
+
+        Assumes a rate-distortion-like decline: a scale is taken to remove half of the residual's amplitude that it can
+        see, which is close enough for gradients to take over. The components stay as they are found here.
+        """
+        if self.components:
+            self.mean.copy_(latent.mean(0))
+            centred = self.spectrum(latent - self.mean).double()
+            _, axes = torch.linalg.eigh(centred.T @ centred)
+            axes = axes.T.flip(0)[: len(self.basis)]
+            self.basis_step.copy_(axes.abs().amax(1) / 127)
+            self.basis.copy_(torch.round(axes / self.basis_step[:, None]))
+            self._set_axes()
+        residual, pools = latent - self.start(len(latent)), []
+        for scale, gain in enumerate([*self.log_spread, *self.log_gain]):
+            gain.zero_()
+            seen = self.reduce(residual, scale)
+            spread = (seen.flatten(1).std(0) if gain.dim() else seen.std()).clamp_min(1e-4)
+            gain.copy_(spread.log())
+            seen = self.reduce(residual, scale)
+            pools.append(seen.flatten(0, 1))
+            residual = residual - 0.5 * self.expand(seen, scale)
+        share = -(-len(self.codebook) // len(pools))
+        drawn = [pool[torch.randint(len(pool), (share,), generator=generator)] for pool in pools]
+        self.codebook.copy_(torch.cat(drawn)[: len(self.codebook)])
+
+    @torch.no_grad()
+    def revive(self, inputs: Sequence[Tensor], dead: Tensor, generator: torch.Generator) -> None:
+        """Put codes that nothing chose for long onto vectors of the current batch, scales drawn evenly."""
+        wanted = torch.nonzero(dead).flatten()
+        pools = [pool for pool in inputs if len(pool)]
+        if not len(wanted) or not pools:
+            return
+        scale = torch.randint(len(pools), (len(wanted),), generator=generator).tolist()
+        for code, k in zip(wanted.tolist(), scale, strict=True):
+            self.codebook[code] = pools[k][torch.randint(len(pools[k]), (1,), generator=generator).item()]

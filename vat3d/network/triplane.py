@@ -1,0 +1,72 @@
+"""The triplane frame: three axis-aligned planes over the unit cube, and what cells and points know of their place.
+
+A mesh is brought into the evaluation frame (longest half-side 1, box centred) and then stretched so that its box fills
+the cube: every token then speaks of a place where there is something, and thin axes are held more finely.
+Axes: b batch, n point, p plane (3), r cells along a plane's side, k token.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+EXTENT = 1.05
+"""Half-side of the cube, in stretched units, that the planes cover."""
+MINIMUM_BOX = 0.15
+"""Half-extents below this are not stretched further: a sheet is not blown up into a cube."""
+PLANE_AXES = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+"""For each plane: the axis along its rows, along its columns, and the one it looks along."""
+
+
+def stretch_box(box: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:
+    """The half-extents that are mapped to 1, from the half-extents of the mesh."""
+    return box.clamp_min(MINIMUM_BOX)
+
+
+def fourier(values: Float[Tensor, "*b d"], octaves: int) -> Float[Tensor, "*b f"]:
+    """The values with their sines and cosines at pi 2^0 ... pi 2^(octaves - 1)."""
+    angles = values[..., None] * (math.pi * 2.0 ** torch.arange(octaves, dtype=values.dtype))
+    return torch.cat([values, angles.sin().flatten(-2), angles.cos().flatten(-2)], dim=-1)
+
+
+def cell_features(side: int, octaves: int = 4) -> Float[Tensor, "k f"]:
+    """Features of the place of each of the 3 side^2 plane cells: Fourier features in space, and which plane it is."""
+    centres = (torch.arange(side) + 0.5) / side * 2 - 1
+    u, v = (grid.flatten() for grid in torch.meshgrid(centres, centres, indexing="ij"))
+    rows = []
+    for plane, (first, second, _) in enumerate(PLANE_AXES):
+        position = torch.zeros(side * side, 3)
+        position[:, first], position[:, second] = u, v
+        rows.append(torch.cat([fourier(position, octaves), torch.eye(3)[plane].expand(side * side, 3)], dim=-1))
+    return torch.cat(rows)
+
+
+def to_planes(points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b p n 3"]:
+    """Coordinates as each plane sees them: along its rows, along its columns, and in depth."""
+    axes = torch.tensor(PLANE_AXES).flatten()
+    return points[..., axes].unflatten(-1, (3, 3)).transpose(1, 2)
+
+
+def plane_cells(uv: Float[Tensor, "b p n 2"], side: int) -> tuple[Int[Tensor, "b p n"], Float[Tensor, "b p n 2"]]:
+    """Flat index over (b, p, row, column) of the cell that holds each point, and the point's offset from its middle."""
+    scaled = (uv / EXTENT + 1) * (side / 2)
+    cell = scaled.floor().clamp(0, side - 1)
+    batch, planes = uv.shape[:2]
+    plane_index = torch.arange(batch * planes).view(batch, planes, 1)
+    row, column = cell.long().unbind(-1)
+    return (plane_index * side + row) * side + column, scaled - cell - 0.5
+
+
+def patchify(grid: Float[Tensor, "b p r r c"]) -> Float[Tensor, "b k d"]:
+    """2 x 2 cells to one token."""
+    b, p, r, _, c = grid.shape
+    return grid.view(b, p, r // 2, 2, r // 2, 2, c).transpose(3, 4).reshape(b, p * (r // 2) ** 2, 4 * c)
+
+
+def unpatchify(tokens: Float[Tensor, "b k d"], side: int) -> Float[Tensor, "b p r r c"]:
+    """The inverse of `patchify`; `side` counts tokens along a plane."""
+    b, _, d = tokens.shape
+    return tokens.view(b, 3, side, side, 2, 2, d // 4).transpose(3, 4).reshape(b, 3, 2 * side, 2 * side, d // 4)

@@ -1,0 +1,110 @@
+"""From stored samples to a training batch: a random subset of points, moved by random deformations.
+
+Deformations move the zero set exactly. Distances are carried over times the mean local scale, which is within a third
+of the truth for the strengths used here and right at the surface, where it counts. Axes: b batch, n point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from vat3d.network.triplane import EXTENT, stretch_box
+from vat3d.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Surface points and normals (b, n, 3) for the encoder; queries (b, m, 3) with signed distances (b, m), of which
+    the first `volume` are volume samples; half-extents `box` (b, 3). All in the evaluation frame."""
+
+    points: Tensor
+    normals: Tensor
+    box: Tensor
+    queries: Tensor
+    distances: Tensor
+    volume: int
+
+
+def make_batch(
+    samples: Mapping[str, Tensor], config: TrainConfig, generator: torch.Generator, *, augment: bool = True
+) -> Batch:
+    """Draw points from `samples` (as `vat3d.data.dataset.Dataset.batch` gives them) and deform them.
+
+    Volume samples are drawn from inside the stretched box where there are enough: outside of it nothing is unknown.
+    """
+    surface = _draw(samples["surface"], config.surface, generator).float()
+    points, normals = surface[..., :3], functional.normalize(surface[..., 3:], dim=-1)
+    box = samples["surface"][..., :3].float().abs().amax(1)
+    near = _draw(samples["near"], config.near, generator).float()
+    volume = samples["volume"].float()
+    outside = (volume[..., :3].abs() > EXTENT * stretch_box(box)[:, None]).any(-1)
+    keys = torch.rand(outside.shape, generator=generator) + outside
+    chosen = keys.argsort(1)[:, : config.volume]
+    volume = volume.gather(1, chosen[..., None].expand(-1, -1, 4))
+    queries = torch.cat([volume, near], dim=1)
+    distances, queries = queries[..., 3], queries[..., :3]
+    if augment:
+        points, normals, queries, distances, box = deform(points, normals, queries, distances, generator)
+    return Batch(points, normals, box, queries, distances, config.volume)
+
+
+def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` rows at even steps from a random start: an equal share of every stretch of the stored order."""
+    stored = rows.shape[1]
+    start = torch.randint(stored, (1,), generator=generator)
+    return rows[:, (start + torch.arange(count) * max(1, stored // count)) % stored]
+
+
+def deform(
+    points: Float[Tensor, "b n 3"],
+    normals: Float[Tensor, "b n 3"],
+    queries: Float[Tensor, "b m 3"],
+    distances: Float[Tensor, "b m"],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Random axis order and mirror images; for some samples a turn, a stretch along each axis, and a gentle bend.
+
+    The result is centred on its box and scaled to longest half-side 1 again.
+    """
+    batch = len(points)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator)
+
+    order = uniform(3).argsort(1)
+    signs = torch.where(uniform(3) < 0.5, -1.0, 1.0)
+    matrix = functional.one_hot(order, 3).float() * signs[:, None]
+    angle = (uniform(1)[:, 0] * 2 - 1) * torch.pi * (uniform(1)[:, 0] < 0.4)
+    turn = torch.zeros(batch, 3, 3)
+    turn[:, 0, 0] = turn[:, 1, 1] = angle.cos()
+    turn[:, 0, 1], turn[:, 1, 0], turn[:, 2, 2] = -angle.sin(), angle.sin(), 1.0
+    stretch = torch.exp((uniform(3) * 2 - 1) * 0.35 * (uniform(1) < 0.7))
+    linear = stretch[:, :, None] * (matrix @ turn)
+    waves = (uniform(3, 3) * 2 - 1) * 2.5
+    phases = uniform(3) * 2 * torch.pi
+    depth = (uniform(3) * 2 - 1) * 0.1 * (uniform(1) < 0.5)
+
+    def move(x: Tensor) -> Tensor:
+        x = x @ linear.transpose(1, 2)
+        return x + depth[:, None] * torch.sin(x @ waves.transpose(1, 2) + phases[:, None])
+
+    moved = move(points)
+    low, high = moved.amin(1, keepdim=True), moved.amax(1, keepdim=True)
+    centre = (low + high) / 2
+    half = ((high - low) / 2).squeeze(1)
+    size = half.amax(1)
+    # Normals go by the inverse transpose of the Jacobian, J = (I + depth cos(...) waves) linear.
+    inner = points @ linear.transpose(1, 2)
+    slope = depth[:, None] * torch.cos(inner @ waves.transpose(1, 2) + phases[:, None])
+    jacobian = (torch.eye(3) + slope[..., None] * waves[:, None]) @ linear[:, None]
+    facing = functional.normalize((torch.linalg.inv(jacobian).transpose(-1, -2) @ normals[..., None])[..., 0], dim=-1)
+    scale = stretch.log().mean(1).exp() / size
+    points = (moved - centre) / size[:, None, None]
+    queries = (move(queries) - centre) / size[:, None, None]
+    return points, facing, queries, distances * scale[:, None], half / size[:, None]

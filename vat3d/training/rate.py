@@ -1,0 +1,84 @@
+"""Rate in training: which prefix of its tokens a sample keeps, what a bit is worth to it, and what codes cost.
+
+Axes: b batch, s scale, v code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vat3d.training.config import TrainConfig
+
+
+def kept_tokens(scales: Sequence[int], batch: int, generator: torch.Generator) -> Tensor:
+    """How many tokens each sample of a batch keeps: for a quarter up to a random scale's end, else log-uniform.
+
+    The log-uniform draw begins at a twentieth of all tokens, which is below the smallest useful file.
+    """
+    ends = torch.tensor(scales).cumsum(0)
+    total = int(ends[-1])
+    whole = ends[torch.randint(len(ends), (batch,), generator=generator)]
+    low = math.log(max(3, total / 20))
+    partial = torch.exp(low + (math.log(total) - low) * torch.rand(batch, generator=generator)).long()
+    return torch.where(torch.rand(batch, generator=generator) < 0.25, whole, partial)
+
+
+def bit_prices(kept: Tensor, weights: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    """What a bit is worth to each sample of a batch, in half squared error of the latent, shape (b,).
+
+    Log-uniform between the bounds of `config` times the weight of the sample's last token; a quarter pay nothing.
+    """
+    low, high = math.log(config.price_low), math.log(config.price_high)
+    price = torch.exp(low + (high - low) * torch.rand(len(kept), generator=generator)) * weights[kept - 1]
+    return price * (torch.rand(len(kept), generator=generator) < 0.75)
+
+
+class CodeUse(nn.Module):
+    """How often each scale chose each code lately: what it costs, and whether it is dead. A module, for checkpoints."""
+
+    counts: Tensor
+
+    def __init__(self, scales: int, codes: int, decay: float = 0.98) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.ones(scales, codes))
+        self.decay = decay
+
+    def update(self, ids: Sequence[Tensor]) -> None:
+        """Count a batch; ids of -1 were dropped."""
+        for scale, chosen in enumerate(ids):
+            found = chosen[chosen >= 0]
+            if len(found):
+                share = torch.bincount(found, minlength=self.counts.shape[1]) * (self.counts.shape[1] / len(found))
+                self.counts[scale].lerp_(share.float(), 1 - self.decay)
+
+    def dead(self, below: float = 0.02) -> Tensor:
+        """Codes that every scale chooses at less than `below` times the uniform rate."""
+        return (self.counts < below).all(0)
+
+    def bits(self) -> list[Tensor]:
+        """What each code costs at each scale, a tensor of shape (1, codes) for each."""
+        share = (self.counts / self.counts.sum(1, keepdim=True)).clamp_min(2.0**-16)
+        return list(-share.log2()[:, None])
+
+    def revived(self, dead: Tensor) -> None:
+        """Codes that were put somewhere else start at the uniform rate, or their price would keep them dead."""
+        self.counts[:, dead] = 1.0
+
+    def in_use(self) -> list[int]:
+        """How many codes each scale chooses at more than a fiftieth of the uniform rate."""
+        return (self.counts >= 0.02).sum(1).tolist()
+
+    def perplexity(self) -> list[float]:
+        """Effective number of codes of each scale."""
+        share = self.counts / self.counts.sum(1, keepdim=True)
+        return torch.exp(torch.special.entr(share).sum(1)).tolist()
+
+
+def scale_bits(ids: Tensor, codes: int) -> Tensor:
+    """What each code costs by its share of `ids` (those of -1 aside), shape (1, codes)."""
+    counts = torch.bincount(ids[ids >= 0], minlength=codes) + 1.0
+    return (counts.sum() / counts).log2()[None]
