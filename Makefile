@@ -15,7 +15,7 @@ help:
 	@echo "make demo       predict a new subject and compress a mesh, on embedded data; outputs in demo_output/"
 	@echo "make test       the tests, but for the slow ones"
 	@echo "make slow       the slow tests (about 20 minutes)"
-	@echo "make lint       ruff, mypy, import rules"
+	@echo "make lint       ruff, strict types, import layers, docstrings"
 	@echo "make bench      speed and quality beside peers; figures in benchmarks/"
 	@echo "make notebooks  run every notebook from top to bottom, in a copy"
 	@echo "make clean      remove outputs and caches; $(VENV) stays"
@@ -45,6 +45,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	git ls-files 'setcore/*.py' 'braincl/*.py' 'vat3d/*.py' | xargs $(BIN)/numpydoc lint
 
 bench: $(INSTALLED)
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
