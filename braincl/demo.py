@@ -14,6 +14,7 @@ from braincl.estimators.in_context import InContextEncoder
 from braincl.evaluation.report import format_table, write_evaluation
 from braincl.evaluation.scores import evaluate
 from braincl.evaluation.splits import context_draws
+from braincl.plot.curves import plot_scores
 
 SUBJECT = Path(__file__).parent / "embedded" / "demo" / "subject.nc"
 MODEL = "demo"
@@ -33,7 +34,7 @@ def main() -> None:
         f"The weights were trained on: {', '.join(encoder.training_subjects)}."
     )
     found = evaluate(encoder, subject, (CONTEXT,), DRAWS, TEST_IMAGES, progress=True)
-    write_evaluation(found, out / "scores.json")
+    write_evaluation(found, out / "scores.json", plot_scores)
     print(format_table(found.report))
 
     ids = subject["image_id"].values

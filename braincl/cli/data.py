@@ -1,4 +1,4 @@
-"""Commands that read, embed, join and simulate response sets."""
+"""Commands that make response sets: `data` reads data sets, `embed`, `join` and `simulate`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setcore.cli import add_json_flag, check_output, print_result
+from setcore.cli import add_json_flag, check_output, number_list, print_result
 from setcore.errors import InputError
 
+NAME_HELP = "of a data set; `braincl data list` lists them"
 ZSCORES = ("session", "context", "none")
 CEILINGS = ("ncsnr", "repeats", "split_half", "none")
 
 
-def add_data(commands: Any) -> None:
-    """Add `data` and its subcommands."""
+def _add_data(commands: Any) -> None:
     command = commands.add_parser("data", help="data sets: list, info, check, read")
     actions = command.add_subparsers(required=True, metavar="ACTION")
 
@@ -24,28 +24,37 @@ def add_data(commands: Any) -> None:
     listing.set_defaults(handler=_list)
 
     info = actions.add_parser("info", help="what a data set is, its licence, its files and where to get them")
-    info.add_argument("name", metavar="NAME")
+    info.add_argument("name", metavar="NAME", help=NAME_HELP)
     add_json_flag(info)
     info.set_defaults(handler=_info)
 
     check = actions.add_parser("check", help="what is there of a data set, what is missing and where to get it")
-    check.add_argument("name", metavar="NAME")
-    check.add_argument("folder", metavar="FOLDER")
-    check.add_argument("--subject", help="default: files of any subject count")
+    check.add_argument("name", metavar="NAME", help=NAME_HELP)
+    check.add_argument("folder", metavar="FOLDER", help="where the data set lies")
+    check.add_argument("--subject", help="only files of this subject count (default: those of any)")
     add_json_flag(check)
     check.set_defaults(handler=_check)
 
     read = actions.add_parser("read", help="write a subject as a response set")
-    read.add_argument("name", metavar="NAME")
-    read.add_argument("folder", metavar="FOLDER")
+    read.add_argument("name", metavar="NAME", help=NAME_HELP)
+    read.add_argument("folder", metavar="FOLDER", help="where the data set lies")
     read.add_argument("--subject", required=True, help="such as subj01 for nsd, CSI1 for bold5000")
-    read.add_argument("--out", required=True, metavar="FILE.nc")
-    read.add_argument("--sessions", type=_numbers, metavar="N,N,...", help="default: all that are there")
+    read.add_argument("--out", required=True, metavar="FILE.nc", help="the response set to write")
+    read.add_argument(
+        "--sessions", type=number_list, metavar="N,N,...", help="sessions to read (default: all that are there)"
+    )
     read.add_argument("--mask", metavar="MASK", help="a NIfTI mask, or for nsd the name of a volume in roi")
     read.add_argument("--pictures", metavar="FOLDER", help="picture files, whose hashes become image_id")
     read.add_argument("--release", type=int, help="of bold5000: 1 or 2")
-    read.add_argument("--zscore", choices=ZSCORES, help="by all trials of a session, or by its context trials only")
-    read.add_argument("--noise-ceiling", choices=CEILINGS)
+    read.add_argument(
+        "--zscore",
+        choices=ZSCORES,
+        help="standardise each voxel in each session by all its trials, or by those of context pictures only "
+        "(default: the reader's own)",
+    )
+    read.add_argument(
+        "--noise-ceiling", choices=CEILINGS, help="what the noise ceiling is taken from (default: the reader's own)"
+    )
     read.add_argument("--trials", action="store_true", help="keep single trials, too")
     add_json_flag(read)
     read.set_defaults(handler=_read)
@@ -105,7 +114,6 @@ def _check(args: argparse.Namespace) -> None:
 def _read(args: argparse.Namespace) -> None:
     from braincl.data.responses import save_responses
     from braincl.datasets import find_dataset, read_dataset
-    from setcore.cli import check_output
 
     find_dataset(args.name)
     check_output(args.out)
@@ -128,14 +136,7 @@ def _read(args: argparse.Namespace) -> None:
     print_result({"out": args.out, **sizes, **facts}, args.json, text)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 1,2,3") from None
-
-
-def add_embed(commands: Any) -> None:
+def _add_embed(commands: Any) -> None:
     command = commands.add_parser("embed", help="embed pictures with an image encoder")
     command.add_argument("images", nargs="+", metavar="IMAGES", help="picture files, or folders of them")
     command.add_argument("--backbone", required=True, metavar="NAME", help="such as clip-vit-b-32 or dinov2-vit-b-14")
@@ -145,7 +146,7 @@ def add_embed(commands: Any) -> None:
     command.add_argument(
         "--out", required=True, metavar="FEATURES.nc", help="a run that was killed goes on from FEATURES.nc.partial"
     )
-    command.add_argument("--batch-size", type=int, default=32, help="lower it when memory runs out")
+    command.add_argument("--batch-size", type=int, default=32, help="pictures at once; lower it when memory runs out")
     command.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
     command.add_argument("--no-normalize", action="store_true", help="keep embeddings as they are, not of unit norm")
     add_json_flag(command)
@@ -165,11 +166,11 @@ def _embed(args: argparse.Namespace) -> None:
     print_result(result, args.json, f"{args.out}: {images} images, {features} features of {args.backbone}")
 
 
-def add_join(commands: Any) -> None:
+def _add_join(commands: Any) -> None:
     command = commands.add_parser("join", help="bring image embeddings into a response set by image_id")
-    command.add_argument("responses", metavar="RESPONSES.nc")
+    command.add_argument("responses", metavar="RESPONSES.nc", help="a response set")
     command.add_argument("features", metavar="FEATURES.nc", help="written by `braincl embed`")
-    command.add_argument("--out", required=True, metavar="SUBJECT.nc")
+    command.add_argument("--out", required=True, metavar="SUBJECT.nc", help="the response set with embeddings")
     add_json_flag(command)
     command.set_defaults(handler=_join)
 
@@ -188,16 +189,16 @@ def _join(args: argparse.Namespace) -> None:
     print_result(result, args.json, text)
 
 
-def add_simulate(commands: Any) -> None:
+def _add_simulate(commands: Any) -> None:
     command = commands.add_parser("simulate", help="make simulated subjects of one population, with known weights")
-    command.add_argument("embeddings", metavar="EMBEDDINGS.nc", help="of real pictures, written by `braincl embed`")
+    command.add_argument("embeddings", metavar="EMBEDDINGS.nc", help="of real pictures, made by `braincl embed`")
     command.add_argument("--out", required=True, metavar="FOLDER", help="for subject_0.nc, subject_1.nc, ...")
     command.add_argument(
         "--prior", choices=("gaussian", "mixture"), default="gaussian", help="what voxel weights are drawn from"
     )
     command.add_argument("--components", type=int, default=8, help="groups of a mixture, beside the bulk")
     command.add_argument("--decay", type=float, default=1.0, help="weights' eigenvalues fall as rank^-DECAY")
-    command.add_argument("--subjects", type=int, default=1)
+    command.add_argument("--subjects", type=int, default=1, help="how many")
     command.add_argument("--voxels", type=int, default=1000, help="of each subject")
     command.add_argument(
         "--signal-shares", type=_range, default=(0.02, 0.7), metavar="LOW,HIGH", help="range of the share of signal"
@@ -237,3 +238,6 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not two numbers such as 0.02,0.7") from None
     return low, high
+
+
+COMMANDS = (_add_data, _add_embed, _add_join, _add_simulate)

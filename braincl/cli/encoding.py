@@ -1,4 +1,4 @@
-"""Commands that fit, predict, evaluate and interpret encoders."""
+"""Commands that fit encoders to a subject: `predict`, `evaluate`, `query` and `select`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from braincl.evaluation.report import format_table
-from setcore.cli import add_json_flag, check_output, print_result
+from setcore.cli import add_json_flag, check_output, number_list, print_result
 from setcore.errors import InputError
 
 
-def add_predict(commands: Any) -> None:
+def _add_predict(commands: Any) -> None:
     command = commands.add_parser("predict", help="predict a subject's responses to new images from a context")
     _add_model(command)
     command.add_argument("--context", required=True, metavar="CONTEXT.nc", help="response set with embeddings")
     command.add_argument("--images", required=True, metavar="QUERY.nc", help="embeddings of the images to predict")
-    command.add_argument("--out", required=True, metavar="PRED.nc")
+    command.add_argument("--out", required=True, metavar="PRED.nc", help="predictions, weights and intercepts")
     command.add_argument("--nifti", metavar="PRED.nii.gz", help="write the predictions as a 4-D image, too")
     add_json_flag(command)
     command.set_defaults(handler=_predict)
@@ -47,16 +46,22 @@ def _predict(args: argparse.Namespace) -> None:
     print_result(result, args.json, f"{args.out}: {images} images, {voxels} voxels")
 
 
-def add_evaluate(commands: Any) -> None:
+def _add_evaluate(commands: Any) -> None:
     command = commands.add_parser("evaluate", help="score a model on a subject beside its baselines")
-    command.add_argument("subject", metavar="SUBJECT.nc")
+    command.add_argument("subject", metavar="SUBJECT.nc", help="response set with embeddings")
     _add_model(command)
     command.add_argument(
-        "--contexts", type=_sizes, default=(20, 50, 100, 200, 400), metavar="N,N,...", help="context sizes, in pictures"
+        "--contexts",
+        type=number_list,
+        default=(20, 50, 100, 200, 400),
+        metavar="N,N,...",
+        help="context sizes, in pictures",
     )
     command.add_argument("--draws", type=int, default=5, help="contexts per size, disjoint where the pictures allow")
-    command.add_argument("--test-images", type=int, help="default: a quarter of the pictures, 300 at most")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--test-images", type=int, help="pictures to score on (default: a quarter of all, 300 at most)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the split and of the bootstrap")
     command.add_argument(
         "--json",
         required=True,
@@ -67,8 +72,9 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from braincl.evaluation.report import output_paths, write_evaluation
+    from braincl.evaluation.report import format_table, output_paths, write_evaluation
     from braincl.evaluation.scores import evaluate
+    from braincl.plot.curves import plot_scores
 
     if Path(args.json).suffix != ".json":
         raise InputError(f"{args.json}: name the report .json; the files beside it take .nc and .png")
@@ -79,30 +85,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
     for warning in evaluation.report["warnings"]:
         _warn(warning)
-    write_evaluation(evaluation, args.json)
+    write_evaluation(evaluation, args.json, plot_scores)
     print(format_table(evaluation.report))
     print("written: " + " ".join(map(str, output_paths(args.json))))
 
 
-def add_convert(commands: Any) -> None:
-    command = commands.add_parser("convert", help="turn a published BraInCoRL checkpoint into a model folder")
-    command.add_argument("published", metavar="PUBLISHED.pth", help="a state dict of raw tensors")
-    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="a new folder")
-    add_json_flag(command)
-    command.set_defaults(handler=_convert)
-
-
-def _convert(args: argparse.Namespace) -> None:
-    from dataclasses import asdict
-
-    from braincl.models.per_voxel import convert_published
-
-    config = asdict(convert_published(args.published, args.out))
-    sizes = ", ".join(f"{name} {value}" for name, value in config.items())
-    print_result({"out": args.out, "config": config}, args.json, f"{args.out}: per_voxel network, {sizes}")
-
-
-def add_select(commands: Any) -> None:
+def _add_select(commands: Any) -> None:
     command = commands.add_parser("select", help="pick the pictures to show next, those that would teach most")
     command.add_argument("candidates", metavar="CANDIDATES.nc", help="embeddings, written by `braincl embed`")
     _add_model(command)
@@ -111,7 +99,7 @@ def add_select(commands: Any) -> None:
         "--targets", metavar="TARGETS.nc", help="embeddings of the pictures to be predicted (default: the candidates)"
     )
     command.add_argument("--count", type=int, required=True, help="pictures to pick")
-    command.add_argument("--out", required=True, metavar="LIST.csv")
+    command.add_argument("--out", required=True, metavar="LIST.csv", help="the pictures in the order of choice")
     add_json_flag(command)
     command.set_defaults(handler=_select)
 
@@ -138,7 +126,7 @@ def _select(args: argparse.Namespace) -> None:
     print_result(result, args.json, text)
 
 
-def add_query(commands: Any) -> None:
+def _add_query(commands: Any) -> None:
     command = commands.add_parser("query", help="map how selective voxels are for what a text says")
     command.add_argument("prompts", nargs="+", metavar="PROMPT", help='such as "a photo of a face"')
     _add_model(command)
@@ -149,7 +137,12 @@ def add_query(commands: Any) -> None:
     )  # fmt: skip
     command.add_argument("--backbone", metavar="NAME", help="the CLIP model, where CONTEXT.nc does not state it")
     command.add_argument("--out", required=True, metavar="MAP.nii.gz", help="4-D where there are several prompts")
-    command.add_argument("--similarity", choices=("cosine", "dot"), default="cosine")
+    command.add_argument(
+        "--similarity",
+        choices=("cosine", "dot"),
+        default="cosine",
+        help="cosine: direction of the weights alone; dot: predicted response, strength included",
+    )
     command.add_argument("--contrast", action="store_true", help="one map: the first of two prompts minus the second")
     command.add_argument(
         "--template", action="append", metavar="TEXT", help="such as 'a photo of {}'; give several to average over"
@@ -193,12 +186,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 20,50,100") from None
-
-
 def _warn(message: str) -> None:
     print(f"braincl: warning: {message}", file=sys.stderr)
+
+
+COMMANDS = (_add_predict, _add_evaluate, _add_query, _add_select)

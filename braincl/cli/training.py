@@ -1,4 +1,4 @@
-"""Commands that train a model and describe one."""
+"""Commands about models: `train` makes one, `info` describes one, `convert` takes over a published one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from setcore.cli import add_json_flag, print_result
 PRESETS = ("small", "paper", "agnostic")
 
 
-def add_train(commands: Any) -> None:
-    """Add `train`."""
+def _add_train(commands: Any) -> None:
     command = commands.add_parser("train", help="meta-learn a model on several subjects")
-    command.add_argument("subjects", nargs="+", metavar="SUBJECT.nc")
+    command.add_argument("subjects", nargs="+", metavar="SUBJECT.nc", help="response sets with embeddings")
     command.add_argument("--out", required=True, metavar="MODEL_DIR", help="the model folder to make")
     command.add_argument(
         "--preset",
@@ -22,13 +21,13 @@ def add_train(commands: Any) -> None:
         help="small: minutes on 2 cores; agnostic: a model without a population prior, for any embedding",
     )
     budget = command.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help="time to train, resumes included (default 15)")
+    budget.add_argument("--minutes", type=float, help="time to train, resumed runs included (default: 15)")
     budget.add_argument("--steps", type=int, help="optimiser steps: the same weights for the same seed")
     command.add_argument(
         "--stages", type=_shares, metavar="A,B,C", help="shares of the budget for the stages synthetic voxels, context "
         "extension, real subjects, such as 0.15,0.25,0.6 (default: the preset's)"
     )  # fmt: skip
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, help="of everything that is random")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in MODEL_DIR")
     add_json_flag(command)
     command.set_defaults(handler=_train)
@@ -37,7 +36,6 @@ def add_train(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from braincl.data.responses import open_responses
     from braincl.training.config import PRESETS as CONFIGS
     from braincl.training.train import meta_train
     from setcore.training import Budget
@@ -47,13 +45,11 @@ def _train(args: argparse.Namespace) -> None:
     config = CONFIGS[args.preset]
     if args.stages:
         config = replace(config, schedule=config.schedule.with_shares(args.stages))
-    datasets = [open_responses(path) for path in args.subjects]
-    meta_train(datasets, config, out=args.out, budget=budget, seed=args.seed, resume=args.resume)
+    meta_train(args.subjects, config, out=args.out, budget=budget, seed=args.seed, resume=args.resume)
     print_result({"out": args.out, "subjects": args.subjects}, args.json, f"{args.out}: trained model")
 
 
-def add_info(commands: Any) -> None:
-    """Add `info`."""
+def _add_info(commands: Any) -> None:
     command = commands.add_parser("info", help="what a model is, what it was trained on and by which schedule")
     command.add_argument(
         "model", nargs="?", metavar="MODEL_DIR", help="folder, or name of embedded weights (default: the embedded ones)"
@@ -77,9 +73,30 @@ def _info(args: argparse.Namespace) -> None:
     print_result(found, args.json, "\n".join([*lines, *(f"stage {stage}" for stage in stages)]))
 
 
+def _add_convert(commands: Any) -> None:
+    command = commands.add_parser("convert", help="turn a published BraInCoRL checkpoint into a model folder")
+    command.add_argument("published", metavar="PUBLISHED.pth", help="a state dict of raw tensors")
+    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="a new folder")
+    add_json_flag(command)
+    command.set_defaults(handler=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from braincl.models.per_voxel import convert_published
+
+    config = asdict(convert_published(args.published, args.out))
+    sizes = ", ".join(f"{name} {value}" for name, value in config.items())
+    print_result({"out": args.out, "config": config}, args.json, f"{args.out}: per_voxel network, {sizes}")
+
+
 def _shares(text: str) -> tuple[float, float, float]:
     try:
         synthetic, extension, real = map(float, text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as 0.15,0.25,0.6") from None
     return synthetic, extension, real
+
+
+COMMANDS = (_add_train, _add_info, _add_convert)

@@ -46,12 +46,13 @@ def open_responses(source: str | Path | xr.Dataset, require_embedding: bool = Tr
     Returns
     -------
     Dataset
-        In memory, float32, with axes in the order (image, voxel), (image, repeat, voxel) and (image, feature).
+        In memory, float32, with axes in the order (image, voxel), (image, repeat, voxel) and (image, feature). Arrays
+        of `source` that are so already are shared, not copied.
 
     Raises
     ------
     ResponseError
-        Naming the variable, the dimension and the mend.
+        Naming the variable, the dimension and what to do.
     """
     dataset, where = _read(source)
     dataset = _common_checks(dataset, where, ("response", "image_id", "voxel_id"))
@@ -110,7 +111,8 @@ def average_duplicates(dataset: xr.Dataset) -> xr.Dataset:
     """Average the rows that show one picture, so that counts are of different pictures.
 
     Rows come in the order in which pictures first appear. Trials of one picture are joined along 'repeat'. The new
-    coordinate ``duplicates (image)`` counts the rows that were averaged.
+    coordinate ``duplicates (image)`` counts the rows that were averaged. Where no picture comes twice, arrays are
+    shared with `dataset`, not copied.
 
     Raises
     ------
@@ -123,10 +125,10 @@ def average_duplicates(dataset: xr.Dataset) -> xr.Dataset:
     order = np.argsort(first)
     group = np.argsort(order)[inverse]  # the row of the result that each row goes to
     counts = counts[order]
+    if (counts == 1).all():
+        return dataset.assign_coords(duplicates=("image", counts))
     result = dataset.isel(image=first[order])
     result = result.assign_coords(duplicates=("image", counts))
-    if (counts == 1).all():
-        return result
     for name in ("response", "embedding"):
         if name not in dataset:
             continue
@@ -139,7 +141,7 @@ def average_duplicates(dataset: xr.Dataset) -> xr.Dataset:
             if (wrong := spread > SAME_EMBEDDING * np.abs(values).max()).any():
                 raise ResponseError(
                     f"image_id {dataset['image_id'].values[wrong][0]!r} occurs with different embeddings; an image_id "
-                    "is the hash of one picture, so mend the ids or the embeddings"
+                    "is the hash of one picture, so correct the ids or the embeddings"
                 )
         result[name] = (DIMENSIONS[name], means)
     if "response_trials" in dataset:
@@ -283,15 +285,15 @@ def _floats(array: xr.DataArray, dimensions: tuple[str, ...], where: str, missin
             f"{where}: {array.name!r} has dtype {array.dtype}; it must be float32 (write it with .astype('float32'))"
         )
     array = array.transpose(*dimensions)
-    if array.size == 0:
-        return array.astype(np.float32)
     with np.errstate(over="ignore"):  # what overflows is found as inf below
-        array = array.astype(np.float32)
+        array = array.astype(np.float32, copy=False)
+    if array.size == 0:
+        return array
     bad = np.isinf(array.values) if missing_allowed else ~np.isfinite(array.values)
     if bad.any():
         at = ", ".join(f"{d}={i}" for d, i in zip(dimensions, np.argwhere(bad)[0], strict=True))
-        mend = "only NaN may stand for a missing trial" if missing_allowed else "drop or average over missing values"
-        raise ResponseError(f"{where}: {array.name!r} has {bad.sum()} NaN or inf, the first at {at}; {mend}")
+        fix = "only NaN may stand for a missing trial" if missing_allowed else "drop or average over missing values"
+        raise ResponseError(f"{where}: {array.name!r} has {bad.sum()} NaN or inf, the first at {at}; {fix}")
     return array
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,17 +64,28 @@ def output_paths(json_path: str | Path) -> tuple[Path, Path, Path]:
     return path, path.with_suffix(".nc"), path.with_suffix(".png")
 
 
-def write_evaluation(evaluation: Evaluation, json_path: str | Path) -> None:
-    """Write the report to `json_path`, and beside it the per-voxel scores and a plot of r against n.
+def write_evaluation(
+    evaluation: Evaluation, json_path: str | Path, plot: Callable[[dict[str, Any], Path], None] | None = None
+) -> None:
+    """Write the report to `json_path`, and beside it the per-voxel scores and a plot.
 
     The report comes last: where it is, all are.
-    """
-    from braincl.plot import plot_scores
 
+    Parameters
+    ----------
+    evaluation : Evaluation
+    json_path : path
+        See `output_paths` for the files beside it.
+    plot : callable, optional
+        Draws a report into an image file, such as `braincl.plot.plot_scores`. None: no plot is written.
+    """
     report_path, voxel_path, plot_path = output_paths(json_path)
+    files = {"voxel_file": voxel_path.name}
     save_netcdf(evaluation.voxels, voxel_path)
-    plot_scores(evaluation.report, plot_path)
-    write_json(report_path, evaluation.report | {"voxel_file": voxel_path.name, "plot_file": plot_path.name})
+    if plot is not None:
+        plot(evaluation.report, plot_path)
+        files["plot_file"] = plot_path.name
+    write_json(report_path, evaluation.report | files)
 
 
 def score_row(

@@ -17,6 +17,8 @@ from braincl.training.config import TrainConfig
 from braincl.training.population_prior import PopulationFit, Subject
 from setcore.seeding import numpy_generator
 
+SMALLEST_SET = 20  # pictures
+
 
 class Task(NamedTuple):
     """One data set with the priors that have not seen it, its validation pictures apart."""
@@ -28,43 +30,70 @@ class Task(NamedTuple):
     validation: NDArray[np.int64]
 
 
-def of_one_backbone(datasets: Sequence[xr.Dataset], agnostic: bool) -> list[list[xr.Dataset]]:
-    """Data sets that share a population prior: all of them, unless the network is to be agnostic."""
-    if not agnostic or not datasets:
-        return [list(datasets)]
-    groups: dict[tuple[str, int], list[xr.Dataset]] = {}
-    for dataset in datasets:
-        groups.setdefault((str(dataset.attrs.get("backbone", "")), dataset.sizes["feature"]), []).append(dataset)
-    return list(groups.values())
+def read_subjects(datasets: Sequence[xr.Dataset | str | Path], agnostic: bool) -> tuple[list[list[Subject]], str]:
+    """Open and validate response sets, each once; pictures that were shown again are averaged.
 
+    Arrays are those of the response sets, not copies, unless there was something to average.
 
-def prepare_subjects(datasets: Sequence[xr.Dataset | str | Path]) -> list[Subject]:
-    """Validated subjects; pictures that were shown again are averaged.
+    Parameters
+    ----------
+    datasets : sequence of response sets or paths
+    agnostic : bool
+        Whether subjects may have embeddings of several image encoders.
+
+    Returns
+    -------
+    groups : list of list of Subject
+        Those of a group have embeddings of one image encoder, and so may share a population prior. There is one group
+        unless `agnostic`.
+    backbone : str
+        The image encoder that all response sets are bound to; empty with `agnostic`, or where none states it.
 
     Raises
     ------
     ResponseError
+        A set cannot be used or is too small, or (unless `agnostic`) embeddings differ in width or backbone.
     """
     if not datasets:
         raise ResponseError("training needs at least one response set")
-    subjects, backbones = [], set()
+    subjects, backbones = [], []
     for position, source in enumerate(datasets):
         dataset = average_duplicates(open_responses(source))
         name = str(dataset.attrs.get("subject", "")) or f"subject {position}"
         subjects.append(Subject(name, dataset["embedding"].values, dataset["response"].values))
-        backbones.add(str(dataset.attrs.get("backbone", "")))
-        if len(subjects[-1].X) < 20:
-            raise ResponseError(f"{name}: {len(subjects[-1].X)} pictures; training needs at least 20 in each set")
-    widths = sorted({subject.X.shape[1] for subject in subjects})
-    if len(widths) > 1 or len(backbones - {""}) > 1:
+        backbones.append(str(dataset.attrs.get("backbone", "")))
+        if (pictures := dataset.sizes["image"]) < SMALLEST_SET:
+            raise ResponseError(f"{name}: {pictures} pictures; training needs at least {SMALLEST_SET} in each set")
+    if agnostic:
+        groups: dict[tuple[str, int], list[Subject]] = {}
+        for backbone, subject in zip(backbones, subjects, strict=True):
+            groups.setdefault((backbone, subject.X.shape[1]), []).append(subject)
+        return list(groups.values()), ""
+    widths, stated = sorted({subject.X.shape[1] for subject in subjects}), sorted(set(backbones) - {""})
+    if len(widths) > 1 or len(stated) > 1:
         raise ResponseError(
-            f"the response sets have embeddings of {widths} features from {sorted(backbones)}; embed all of them with "
-            "one backbone"
+            f"the response sets have embeddings of {widths} features from {sorted(set(backbones))}; embed all of them "
+            "with one backbone"
         )
-    return subjects
+    return [subjects], stated[0] if stated else ""
 
 
 def make_tasks(subjects: list[Subject], fit: PopulationFit, config: TrainConfig, seed: int) -> list[Task]:
+    """One task for each data set of each fold, validation pictures set apart.
+
+    Parameters
+    ----------
+    subjects : list of Subject
+        Those that `fit` was fitted to, in the same order.
+    fit : PopulationFit
+    config : TrainConfig
+    seed : int
+        Of the choice of validation pictures.
+
+    Returns
+    -------
+    list of Task
+    """
     tasks = []
     for fold, gaussian, mixture in fit.folds:
         for index in fold.datasets:

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from braincl.data.responses import open_responses
 from braincl.estimators.base import standardiser
 from braincl.estimators.prior_ridge import PriorRidge
 from braincl.models.model_folder import ModelCard, find_model, load_model, save_encoder
@@ -37,7 +36,7 @@ from braincl.models.shared_context import SharedContextNetwork
 from braincl.simulation.shifted_subject import simulate_shifted_subject
 from braincl.training.config import PRESETS, Stage, TrainConfig, stored_schedule
 from braincl.training.population_prior import PopulationFit, Subject, load_or_fit
-from braincl.training.tasks import Task, make_tasks, of_one_backbone, prepare_subjects
+from braincl.training.tasks import Task, make_tasks, read_subjects
 from setcore.errors import InputError
 from setcore.evaluation.metrics import pearson_r
 from setcore.files import locked_folder
@@ -96,23 +95,20 @@ def meta_train(
     resuming = resume and (Path(out) / STATE_FILE).is_file()
     start = {} if resuming else _learned(config)
     budget = budget or Budget(minutes=15.0)
-    groups = of_one_backbone([open_responses(source) for source in datasets], config.agnostic)
-    prepared = [prepare_subjects(group) for group in groups]
-    stated = {str(dataset.attrs.get("backbone", "")) for dataset in groups[0]} - {""}
-    backbone = "" if config.agnostic or not stated else stated.pop()  # `prepare_subjects` refuses more than one
+    groups, backbone = read_subjects(datasets, config.agnostic)
     with locked_folder(out) as folder:
         if not resume and any((folder / name).exists() for name in (STATE_FILE, POPULATION_FILE, "config.json")):
             raise InputError(f"{folder} holds a model already; pass --resume to go on, or name another folder")
         stopwatch = Stopwatch()
         fits = [
             load_or_fit(folder / (f"{number}-" * (number > 0) + POPULATION_FILE), subjects, seed)
-            for number, subjects in enumerate(prepared)
+            for number, subjects in enumerate(groups)
         ]
         if not config.agnostic:
             components = len(fits[0].mixture.means) if fits[0].mixture is not None else 0
-            shape = replace(config.network, features=prepared[0][0].X.shape[1], components=components)
+            shape = replace(config.network, features=groups[0][0].X.shape[1], components=components)
             config = replace(config, network=shape)
-        trainer = _Trainer(folder, prepared, fits, config, budget, seed, backbone, start)
+        trainer = _Trainer(folder, groups, fits, config, budget, seed, backbone, start)
         return trainer.run(stopwatch, progress)
 
 
@@ -302,7 +298,7 @@ class _Trainer:
         digest = hashlib.sha256(json.dumps([asdict(self.config), self.seed], sort_keys=True).encode())
         for subject in self.subjects:
             digest.update(f"{subject.name} {subject.X.shape} {subject.Y.shape}".encode())
-            digest.update(np.ascontiguousarray(subject.Y).tobytes())
+            digest.update(np.ascontiguousarray(subject.Y))
         return digest.hexdigest()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from setcore.cli import Parser, add_json_flag, print_result, run
+from setcore.cli import Parser, add_json_flag, number_list, print_result, run
 from setcore.errors import CheckpointError, InputError
 
 
@@ -85,3 +87,62 @@ def test_a_reader_that_has_gone_is_no_error():
     assert child.stderr.read() == b""
     child.stderr.close()
     assert child.wait() == 0
+
+
+def with_commands() -> Parser:
+    made = Parser(prog="tool")
+    commands = made.add_subparsers(required=True)
+    command = commands.add_parser("count", help="counts")
+    command.add_argument("file", metavar="FILE.nc", help="what to count")
+    command.add_argument("--sizes", type=number_list, default=(2, 30), help="100 %% of them")
+    command.add_argument("--name", help="of the result")
+    command.add_argument("--exact", action="store_true", help="to the digit")
+    command.set_defaults(handler=print)
+    return made
+
+
+def test_help_of_subcommands_shows_defaults_as_they_are_typed(capsys):
+    with pytest.raises(SystemExit):
+        run(with_commands(), ["count", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "100 % of them (default: 2,30)" in out
+    assert "of the result --exact to the digit" in out
+
+
+def test_errors_of_subcommands_are_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(with_commands(), ["count", "x.nc", "--sizes", "2,many"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        "tool count: argument --sizes: '2,many' is not a list of integers such as 20,50,100 (see tool count --help)\n"
+    )
+
+
+def test_version_is_that_of_the_distribution(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(with_commands(), ["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"tool {importlib.metadata.version('braincl-vat3d')}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_options_and_files(capsys, shell):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as caught:
+        run(with_commands(), ["--print-completion", shell])
+    assert caught.value.code == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("count", "sizes"))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_commands_and_options(capsys):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit):
+        run(with_commands(), ["--print-completion", "bash"])
+    script = capsys.readouterr().out
+    asked = 'COMP_WORDS=(tool {}); COMP_CWORD={}; _shtab_tool 2>/dev/null; echo "${{COMPREPLY[@]}}"'
+    for words, expected in ((["c"], "count"), (["count", "--s"], "--sizes")):
+        command = script + asked.format(" ".join(words), len(words))
+        found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+        assert expected in found.split()

@@ -14,6 +14,7 @@ from braincl.evaluation.report import output_paths, write_evaluation
 from braincl.evaluation.scores import METHODS, evaluate
 from braincl.evaluation.splits import context_draws
 from braincl.models.prior import SIGNAL_SHARES
+from braincl.plot.curves import plot_scores
 from setcore.evaluation.metrics import pearson_r
 
 OPTIONS = {"contexts": (10, 4), "draws": 3, "test_images": 15, "resamples": 50}
@@ -234,11 +235,12 @@ def test_what_cannot_be_evaluated_is_refused_before_any_work(options):
 
 def test_files_lie_beside_each_other(tmp_path):
     found = evaluate(with_prior(), make_responses(), **OPTIONS)
-    write_evaluation(found, tmp_path / "out.json")
+    write_evaluation(found, tmp_path / "out.json", plot_scores)
     assert sorted(tmp_path.iterdir()) == sorted(output_paths(tmp_path / "out.json"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.nc", "out.png"]
     report = json.loads((tmp_path / "out.json").read_text())
-    assert report == json.loads(json.dumps(found.report)) | {"voxel_file": "out.nc", "plot_file": "out.png"}
+    files = {"voxel_file": "out.nc", "plot_file": "out.png"}
+    assert report == json.loads(json.dumps(found.report)) | files
     with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf") as voxels:
         assert voxels["pearson_r"].dims == ("estimator", "n", "draw", "voxel")
         assert voxels["pearson_r"].shape == (4, 2, 3, 7)
@@ -246,3 +248,7 @@ def test_files_lie_beside_each_other(tmp_path):
         r = voxels["pearson_r"].sel(estimator="ridge", n=4).mean()
         assert float(r) == pytest.approx(row(report, "ridge", 4)["pearson_r"], abs=1e-6)
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "out.png").unlink()
+    write_evaluation(found, tmp_path / "out.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.nc"]
+    assert json.loads((tmp_path / "out.json").read_text()).keys() == report.keys() - {"plot_file"}

@@ -16,16 +16,21 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+import xarray as xr
 from synthetic import make_responses
 
+from braincl.cli.main import main
+from braincl.data import responses
 from braincl.data.responses import save_responses
 from braincl.errors import ModelError, ResponseError
 from braincl.estimators.in_context import InContextEncoder
 from braincl.models.config import SharedContextConfig
 from braincl.models.shared_context import SharedContextNetwork
 from braincl.simulation.shifted_subject import simulate_shifted_subject
+from braincl.training import tasks
 from braincl.training.config import PRESETS, Schedule, Stage, TrainConfig, stored_schedule
 from braincl.training.describe import describe_model
+from braincl.training.tasks import read_subjects
 from braincl.training.train import meta_train
 from setcore.checkpoint import WEIGHTS_FILE, config_from_dict, load_tensors
 from setcore.errors import CheckpointError, InputError
@@ -42,6 +47,38 @@ def subjects():
     return [
         make_responses(seed=seed, voxels=voxels).assign_attrs(subject=f"S{seed}") for seed, voxels in ((1, 9), (2, 8))
     ]
+
+
+def test_each_response_set_is_validated_once(tmp_path, monkeypatch):
+    files = [tmp_path / f"{number}.nc" for number in range(3)]
+    for file, dataset in zip(files, [*subjects(), make_responses(seed=3)], strict=True):
+        save_responses(dataset, file)
+    opened, read = [], []
+    original, load = responses.open_responses, xr.load_dataset
+    monkeypatch.setattr(tasks, "open_responses", lambda source: opened.append(source) or original(source))
+    monkeypatch.setattr(xr, "load_dataset", lambda path, **options: read.append(path) or load(path, **options))
+    assert main(["train", *map(str, files), "--out", str(tmp_path / "m"), "--steps", "1"]) == 0
+    assert opened == [str(file) for file in files]
+    assert read == files
+
+
+def test_training_holds_the_arrays_that_it_was_given():
+    given = subjects()
+    (read,), backbone = read_subjects(given, agnostic=False)
+    assert backbone == given[0].attrs["backbone"]
+    for subject, dataset in zip(read, given, strict=True):
+        assert np.shares_memory(subject.X, dataset["embedding"].values)
+        assert np.shares_memory(subject.Y, dataset["response"].values)
+
+
+def test_only_an_agnostic_network_takes_embeddings_of_several_encoders():
+    first, second = subjects()
+    second = second.assign_attrs(backbone="another")
+    with pytest.raises(ResponseError, match="one backbone"):
+        read_subjects([first, second], agnostic=False)
+    groups, backbone = read_subjects([first, second, first], agnostic=True)
+    assert [[subject.name for subject in group] for group in groups] == [["S1", "S1"], ["S2"]]
+    assert backbone == ""
 
 
 def final_state(folder):

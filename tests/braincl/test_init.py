@@ -1,0 +1,30 @@
+"""The public names of braincl."""
+
+import importlib
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+import braincl
+from braincl import plot
+
+
+@pytest.mark.parametrize("package", [braincl, plot], ids=lambda package: package.__name__)
+def test_every_public_name_is_there(package):
+    assert dir(package) == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'absent'"):
+        package.absent  # noqa: B018
+
+
+def test_version_is_that_of_the_distribution():
+    assert braincl.__version__ == importlib.metadata.version("braincl-vat3d")
+
+
+def test_importing_imports_no_package_that_is_not_needed_yet():
+    code = "import sys, braincl; print(*{name.partition('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "xarray", "vat3d"} & set(found)
