@@ -23,6 +23,11 @@ class MultiHeadAttention(nn.Module):
     width : int
         Token width d, divisible by `heads`.
     heads : int
+
+    Raises
+    ------
+    ValueError
+        `width` is not divisible by `heads`.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -40,6 +45,11 @@ class MultiHeadAttention(nn.Module):
         batch, length, width = tokens.shape
         return tokens.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
+    def _merge(self, mixed: Tensor) -> Tensor:
+        """Heads (b, h, q, d / h) side by side again, through the output projection: (b, q, d)."""
+        output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return output
+
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         if query is key and key is value:
             return functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
@@ -52,19 +62,45 @@ class MultiHeadAttention(nn.Module):
         key: Float[Tensor, "b k d"],
         value: Float[Tensor, "b k d"],
     ) -> Float[Tensor, "b q d"]:
-        """Attend from `query` to `key` and `value`."""
+        """Attend from `query` to `key` and `value`.
+
+        Parameters
+        ----------
+        query : tensor (b, q, d)
+        key, value : tensor (b, k, d)
+
+        Returns
+        -------
+        tensor (b, q, d)
+        """
         q, k, v = (self._split(x) for x in self._project(query, key, value))
-        mixed = functional.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self._merge(functional.scaled_dot_product_attention(q, k, v))
 
     def attention_map(self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"]) -> Float[Tensor, "b h q k"]:
-        """The attention weights themselves; they are never formed in `forward`."""
+        """The attention weights themselves; they are never formed in `forward`.
+
+        Parameters
+        ----------
+        query : tensor (b, q, d)
+        key : tensor (b, k, d)
+
+        Returns
+        -------
+        tensor (b, h, q, k)
+            Of every head; rows sum to one.
+        """
         q, k, _ = (self._split(x) for x in self._project(query, key, key))
         return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward layer, ``linear2(silu(a) * g)`` with ``(a, g) = linear1(x)`` (Shazeer 2020, eq. 6)."""
+    """Gated feed-forward layer, ``linear2(silu(a) * g)`` with ``(a, g) = linear1(x)`` (Shazeer 2020, eq. 6).
+
+    Parameters
+    ----------
+    width, hidden : int
+        Widths of the tokens and of the layer between.
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -72,6 +108,16 @@ class SwiGLU(nn.Module):
         self.linear2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Apply the layer to the last axis."""
+        """Apply the layer to the last axis.
+
+        Parameters
+        ----------
+        tokens : tensor (..., width)
+
+        Returns
+        -------
+        tensor (..., width)
+        """
         a, gate = self.linear1(tokens).chunk(2, dim=-1)
-        return self.linear2(functional.silu(a) * gate)
+        output: Tensor = self.linear2(functional.silu(a) * gate)
+        return output

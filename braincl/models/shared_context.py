@@ -28,7 +28,8 @@ from braincl.models.config import KINDS, SharedContextConfig
 from braincl.models.expert_scores import START, Judgement, judge
 from braincl.models.experts import SCALES, Context, Evidence, Expert, evidence, leave_one_out, signal_shares, solve
 from braincl.models.prior import SIGNAL_SHARES, Prior
-from braincl.models.set_attention import TinySetBlock
+from braincl.models.set_attention import TinySetAttention
+from setcore.blocks import SelfAttentionBlock
 
 GRID_POINTS = len(SIGNAL_SHARES) * SCALES
 KEPT_VALUES = 2**26  # 256 MB of evidence is kept between reading a context and emitting weights
@@ -75,7 +76,10 @@ class SharedContextNetwork(nn.Module):
             self.register_buffer("prior_shares", torch.full((len(SIGNAL_SHARES),), 1 / len(SIGNAL_SHARES)))
         inputs = 2 * LOCAL + GLOBAL + len(KINDS) + 3 + 2 * bool(config.scales or config.signals)
         self.embed = nn.Sequential(nn.Linear(inputs, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width))
-        self.gate = nn.ModuleList(TinySetBlock(config.width, config.heads, config.hidden) for _ in range(config.layers))
+        self.gate = nn.ModuleList(  # the set transformer; stored weights have this name
+            SelfAttentionBlock(config.width, config.heads, config.hidden, attention=TinySetAttention)
+            for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(config.width)
         self.read_out = nn.Linear(config.width, 2)
         nn.init.zeros_(self.read_out.weight)

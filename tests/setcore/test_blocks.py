@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from setcore.attention import SwiGLU
+from setcore.attention import MultiHeadAttention, SwiGLU
 from setcore.blocks import (
     CrossAttentionBlock,
     InContextBlocks,
@@ -195,3 +195,33 @@ def test_residual_mlp_equals_reference():
     h = functional.linear(functional.leaky_relu(layer_norm(x, norm_1), 0.1), linear_1.weight, linear_1.bias)
     h = functional.linear(functional.leaky_relu(layer_norm(h, norm_2), 0.1), linear_2.weight, linear_2.bias)
     close(module(x), h + functional.linear(x, module.bypass.weight, module.bypass.bias))
+
+
+class Doubled(MultiHeadAttention):
+    """Another kernel with the same parameters."""
+
+    def forward(self, query, key, value):
+        return 2 * super().forward(query, key, value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: SelfAttentionBlock(8, 2, 12, **options),
+        lambda **options: CrossAttentionBlock(8, 2, 12, **options),
+        lambda **options: InducedSetBlock(8, 2, 12, 3, **options),
+        lambda **options: PoolingBlock(8, 2, 12, 3, **options),
+        lambda **options: InContextBlocks(8, 2, 12, 2, **options),
+    ],
+)
+def test_attention_is_what_the_caller_makes(make):
+    """Names, order and initial values of the parameters do not depend on it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = make()
+        torch.manual_seed(0)
+        other = make(attention=Doubled)
+    assert {type(part) for part in other.modules() if isinstance(part, MultiHeadAttention)} == {Doubled}
+    assert list(plain.state_dict()) == list(other.state_dict())
+    for ours, theirs in zip(plain.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

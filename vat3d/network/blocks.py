@@ -44,9 +44,7 @@ class JointBlocks(InContextBlocks):
     """`InContextBlocks` on `BatchedAttention`."""
 
     def __init__(self, width: int, heads: int, hidden: int, layers: int) -> None:
-        super().__init__(width, heads, hidden, layers)
-        for layer in self.layers:
-            layer.attn = BatchedAttention(width, heads)
+        super().__init__(width, heads, hidden, layers, attention=BatchedAttention)
 
 
 class ConvBlock(nn.Module):
