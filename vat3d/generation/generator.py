@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,10 @@ class ScaleTransformer(nn.Module):
         self.place = nn.Parameter(torch.randn(tokens, width) * 0.5)
         counts = torch.tensor([1, 1, *config.tokens])
         scale = torch.arange(len(counts)).repeat_interleave(counts)
+        attention = partial(BatchedAttention, seen=scale[:, None] >= scale)
         self.layers = nn.ModuleList(
-            SelfAttentionBlock(width, config.heads, config.hidden) for _ in range(config.layers)
+            SelfAttentionBlock(width, config.heads, config.hidden, attention=attention) for _ in range(config.layers)
         )
-        for layer in self.layers:
-            layer.attn = BatchedAttention(width, config.heads, scale[:, None] >= scale)
         self.norm = nn.LayerNorm(width)
         self.to_box = nn.Linear(width, 3 * BINS * BINS)
         self.to_code = nn.Linear(width, config.codes)
