@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from vat3d.bitstream.entropy import Tables, integer_frequencies
+from vat3d.bitstream.entropy import Tables, bytes_state, integer_frequencies
 from vat3d.bitstream.frame import Frame
 from vat3d.bitstream.residual import residual_ids
 from vat3d.bitstream.stream import TokenStream
 from vat3d.bitstream.token_model import TokenModel
+from vat3d.errors import CodecError
 
 SCALES, CODES = (3, 12, 27), 37
 LATENT = (3, 4, 4, 2)
@@ -28,7 +29,7 @@ def token_stream(count: int = sum(SCALES), seed: int = 0, model: TokenModel | No
     """A stream of random ids around a box off the origin."""
     model = model or token_model()
     ids = np.random.default_rng(seed).integers(0, CODES, count)
-    frame = Frame.from_box(np.array([-1.0, 2.0, 3.0]), np.array([1.0, 2.5, 4.25]))
+    frame = Frame.from_corners(np.array([-1.0, 2.0, 3.0]), np.array([1.0, 2.5, 4.25]))
     return TokenStream(model.split(ids), frame, model)
 
 
@@ -38,3 +39,11 @@ def sparse_stream(count: int = SCALES[0] + SCALES[1], seed: int = 0) -> TokenStr
     residual = rng.integers(-7, 8, LATENT) * (rng.random(LATENT) < 0.2)
     levels = (9, 0, 13, 2)[: len(plain.ids) + 1]
     return replace(plain, ids=[*plain.ids, residual_ids(residual)], levels=levels, residual_step=10)
+
+
+def decode_ids(tables: Tables, payload: bytes, count: int) -> np.ndarray:
+    """The ids of a payload that holds nothing else."""
+    ids, state = tables.pop(bytes_state(payload, tables.most_bits(count) + 1), count)
+    if state != 1:
+        raise CodecError("the payload does not end where its tokens end")
+    return ids

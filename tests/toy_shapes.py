@@ -23,7 +23,7 @@ CODEC = CodecConfig(
 COMPONENTS = dataclasses.replace(CODEC, components=(4, 12, 40), band=5, sides=(6, 8))
 TRAIN = TrainConfig(
     batch=3, surface=512, volume=128, near=96, warmup=4, report_every=4, save_every=5, revive_every=3,
-    table_shapes=32, basis_shapes=30, bfloat16=False,
+    table_shapes=32, basis_shapes=30, precision="float32",
 )  # fmt: skip
 
 

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from vat3d.bitstream.stream import TokenStream, read_model_id
 from vat3d.bitstream.token_model import TokenModel, embedded_model
-from vat3d.codec.decode import decoded_field, finished, raw_surface
-from vat3d.codec.effort import EFFORTS
-from vat3d.codec.encode import Encoding
+from vat3d.codec.decode import StreamDecoder, decode_stream
+from vat3d.codec.encode import EncodeOptions, encode_mesh
 from vat3d.errors import CodecError
 from vat3d.mesh.decimate import decimate
-from vat3d.mesh.fill import FILLS, NONZERO
 from vat3d.mesh.isosurface import Field
 from vat3d.network.codec_network import CodecNetwork
-from vat3d.pretrained import load_release
+from vat3d.network.precision import check_precision
+from vat3d.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     import trimesh
-from vat3d.pretrained import model_folder
 
 
 class MeshTokenizer:
@@ -33,23 +31,43 @@ class MeshTokenizer:
         Its tables and id.
     facts : dict, optional
         What is known of the training, for `info`.
+    precision : {"auto", "float32", "bfloat16"}
+        Of matrix products in refinement. "auto" is bfloat16 where the processor multiplies in it, else float32.
+
+    Raises
+    ------
+    InputError
+        The precision is unknown.
     """
 
-    def __init__(self, network: CodecNetwork, model: TokenModel, facts: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, network: CodecNetwork, model: TokenModel, facts: dict[str, Any] | None = None, precision: str = "auto"
+    ) -> None:
         self.network = network
         self.model = model
         self.facts = facts or {}
+        self.precision = check_precision(precision)
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path | None = None) -> MeshTokenizer:
-        """The tokenizer of a model folder, of an embedded model's id or name, or the embedded default.
+    def from_pretrained(cls, path_or_name: str | Path | None = None, precision: str = "auto") -> MeshTokenizer:
+        """A tokenizer with trained weights.
+
+        Parameters
+        ----------
+        path_or_name : path or str, optional
+            A model folder, the name or id of an embedded model, or (None) the embedded default.
+        precision : {"auto", "float32", "bfloat16"}
+
+        Returns
+        -------
+        MeshTokenizer
 
         Raises
         ------
         CodecError, CheckpointError
             There is no such model, or its folder is damaged.
         """
-        return cls(*load_release(model_folder(path_or_name)))
+        return cls(*load_pretrained(path_or_name), precision)
 
     def encode(
         self,
@@ -104,12 +122,11 @@ class MeshTokenizer:
         CodecError
             Not even the first scale fits, or `effort` or `fill` is unknown.
         """
-        for name, value, known in (("effort", effort, EFFORTS), ("fill", fill or NONZERO, FILLS)):
-            if value not in known:
-                raise CodecError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
-        progress = effort == "best" if progress is None else progress
-        encoding = Encoding(self.network, self.model, mesh, max_bytes, effort, seed, time_limit, progress)
-        return encoding.find(fill, min_f_score)
+        options = EncodeOptions(
+            max_bytes, effort, seed, fill, min_f_score, time_limit,
+            progress=effort == "best" if progress is None else progress, precision=self.precision,
+        )  # fmt: skip
+        return encode_mesh(self.network, self.model, mesh, options)
 
     def info(self) -> dict[str, Any]:
         """Id, parameters, scales, codebook, and how the codes are used on training shapes."""
@@ -125,8 +142,18 @@ class MeshTokenizer:
         }
 
     def field(self, stream: TokenStream) -> Field:
-        """The signed distance that a stream's tokens decode to, a function of points (n, 3) in the file's frame."""
-        return decoded_field(self.network, stream)
+        """The signed distance that a stream decodes to.
+
+        Parameters
+        ----------
+        stream : TokenStream
+
+        Returns
+        -------
+        callable
+            Takes float32 points (n, 3) of the file's frame, returns distances (n,) in half-sides, negative inside.
+        """
+        return StreamDecoder(self.network, stream.frame).signed_distance(stream)
 
     def decode(
         self, stream: TokenStream | bytes, resolution: int = 128, scales: int | None = None, faces: int | None = None
@@ -158,19 +185,27 @@ class MeshTokenizer:
             )
         if scales is not None:
             stream = stream.truncate(scales)
-        vertices, triangles = raw_surface(self.network, self.field(stream), stream.level, resolution)
-        vertices = finished(vertices, triangles, stream.width, stream.frame)
+        vertices, triangles = decode_stream(self.network, stream, resolution)
         if faces is not None:
             vertices, triangles = decimate(vertices, triangles, faces)
-        return trimesh.Trimesh(stream.frame.to_input(vertices), triangles, process=False)
+        return trimesh.Trimesh(vertices, triangles, process=False)
 
 
 def tokenizer_for(data: bytes) -> MeshTokenizer:
     """The embedded tokenizer that wrote a file.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+
+    Returns
+    -------
+    MeshTokenizer
 
     Raises
     ------
     CodecError
         The file is damaged, or its model is not here.
     """
-    return MeshTokenizer.from_pretrained(embedded_model(read_model_id(data))[0])
+    return MeshTokenizer.from_pretrained(embedded_model(read_model_id(data)).model_id)

@@ -131,7 +131,7 @@ def _stored(stored: dict, datasets: list[Dataset], place: int, generator: MeshGe
         row += rounds * count
     half = class_box(int(stored["train.box"][row + place]))
     model = generator.tokenizer.model
-    return TokenStream(model.split(stored["train.ids"][row + place].numpy()), Frame.from_box(-half, half), model)
+    return TokenStream(model.split(stored["train.ids"][row + place].numpy()), Frame.from_corners(-half, half), model)
 
 
 if __name__ == "__main__":

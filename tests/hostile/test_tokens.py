@@ -9,9 +9,19 @@ import pytest
 from streams import sparse_stream, token_model, token_stream
 
 from vat3d.bitstream.frame import MIRRORS, TURNS
-from vat3d.bitstream.header import COUNT_BYTES, CRC_BYTES, MAGIC, POSED, VERSIONS
-from vat3d.bitstream.stream import LEVELS, TokenStream, read_model_id
-from vat3d.bitstream.token_model import ID_BYTES
+from vat3d.bitstream.header import (
+    COUNT_BYTES,
+    CRC_BYTES,
+    ID_BYTES,
+    LEVELS,
+    LEVELS_FLAG,
+    MAGIC,
+    POSE_FLAG,
+    RESIDUAL_FLAG,
+    THICKNESS_FLAG,
+    VERSION,
+)
+from vat3d.bitstream.stream import THICKNESSES, TokenStream, read_model_id
 from vat3d.errors import CodecError
 
 DATA, SPARSE = token_stream().to_bytes(), sparse_stream().to_bytes()
@@ -93,7 +103,7 @@ def test_absurd_counts(data, count):
     refused(sealed(bytes(body)))
 
 
-@pytest.mark.parametrize("version", [0, VERSIONS[-1] + POSED + 1, 15])
+@pytest.mark.parametrize("version", [0, VERSION + 1, 15])
 def test_versions_to_come(version):
     body = bytearray(DATA[:-CRC_BYTES])
     body[len(MAGIC)] = version
@@ -106,7 +116,7 @@ def test_versions_to_come(version):
 def test_a_pose_that_is_none(pose):
     """Mirrors that are not among the seven, a turn of nothing, or more than a pose."""
     body = bytearray(DATA[: token_stream().sizes["header"] - CRC_BYTES])
-    body[len(MAGIC)] += POSED
+    body[len(MAGIC)] |= POSE_FLAG
     payload = token_stream().model.tables.encode(np.concatenate(token_stream().ids), pose)
     refused(sealed(bytes(body) + payload))
 
@@ -114,29 +124,41 @@ def test_a_pose_that_is_none(pose):
 def test_a_pose_that_was_not_announced():
     body = DATA[: token_stream().sizes["header"] - CRC_BYTES]
     payload = token_stream().model.tables.encode(np.concatenate(token_stream().ids), MIRRORS + 1)
-    refused(sealed(body + payload), "does not end")
-    body = bytearray(DATA[:-CRC_BYTES])
-    body[len(MAGIC)] += POSED
-    refused(sealed(bytes(body)), "later version")
+    refused(sealed(body + payload), "does not hold what its header names")
 
 
-@pytest.mark.parametrize("version", [2, 3, 4, 5, 6, 7, 8])
-def test_levels_that_are_none(version):
-    body = bytearray(DATA[:-CRC_BYTES])
-    body[len(MAGIC)] = version
-    refused(sealed(bytes(body)), "damaged")
+@pytest.mark.parametrize("flag", [LEVELS_FLAG, THICKNESS_FLAG, POSE_FLAG, RESIDUAL_FLAG])
+@pytest.mark.parametrize("data", [DATA, SPARSE, POSED_SPARSE])
+def test_a_header_that_names_what_is_not_there_or_does_not_name_what_is(data, flag):
+    body = bytearray(data[:-CRC_BYTES])
+    body[len(MAGIC)] ^= flag
+    as_written_or_refused(sealed(bytes(body)))
+    if data is DATA:
+        refused(sealed(bytes(body)))
 
 
-def test_levels_alike_in_a_file_of_version_3():
-    """One level for all scales belongs into a file of version 2: no two files say the same."""
-    stream = replace(token_stream(), levels=(2, 2, 2))
+def with_payload_above(stream, flag, start):
+    """A file whose header has a flag, and whose tokens stand on a number."""
     body = bytearray(stream.to_bytes()[: stream.sizes["header"] - CRC_BYTES])
-    body[len(MAGIC)] = 3
+    body[len(MAGIC)] |= flag
+    return bytes(body), stream.model.tables.encode(np.concatenate(stream.ids), start)
+
+
+def test_levels_that_are_alike_are_said_once():
+    """No two files say the same."""
+    stream = replace(token_stream(), levels=(2, 2, 2))
     start = len(LEVELS) ** 2 + LEVELS.index(2) * (1 + len(LEVELS))  # of the two scales before the last
-    payload = stream.model.tables.encode(np.concatenate(stream.ids), start)
-    refused(sealed(bytes(body) + payload), "later version")
-    body[COUNT_AT + 1] ^= 0x20  # another level of the last scale, which makes them differ
-    assert TokenStream.from_bytes(sealed(bytes(body) + payload), token_model()).levels == (2, 2, 3)
+    body, payload = with_payload_above(stream, LEVELS_FLAG, start)
+    refused(sealed(body + payload), "does not hold")
+    other = bytearray(body)
+    other[COUNT_AT + 1] ^= 0x20  # another level of the last scale, which makes them differ
+    assert TokenStream.from_bytes(sealed(bytes(other) + payload), token_model()).levels == (2, 2, 3)
+
+
+@pytest.mark.parametrize(("thickness", "match"), [(0, "does not hold"), (8, "thickness")])
+def test_a_thickness_that_is_none(thickness, match):
+    body, payload = with_payload_above(token_stream(), THICKNESS_FLAG, THICKNESSES + thickness)
+    refused(sealed(body + payload), match)
 
 
 def test_a_fourth_axis():

@@ -10,8 +10,9 @@ from make_tiny_model import DATA, golden_meshes
 
 from setcore.errors import CheckpointError
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
+from vat3d.bitstream.header import LEVELS, LEVELS_FLAG, POSE_FLAG, RESIDUAL_FLAG, VERSION
 from vat3d.codec.decode import fit_box
-from vat3d.codec.encode import Encoding
+from vat3d.codec.token_budget import token_budget
 from vat3d.errors import MeshError
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.fill import FILLS
@@ -164,9 +165,9 @@ def test_what_tokens_leave_of_a_larger_budget_goes_to_a_residual(ellipsoid: trim
     tokenizer = MeshTokenizer.from_pretrained()
     stream = tokenizer.encode(ellipsoid, 400, "normal")
     data = stream.to_bytes()
-    assert data[2] == 8  # of a residual, and mirrored
+    assert data[2] & ~LEVELS_FLAG == VERSION | POSE_FLAG | RESIDUAL_FLAG
     assert 0.9 * 400 < len(data) <= 400
-    assert stream.scales[:-1] == tokenizer.model.scales[: len(stream.scales) - 1]
+    assert tuple(part.size for part in stream.tokens) == tokenizer.model.scales[: len(stream.tokens)]
     assert stream.residual is not None
     assert stream.residual.shape == tokenizer.model.latent
     read = TokenStream.from_bytes(data)
@@ -184,8 +185,10 @@ def test_a_residual_has_all_components_below_it_where_a_third_of_the_file_holds_
     ellipsoid: trimesh.Trimesh, budget: int, base: int
 ) -> None:
     tokenizer = MeshTokenizer.from_pretrained()
-    encoding = Encoding(tokenizer.network, tokenizer.model, ellipsoid, budget, "normal", 0, None, False)
-    assert encoding.base == base
+    frame = tokenizer.encode(ellipsoid, 200, "fast").frame
+    found = token_budget(tokenizer.network.config, tokenizer.model, frame, budget, residual=True)
+    assert found.below_residual == base
+    assert token_budget(tokenizer.network.config, tokenizer.model, frame, budget, residual=False).below_residual == 0
     if base == 272:
         prefix = tokenizer.encode(ellipsoid, 2048, "fast").truncate(6)
         assert prefix.count == base
@@ -235,7 +238,7 @@ def test_bad_requests(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, tmp_
 def test_a_higher_level_is_a_larger_solid(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
     stream = tokenizer.encode(ellipsoid, 300, "fast")
     scales = len(stream.ids)
-    volumes = [tokenizer.decode(replace(stream, levels=(level,) * scales), 32).volume for level in (0, 3, 7, 13)]
+    volumes = [tokenizer.decode(replace(stream, levels=(level,) * scales), 32).volume for level in LEVELS[::2]]
     assert sorted(set(volumes)) == volumes
 
 

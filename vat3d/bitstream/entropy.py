@@ -171,23 +171,9 @@ class Tables:
         """
         return state_bytes(self.push(ids, start))
 
-    def decode(self, payload: bytes, count: int) -> np.ndarray:
-        """The `count` ids in `payload`, shape (count,).
-
-        Raises
-        ------
-        CodecError
-            The payload is not exactly what `encode` writes for any `count` ids.
-        """
-        ids, start = self.decode_with(payload, count, 1)
-        if start != 1:
-            raise CodecError("the file does not end where its tokens end; it is damaged")
-        return ids
-
-    def decode_with(self, payload: bytes, count: int, start_bits: int) -> tuple[np.ndarray, int]:
-        """The `count` ids in `payload`, and the number of at most `start_bits` bits below them."""
-        limit = PRECISION * (min(count, self.tokens) + 2) + start_bits
-        return self.pop(bytes_state(payload, limit), count)
+    def most_bits(self, count: int) -> int:
+        """A bound on the bits of a payload that holds `count` ids above a state of 1, before it is decoded."""
+        return PRECISION * (min(count, self.tokens) + 2)
 
     def bits(self, ids: np.ndarray) -> np.ndarray:
         """Information content of each token in bits, shape (count,)."""

@@ -19,6 +19,8 @@ from vat3d.errors import CodecError
 
 LARGEST = 7
 """Largest magnitude of a number, in steps."""
+RAW_BITS = (2 * LARGEST).bit_length()
+"""Of a number, uncoded."""
 EDGES = (1, 2, 3, 5, 8, 12, 20, 32)
 """Bounds between classes of neighbourhoods, in the weighted sum of `neighbourhood`."""
 CLASSES = len(EDGES) + 1
@@ -80,6 +82,29 @@ def residual_ids(values: NDArray[np.int64]) -> NDArray[np.int64]:
 def residual_numbers(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """The numbers of ids, flat."""
     return np.where(ids % 2, ids + 1, -ids) // 2
+
+
+def check_residual_ids(ids: NDArray[np.int64], shape: tuple[int, ...], step: int) -> None:
+    """Refuse ids that are no residual of a latent.
+
+    Parameters
+    ----------
+    ids : int64 array
+    shape : tuple of int
+        Of the latent grid.
+    step : int
+        Which of `STEPS`.
+
+    Raises
+    ------
+    CodecError
+    """
+    if ids.shape != (math.prod(shape),):
+        raise CodecError(f"a residual of shape {ids.shape} does not fit a latent of {shape}")
+    if not ids.any() or ids.min() < 0 or ids.max() > 2 * LARGEST:
+        raise CodecError(f"the residual is empty, or an id of it lies outside 0..{2 * LARGEST}")
+    if not 0 <= step < len(STEPS):
+        raise CodecError(f"residual step {step} lies outside 0..{len(STEPS) - 1}")
 
 
 def residual_bits(values: NDArray[np.int64]) -> float:

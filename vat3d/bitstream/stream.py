@@ -1,33 +1,48 @@
-"""The token file: a few bytes of header, then entropy-coded token ids. `FORMAT.md` describes it byte by byte."""
+"""The token file as an object: ids of each scale, and everything else that a file holds.
+
+The payload is one integer. It starts as the pose of the frame; then come the thickness, the residual, the levels of the
+scales and the token ids, each pushed on top of what is there, so that a reader meets them in the opposite order
+(`FORMAT.md`). Parts that a file does not have are left out, and its header says so.
+"""
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vat3d.bitstream.entropy import state_bytes
-from vat3d.bitstream.frame import MIRRORS, NO_POSE, TURNS, Frame
+from vat3d.bitstream.entropy import bytes_state, state_bytes
+from vat3d.bitstream.frame import NO_POSE, POSE_BITS, Frame
 from vat3d.bitstream.header import (
-    COUNT_BYTES,
-    CRC_BYTES,
-    MAGIC,
-    POSED,
+    LEVELS,
+    LEVELS_FLAG,
+    POSE_FLAG,
+    RESIDUAL_FLAG,
+    THICKNESS_FLAG,
+    Header,
     header_bytes,
-    parse_file,
+    read_header,
+    sealed,
 )
-from vat3d.bitstream.residual import LARGEST, STEPS, pop_residual, push_residual, residual_ids, residual_numbers
-from vat3d.bitstream.token_model import COUNT_BITS, TokenModel, embedded_model
+from vat3d.bitstream.residual import (
+    RAW_BITS,
+    STEPS,
+    check_residual_ids,
+    pop_residual,
+    push_residual,
+    residual_ids,
+    residual_numbers,
+)
+from vat3d.bitstream.token_model import TokenModel, embedded_model
 from vat3d.errors import CodecError
+from vat3d.mesh.thin_parts import SOLID_WALL_FLAG
 
-LEVEL_STEP = 0.001
-LEVELS = (0, 1, 2, 3, 4, 6, 9, 13)
-"""Levels, in steps of `LEVEL_STEP` half-sides, that scales can have; scales of one level may have any of 0 to 7."""
-_POSE_BITS = (2 * MIRRORS * TURNS).bit_length()
+LEVEL_BITS, THICKNESS_BITS = 3, 4
+THICKNESSES = 1 << THICKNESS_BITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,52 +59,39 @@ class TokenStream:
         What the encoder found, did and reached; not part of the file.
     levels : tuple of int, one per scale present
         Decoded up to a scale, the surface lies where the distance is the scale's level times `LEVEL_STEP`: above 0
-        where thin parts would break, or where so few tokens would leave nothing inside. All 0, if not given.
+        where thin parts would break, or where so few tokens would leave nothing inside. Each is one of `LEVELS`; all 0,
+        if not given.
     residual_step : int, optional
         The last scale is a residual, in steps of ``STEPS[residual_step]`` of `vat3d.bitstream.residual`.
-    width : int, 0 to 15
-        Parts thinner than its remainder by 8, in hundredths of a half-side, decode flat; from 8 on, as thin walls.
+    thickness : int
+        Parts thinner than 1 to 7 hundredths of a half-side decode as flat sheets, or, with `SOLID_WALL_FLAG` added, as
+        thin walls. 0: everything stays as thick as it decodes.
+
+    Raises
+    ------
+    CodecError
+        Something that no file can hold.
     """
 
-    ids: list[np.ndarray]
+    ids: list[NDArray[np.int64]]
     frame: Frame
     model: TokenModel
     report: dict[str, Any] = field(default_factory=dict)
     levels: tuple[int, ...] = ()
     residual_step: int | None = None
-    width: int = 0
+    thickness: int = 0
 
     def __post_init__(self) -> None:
-        everything = [np.asarray(part, dtype=np.int64) for part in self.ids]
-        present = everything if self.residual_step is None else everything[:-1]
-        sizes = [part.size for part in present]
-        whole = list(self.model.scales[: len(sizes)])
-        if (
-            not sizes
-            or len(sizes) > len(self.model.scales)
-            or sizes[:-1] != whole[:-1]
-            or not 0 < sizes[-1] <= whole[-1]
-        ):
-            raise CodecError(f"ids come in scales of {sizes}, but the model's are {list(self.model.scales)}")
-        flat = np.concatenate(present)
-        if flat.min() < 0 or flat.max() >= self.model.tables.codes:
-            raise CodecError(f"a token id lies outside 0..{self.model.tables.codes - 1}")
+        ids = [np.asarray(part, dtype=np.int64) for part in self.ids]
+        levels = tuple(self.levels) or (LEVELS[0],) * len(ids)
+        self.model.check_ids(ids if self.residual_step is None else ids[:-1])
         if self.residual_step is not None:
-            numbers = everything[-1]
-            if not self.model.latent or numbers.shape != (math.prod(self.model.latent),):
-                raise CodecError(f"a residual of shape {numbers.shape} does not fit a latent of {self.model.latent}")
-            if not numbers.any() or numbers.min() < 0 or numbers.max() > 2 * LARGEST:
-                raise CodecError(f"the residual is empty, or an id of it lies outside 0..{2 * LARGEST}")
-            if not 0 <= self.residual_step < len(STEPS):
-                raise CodecError(f"residual step {self.residual_step} lies outside 0..{len(STEPS) - 1}")
-        if not 0 <= self.width < 16:
-            raise CodecError(f"width {self.width} lies outside 0..15")
-        levels = tuple(self.levels) or (0,) * len(everything)
-        if len(levels) != len(everything) or not (_alike(levels) or set(levels) <= set(LEVELS)):
-            raise CodecError(f"levels {levels} of {len(everything)} scales are not each one of {LEVELS}")
-        if self.residual_step is not None and not set(levels) <= set(LEVELS):
-            raise CodecError(f"levels {levels} beside a residual are not each one of {LEVELS}")
-        object.__setattr__(self, "ids", everything)
+            check_residual_ids(ids[-1], self.model.latent, self.residual_step)
+        if not 0 <= self.thickness < THICKNESSES or self.thickness == SOLID_WALL_FLAG:
+            raise CodecError(f"thickness {self.thickness} is not 0..7, nor one of 1..7 plus {SOLID_WALL_FLAG}")
+        if len(levels) != len(ids) or not set(levels) <= set(LEVELS):
+            raise CodecError(f"levels {levels} of {len(ids)} scales are not each one of {LEVELS}")
+        object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "levels", levels)
 
     @property
@@ -98,22 +100,17 @@ class TokenStream:
         return self.model.model_id
 
     @property
-    def scales(self) -> tuple[int, ...]:
-        """Tokens present in each scale."""
-        return tuple(part.size for part in self.ids)
-
-    @property
     def level(self) -> int:
         """Level of the last scale present, at which the stream decodes."""
         return self.levels[-1]
 
     @property
-    def tokens(self) -> list[np.ndarray]:
+    def tokens(self) -> list[NDArray[np.int64]]:
         """The ids of the scales of tokens, without the residual."""
         return self.ids if self.residual_step is None else self.ids[:-1]
 
     @property
-    def residual(self) -> np.ndarray | None:
+    def residual(self) -> NDArray[np.int64] | None:
         """The numbers of the residual in steps, shape `model.latent`."""
         if self.residual_step is None:
             return None
@@ -129,35 +126,29 @@ class TokenStream:
         """Bytes of the file: header, coded payload, and what the payload would take at whole bits per id."""
         raw_bits = self.count * max(1, (self.model.tables.codes - 1).bit_length())
         if self.residual_step is not None:
-            raw_bits += self.ids[-1].size * (2 * LARGEST).bit_length()
-        total = len(self.to_bytes())
-        header = len(self._header()) + CRC_BYTES
+            raw_bits += self.ids[-1].size * RAW_BITS
+        total, header = len(self.to_bytes()), header_bytes(self.frame)
         return {"bytes": total, "header": header, "payload": total - header, "payload_raw": (raw_bits + 7) // 8}
 
-    def _header(self) -> bytes:
-        """Everything before the payload; the checksum that closes the file counts as header, too."""
-        alike = _alike(self.levels) and self.residual_step is None
-        level = self.level if alike else LEVELS.index(self.level)
-        version = 4 if self.residual_step is not None else 3 if not alike else 2 if level else 1
-        return (
-            MAGIC
-            + bytes([version + POSED * (self.frame.pose != NO_POSE) | self.width << 4])
-            + bytes.fromhex(self.model_id)
-            + (self.count | level << COUNT_BITS).to_bytes(COUNT_BYTES, "little")
-            + self.frame.to_bytes()
-        )
-
     def to_bytes(self) -> bytes:
-        """The file."""
-        tables, tokens = self.model.tables, np.concatenate(self.tokens)
-        if self.residual is None or self.residual_step is None:
-            payload = tables.encode(tokens, _start(self.levels, self.frame))
-        else:
-            state = push_residual(self.residual, self.frame.pose) * len(STEPS) + self.residual_step
-            state = _with_numbers(state, self.levels[:-1])
-            payload = state_bytes(tables.push(tokens, state))
-        body = self._header() + payload
-        return body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
+        """The file.
+
+        Returns
+        -------
+        bytes
+        """
+        flags = (
+            LEVELS_FLAG * (len(set(self.levels)) > 1)
+            + THICKNESS_FLAG * (self.thickness != 0)
+            + POSE_FLAG * (self.frame.pose != NO_POSE)
+            + RESIDUAL_FLAG * (self.residual_step is not None)
+        )
+        state = _push_thickness(self.frame.pose, self.thickness)
+        if self.residual is not None and self.residual_step is not None:
+            state = push_residual(self.residual, state) * len(STEPS) + self.residual_step
+        state = _push_levels(state, self.levels)
+        payload = state_bytes(self.model.tables.push(np.concatenate(self.tokens), state))
+        return sealed(Header(self.model_id, self.count, self.level, self.frame, flags), payload)
 
     @classmethod
     def from_bytes(cls, data: bytes, model: TokenModel | None = None) -> TokenStream:
@@ -169,40 +160,61 @@ class TokenStream:
         model : TokenModel, optional
             Whose file it must be; by default the embedded model that the file names.
 
+        Returns
+        -------
+        TokenStream
+
         Raises
         ------
         CodecError
-            The file is truncated, altered, longer than it should be, of a newer version, or belongs to another model.
+            The file is truncated, altered, longer than it should be, of another version, or belongs to another model.
         """
-        model_id, version, posed, width, count, level, frame, payload = parse_file(bytes(data))
+        header, payload = read_header(bytes(data))
         if model is None:
-            model = embedded_model(model_id)[1]
-        elif model.model_id != model_id:
-            raise CodecError(f"the file was written with model {model_id}, not with {model.model_id}; use that model")
-        if count == 0:
+            model = embedded_model(header.model_id)
+        elif model.model_id != header.model_id:
+            raise CodecError(
+                f"the file was written with model {header.model_id}, not with {model.model_id}; use that model"
+            )
+        if header.count == 0:
             raise CodecError("the file holds no tokens; it is damaged")
-        scales = int(np.searchsorted(np.cumsum(model.scales), count)) + 1
-        numbers = scales if version > 3 else scales - 1 if version > 2 else 0  # of levels, beside the last one's
-        start_bits = 3 * numbers + (_POSE_BITS if posed else 1)
-        if version > 3:
-            if not model.latent:
-                raise CodecError(f"the file has a residual, but model {model_id} came without its configuration")
-            start_bits += 3 + 24 * math.prod(model.latent)
-        flat, state = model.tables.decode_with(payload, count, start_bits)
-        ids, levels, step = model.split(flat), [level] * scales, None
-        if version > 2:
-            state, levels = _without_numbers(state, numbers)
-            levels.append(LEVELS[level])
-        if version > 3:
+        scales = int(np.searchsorted(np.cumsum(model.scales), header.count)) + 1
+        has_levels, has_thickness, has_pose, has_residual = (
+            bool(header.flags & flag) for flag in (LEVELS_FLAG, THICKNESS_FLAG, POSE_FLAG, RESIDUAL_FLAG)
+        )
+        present = scales + has_residual
+        most_bits = LEVEL_BITS * has_levels * present + THICKNESS_BITS * has_thickness + (POSE_BITS if has_pose else 1)
+        if has_residual:
+            most_bits += 4 + 24 * math.prod(model.latent)
+        state = bytes_state(payload, most_bits + model.tables.most_bits(header.count))
+        tokens, state = model.tables.pop(state, header.count)
+        ids, levels, step, thickness = model.split(tokens), (header.level,) * present, None, 0
+        if has_levels:
+            levels, state = _pop_levels(state, present - 1)
+            levels = (*levels, header.level)
+        if has_residual:
             state, step = divmod(state, len(STEPS))
             residual, state = pop_residual(state, model.latent)
             ids.append(residual_ids(residual))
-        if (version == 3 and _alike(levels)) or (state != NO_POSE) != posed:
-            raise CodecError("the file does not end where its content ends, or has a later version; it is damaged")
-        return cls(ids, frame.posed(state), model, levels=tuple(levels), residual_step=step, width=width)
+        if has_thickness:
+            state, thickness = divmod(state, THICKNESSES)
+        frame = header.frame.with_pose(state)
+        said = has_levels == (len(set(levels)) > 1), has_thickness == (thickness != 0), has_pose == (state != NO_POSE)
+        if not all(said):
+            raise CodecError("the file does not hold what its header names; it is damaged")
+        return cls(ids, frame, model, levels=levels, residual_step=step, thickness=thickness)
 
     def truncate(self, scales: int) -> TokenStream:
-        """The first `scales` scales as a stream of its own, a coarser file of the same mesh.
+        """The first scales as a stream of its own, a coarser file of the same mesh.
+
+        Parameters
+        ----------
+        scales : int
+            From 1 to as many as there are; a residual counts as one.
+
+        Returns
+        -------
+        TokenStream
 
         Raises
         ------
@@ -217,14 +229,38 @@ class TokenStream:
         )
 
     def prefix(self, count: int) -> TokenStream:
-        """The first `count` tokens, the last scale perhaps partial; without the residual."""
+        """The first tokens, the last scale perhaps partial; without the residual.
+
+        Parameters
+        ----------
+        count : int
+            From 1 to as many tokens as there are.
+
+        Returns
+        -------
+        TokenStream
+
+        Raises
+        ------
+        CodecError
+            Fewer than one, or more than there are.
+        """
         if not 1 <= count <= self.count:
             raise CodecError(f"cannot keep {count} tokens of {self.count}")
         ids = self.model.split(np.concatenate(self.tokens)[:count])
         return replace(self, ids=ids, levels=self.levels[: len(ids)], residual_step=None, report=dict(self.report))
 
     def fit(self, max_bytes: int) -> TokenStream:
-        """The longest prefix whose file takes at most `max_bytes`; a residual is kept whole or not at all.
+        """The longest prefix whose file is small enough; a residual is kept whole or not at all.
+
+        Parameters
+        ----------
+        max_bytes : int
+            Size of the file, header included.
+
+        Returns
+        -------
+        TokenStream
 
         Raises
         ------
@@ -233,14 +269,36 @@ class TokenStream:
         """
         if self.residual_step is not None and len(self.to_bytes()) <= max_bytes:
             return self
+        tokens = np.concatenate(self.tokens)
         levels = self.levels[: len(self.tokens)]
-        return self.prefix(tokens_within(np.concatenate(self.tokens), self.frame, self.model, max_bytes, levels))
+        return self.prefix(tokens_within(tokens, self.frame, self.model, max_bytes, levels, self.thickness))
 
 
 def tokens_within(
-    ids: np.ndarray, frame: Frame, model: TokenModel, max_bytes: int, levels: Sequence[int] | None = None
+    ids: NDArray[np.int64],
+    frame: Frame,
+    model: TokenModel,
+    max_bytes: int,
+    levels: Sequence[int] | None = None,
+    thickness: int = THICKNESSES - 1,
 ) -> int:
-    """How many of `ids`, shape (count,), a file of at most `max_bytes` holds; whatever its levels, if none are given.
+    """How many tokens a file holds.
+
+    Parameters
+    ----------
+    ids : array of shape (count,)
+    frame : Frame
+    model : TokenModel
+    max_bytes : int
+        Size of the file, header included.
+    levels : sequence of int, optional
+        Of the scales that `ids` make; if not given, the file has room for any levels.
+    thickness : int
+        By default the file has room for any.
+
+    Returns
+    -------
+    int
 
     Raises
     ------
@@ -249,9 +307,10 @@ def tokens_within(
     """
     room = max_bytes - header_bytes(frame)
     present = len(model.split(ids))
+    start = _push_thickness(frame.pose, thickness)
     for scales, end in zip(range(present, 0, -1), np.cumsum(model.scales)[present - 1 :: -1], strict=True):
-        start = _start(levels[:scales] if levels else (LEVELS[-1],) * (scales - 1) + (0,), frame)
-        count = model.tables.longest_prefix(ids[:end], room, start) if 8 * room >= start.bit_length() else 0
+        state = _push_levels(start, levels[:scales] if levels else any_levels(scales))
+        count = model.tables.longest_prefix(ids[:end], room, state) if 8 * room >= state.bit_length() else 0
         if count > end - model.scales[scales - 1]:
             break
     if count < min(model.scales[0], ids.size):
@@ -260,38 +319,55 @@ def tokens_within(
     return count
 
 
-def _alike(levels: Sequence[int]) -> bool:
-    """Whether a file says its level once, in three bits: it is the same for all scales, and at most 7."""
-    return len(set(levels)) == 1 and 0 <= levels[0] < 1 << (16 - COUNT_BITS)
+def any_levels(scales: int) -> tuple[int, ...]:
+    """Levels that take as many bits of a file as any do.
 
+    Parameters
+    ----------
+    scales : int
 
-def _start(levels: Sequence[int], frame: Frame) -> int:
-    """What lies below the ids of a file without a residual: its pose, and where they are not alike, levels."""
-    return frame.pose if _alike(levels) else _with_numbers(frame.pose, levels[:-1])
-
-
-def _with_numbers(state: int, levels: Sequence[int]) -> int:
-    """The state of the coder with the numbers of levels on top, the first one uppermost."""
-    for level in levels[::-1]:
-        state = state * len(LEVELS) + LEVELS.index(level)
-    return state
-
-
-def _without_numbers(state: int, count: int) -> tuple[int, list[int]]:
-    """The state below the numbers of `count` levels, and these levels."""
-    levels = []
-    for _ in range(count):
-        state, index = divmod(state, len(LEVELS))
-        levels.append(LEVELS[index])
-    return state, levels
+    Returns
+    -------
+    tuple of int
+    """
+    return (LEVELS[-1],) * (scales - 1) + (LEVELS[0],)
 
 
 def read_model_id(data: bytes) -> str:
     """The id of the model that wrote a file, after the file's checksum has been verified.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    str
+        Eight hexadecimal digits.
 
     Raises
     ------
     CodecError
         The file is damaged.
     """
-    return parse_file(bytes(data))[0]
+    return read_header(bytes(data))[0].model_id
+
+
+def _push_thickness(state: int, thickness: int) -> int:
+    return state * THICKNESSES + thickness if thickness else state
+
+
+def _push_levels(state: int, levels: Sequence[int]) -> int:
+    """The state with the numbers of the levels but the last on top, the first one uppermost, unless all are alike."""
+    if len(set(levels)) > 1:
+        for level in levels[-2::-1]:
+            state = state * len(LEVELS) + LEVELS.index(level)
+    return state
+
+
+def _pop_levels(state: int, count: int) -> tuple[tuple[int, ...], int]:
+    levels = []
+    for _ in range(count):
+        state, number = divmod(state, len(LEVELS))
+        levels.append(LEVELS[number])
+    return tuple(levels), state

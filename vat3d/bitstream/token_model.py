@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import safetensors
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from setcore.files import atomic_path
 from vat3d.bitstream.entropy import Tables
+from vat3d.bitstream.header import COUNT_BITS, ID_BYTES
 from vat3d.errors import CodecError
 
-ID_BYTES = 4
-COUNT_BITS = 13
-"""Of a file's header for the number of tokens."""
-TOKENS_FILE, CONFIG_FILE = "tokens.safetensors", "config.json"
+TABLES_FILE = "tables.safetensors"
+BEFORE_RELEASE = "tokens.safetensors"
+"""What versions before the first release called it."""
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 
 
@@ -37,13 +37,18 @@ class TokenModel:
         Tokens in each scale, coarse to fine.
     tables : Tables
     latent : tuple of int
-        Shape of the latent grid (planes, rows, columns, channels), for files with a residual; empty if unknown.
+        Shape of the latent grid (planes, rows, columns, channels), which a residual has.
+
+    Raises
+    ------
+    CodecError
+        The parts contradict each other.
     """
 
     model_id: str
     scales: tuple[int, ...]
     tables: Tables
-    latent: tuple[int, ...] = ()
+    latent: tuple[int, ...]
 
     def __post_init__(self) -> None:
         try:
@@ -57,11 +62,41 @@ class TokenModel:
         if self.tables.tokens >= 1 << COUNT_BITS:
             raise CodecError(f"{self.tables.tokens} tokens are more than a file can count")
 
-    def split(self, ids: np.ndarray) -> list[np.ndarray]:
-        """Cut a prefix of ids, shape (count,), into one array per scale; the last one may be partial."""
+    def split(self, ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Cut a prefix of ids into scales.
+
+        Parameters
+        ----------
+        ids : array of shape (count,)
+
+        Returns
+        -------
+        list of arrays
+            One for each scale that begins within the prefix; the last one may be partial.
+        """
         ends = np.minimum(np.cumsum(self.scales), ids.size)
         starts = np.concatenate([[0], ends[:-1]])
         return [ids[start:end] for start, end in zip(starts, ends, strict=True) if end > start]
+
+    def check_ids(self, ids: Sequence[NDArray[np.int64]]) -> None:
+        """Refuse ids that are no prefix of this model's tokens.
+
+        Parameters
+        ----------
+        ids : sequence of arrays
+            One for each scale.
+
+        Raises
+        ------
+        CodecError
+        """
+        sizes = [part.size for part in ids]
+        whole = list(self.scales[: len(sizes)])
+        if not sizes or len(sizes) > len(self.scales) or sizes[:-1] != whole[:-1] or not 0 < sizes[-1] <= whole[-1]:
+            raise CodecError(f"ids come in scales of {sizes}, but the model's are {list(self.scales)}")
+        flat = np.concatenate(ids)
+        if flat.min() < 0 or flat.max() >= self.tables.codes:
+            raise CodecError(f"a token id lies outside 0..{self.tables.codes - 1}")
 
 
 def model_hash(tensors: Mapping[str, Any], scales: Sequence[int], tables: Tables) -> str:
@@ -82,58 +117,78 @@ def model_hash(tensors: Mapping[str, Any], scales: Sequence[int], tables: Tables
     return digest.hexdigest()[: 2 * ID_BYTES]
 
 
-def _arrays(tables: Tables) -> dict[str, np.ndarray]:
+def _arrays(tables: Tables) -> dict[str, NDArray[np.int32]]:
     return {name: getattr(tables, name).astype(np.int32) for name in ("frequencies", "row", "parent", "bucket")}
 
 
 def save_token_model(folder: str | Path, model: TokenModel) -> None:
-    """Write `model` to ``tokens.safetensors`` in an existing model folder, atomically."""
-    arrays = _arrays(model.tables) | {"scales": np.array(model.scales, dtype=np.int32)}
-    with atomic_path(Path(folder) / TOKENS_FILE) as temporary:
+    """Write a token model into an existing model folder, atomically.
+
+    Parameters
+    ----------
+    folder : path
+    model : TokenModel
+    """
+    arrays = _arrays(model.tables)
+    arrays |= {"scales": np.array(model.scales, np.int32), "latent": np.array(model.latent, np.int32)}
+    with atomic_path(Path(folder) / TABLES_FILE) as temporary:
         save_file(arrays, temporary, metadata={"model_id": model.model_id})
 
 
 def load_token_model(folder: str | Path) -> TokenModel:
-    """Read ``tokens.safetensors`` of a model folder.
+    """Read the token model of a model folder.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    TokenModel
 
     Raises
     ------
     CodecError
-        The file is absent, damaged, or contradicts itself.
+        Its file is absent, damaged, or contradicts itself.
     """
-    path = Path(folder) / TOKENS_FILE
+    path = Path(folder) / TABLES_FILE
     if not path.is_file():
+        if path.with_name(BEFORE_RELEASE).is_file():
+            raise CodecError(f"{folder} was made by a version before the first release; train the model again")
         raise CodecError(f"{path} does not exist; a model folder of vat3d holds one")
     try:
         with safetensors.safe_open(path, "np") as file:
             model_id = (file.metadata() or {}).get("model_id", "")
             arrays = {name: file.get_tensor(name) for name in ("frequencies", "row", "parent", "bucket")}
-            scales = tuple(int(size) for size in file.get_tensor("scales"))
+            scales, latent = (tuple(int(size) for size in file.get_tensor(name)) for name in ("scales", "latent"))
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CodecError(f"{path} is not a readable table file ({error}); fetch it again") from error
-    return TokenModel(model_id, scales, Tables(**arrays), _latent_shape(path.parent / CONFIG_FILE))
-
-
-def _latent_shape(path: Path) -> tuple[int, ...]:
-    """Shape of the latent grid by the model's configuration; empty where there is none."""
-    try:
-        config = json.loads(path.read_text())["config"]
-        return 3, int(config["grid"]), int(config["grid"]), int(config["channels"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
+    return TokenModel(model_id, scales, Tables(**arrays), latent)
 
 
 @lru_cache(maxsize=1)
-def embedded_models() -> dict[str, tuple[Path, TokenModel]]:
-    """The folders and token models that the package carries, by id."""
-    folders = [path.parent for path in sorted(WEIGHTS_FOLDER.glob(f"*/{TOKENS_FILE}"))]
-    return {
-        model.model_id: (folder, model) for folder, model in zip(folders, map(load_token_model, folders), strict=True)
-    }
+def embedded_models() -> dict[str, Path]:
+    """Folders of the models that the package carries, by id.
+
+    Returns
+    -------
+    dict
+    """
+    folders = [path.parent for path in sorted(WEIGHTS_FOLDER.glob(f"*/{TABLES_FILE}"))]
+    return {load_token_model(folder).model_id: folder for folder in folders}
 
 
-def embedded_model(model_id: str) -> tuple[Path, TokenModel]:
-    """Folder and token model of the embedded model that wrote a file.
+@lru_cache(maxsize=1)
+def embedded_model(model_id: str) -> TokenModel:
+    """The embedded model that wrote a file.
+
+    Parameters
+    ----------
+    model_id : str
+
+    Returns
+    -------
+    TokenModel
 
     Raises
     ------
@@ -142,4 +197,4 @@ def embedded_model(model_id: str) -> tuple[Path, TokenModel]:
     """
     if model_id not in embedded_models():
         raise CodecError(f"the file was written with model {model_id}, which is not here; name its model folder")
-    return embedded_models()[model_id]
+    return load_token_model(embedded_models()[model_id])

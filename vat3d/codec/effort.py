@@ -7,7 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much work an effort means: gradient steps on free vectors, on tokens and then on a residual."""
+    """Steps of refinement.
+
+    Parameters
+    ----------
+    free_steps : int
+        Gradient steps on vectors that need not be codes.
+    steps : int
+        Gradient steps on tokens.
+    samples : int
+        Points that each step looks at.
+    learning_rate : float
+        Of vectors, in units of the codebook, at the first step.
+    residual_steps : int
+        Gradient steps on a residual.
+    """
 
     free_steps: int
     steps: int
@@ -17,5 +31,5 @@ class Schedule:
 
 
 EFFORTS = {"fast": Schedule(0, 0), "normal": Schedule(60, 100), "best": Schedule(150, 350)}
-SPARSE_EFFORTS = {"normal": Schedule(80, 20, residual_steps=105), "best": Schedule(60, 160, residual_steps=330)}
+RESIDUAL_EFFORTS = {"normal": Schedule(80, 20, residual_steps=105), "best": Schedule(60, 160, residual_steps=330)}
 """The same for files with a residual, whose tokens matter less."""

@@ -1,18 +1,16 @@
-"""Encoding: the search for the file of one mesh.
+"""Encoding: the stages from a mesh to its token stream.
 
-Geometry is sampled from the canonical form of a mesh, so that the order of vertices and faces cannot matter, turned so
-that it lies along the axes, and in the frame as the file holds it, so that encoder and decoder agree to the last
-bit on where things are. Then the fill rule is chosen, tokens are refined, a residual is laid over them where the file
-has room for one, and the levels of the surface are set.
+The mesh is cleaned, posed and placed in the frame of its file (`place_shape`); a fill rule is chosen for its solid, by
+tokens that a few steps find (`choose_fill`); tokens are refined (`refine`); a residual is laid over them where the file
+has room for one (`add_residual`); and the levels of the surface are set (`with_levels`).
 """
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,65 +18,114 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setcore.evaluation.mesh_metrics import SurfaceSamples
-from setcore.seeding import derive_seed
-from vat3d.bitstream.header import header_bytes
 from vat3d.bitstream.residual import STEP_CODE, residual_ids
-from vat3d.bitstream.stream import LEVELS, TokenStream, tokens_within
+from vat3d.bitstream.stream import THICKNESSES, TokenStream, any_levels
 from vat3d.bitstream.token_model import TokenModel
-from vat3d.codec.decode import decoded_field, finished, raw_surface
-from vat3d.codec.effort import EFFORTS, SPARSE_EFFORTS, Schedule
+from vat3d.codec.decode import StreamDecoder
+from vat3d.codec.effort import EFFORTS, RESIDUAL_EFFORTS, Schedule
 from vat3d.codec.fidelity import FScoreEstimator
-from vat3d.codec.half import MirroredView
-from vat3d.codec.level_search import Volume, better, with_levels
-from vat3d.codec.pose import best_pose
+from vat3d.codec.level_search import better, with_levels
+from vat3d.codec.placed_shape import PlacedShape, place_shape
 from vat3d.codec.refine_residual import refine_residual
 from vat3d.codec.refine_tokens import refine
-from vat3d.codec.search import Choice, Search
-from vat3d.codec.targets import (
-    FAST_SAMPLES,
-    SLOW_SAMPLES,
-    SURFACE_POINTS,
-    CanonicalToFile,
-    as_tensor,
-    sample_target,
-)
-from vat3d.errors import MeshError
+from vat3d.codec.targets import FAST_SAMPLES, SLOW_SAMPLES, VolumeSamples, encoder_input, sample_target
+from vat3d.codec.token_budget import TokenBudget, token_budget
+from vat3d.codec.token_search import TokenChoice, TokenSearch
+from vat3d.errors import CodecError, MeshError
 from vat3d.mesh.canonical import canonical_mesh
-from vat3d.mesh.fill import EVEN_ODD, NONZERO
-from vat3d.mesh.isosurface import GridField
-from vat3d.mesh.solid import Solid
-from vat3d.mesh.thin_parts import SOLID_WALL_FLAG, WIDTHS
+from vat3d.mesh.fill import EVEN_ODD, FILLS, NONZERO
 from vat3d.mesh_io.load import load_mesh
 from vat3d.network.codec_network import CodecNetwork
 
-LEAST_ROOM = 96
-"""Bytes after the tokens from which on a residual is worth its place."""
-COARSE = 0.125
-"""Share of the tokens before a residual that stay as the encoder chose them, but whole scales."""
-TOKEN_HEADROOM = 2
-"""So many times the tokens that a file would hold uncoded are chosen; even coded, fewer fit."""
-TRIAL = 12
+TRIAL_STEPS = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
-YET_TO_COME = 0.5
+RESIDUAL_SHARE = 0.5
 """Share of what the trial's tokens lack of the solid's own F-score that a residual is trusted to bring."""
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """Surface and volume points (n, 3) of a mesh that is filled by one rule, in the file's frame; the encoder's latent
-    and tokens of it, and the search that goes on from them."""
+class EncodeOptions:
+    """How a mesh is encoded.
 
-    fill: str
+    Parameters
+    ----------
+    max_bytes : int
+        Size of the file, header included.
+    effort : {"fast", "normal", "best"}
+    seed : int
+    fill : {"nonzero", "even-odd"}, optional
+        By default the better one.
+    min_f_score : float, optional
+        Keep the fewest scales that reach it.
+    time_limit : float, optional
+        Seconds after which refinement stops.
+    progress : bool
+        Progress bars on standard error.
+    precision : {"auto", "float32", "bfloat16"}
+        Of matrix products in refinement.
+
+    Raises
+    ------
+    CodecError
+        Effort or fill rule are unknown.
+    """
+
+    max_bytes: int = 512
+    effort: str = "normal"
+    seed: int = 0
+    fill: str | None = None
+    min_f_score: float | None = None
+    time_limit: float | None = None
+    progress: bool = False
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("effort", self.effort, EFFORTS), ("fill", self.fill or NONZERO, FILLS)):
+            if value not in known:
+                raise CodecError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+
+    @property
+    def refines(self) -> bool:
+        """Whether tokens are refined and F-scores measured; else one forward pass and estimates have to do."""
+        return self.effort != "fast"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What stays the same while the file of one mesh is searched for."""
+
+    network: CodecNetwork
+    model: TokenModel
+    options: EncodeOptions
+    budget: TokenBudget
+    schedule: Schedule
+    decoder: StreamDecoder
+    estimator: FScoreEstimator
+    deadline: float | None
+
+    def refined(self, search: TokenSearch, start: TokenChoice, schedule: Schedule, n_frozen: int = 0) -> TokenChoice:
+        progress = self.options.progress and schedule is self.schedule
+        return refine(search, start, schedule, n_frozen=n_frozen, deadline=self.deadline, progress=progress)
+
+    def stream(self, tokens: NDArray[np.int64]) -> TokenStream:
+        return TokenStream(self.model.split(tokens), self.budget.frame, self.model)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What the encoder makes of a shape that is filled by one rule: its latent and first tokens, and the search that
+    goes on from them. `surface` (n, 3) are points of it in the file's frame."""
+
+    shape: PlacedShape
     surface: NDArray[np.float64]
-    volume: Volume
+    volume: VolumeSamples
     latent: Tensor
-    search: Search
-    start: Choice
+    search: TokenSearch
+    start: TokenChoice
 
 
-class Encoding:
-    """What is known of one mesh while its file is searched for.
+def encode_mesh(network: CodecNetwork, model: TokenModel, mesh: Any, options: EncodeOptions) -> TokenStream:
+    """The token stream of a mesh.
 
     Parameters
     ----------
@@ -86,175 +133,146 @@ class Encoding:
         Frozen.
     model : TokenModel
     mesh : path, trimesh.Trimesh, trimesh.Scene or (vertices, faces)
-    max_bytes : int
-    effort : {"fast", "normal", "best"}
-    seed : int
-    time_limit : float, optional
-        Seconds from now on after which refinement stops.
-    progress : bool
+    options : EncodeOptions
+
+    Returns
+    -------
+    TokenStream
+        With its report.
 
     Raises
     ------
     MeshError
         The mesh cannot be read or bounds nothing.
+    CodecError
+        Not even the first scale fits.
     """
+    deadline = None if options.time_limit is None else time.perf_counter() + options.time_limit
+    vertices, faces, notes = load_mesh(mesh)
+    shape = place_shape(canonical_mesh(vertices, faces))
+    budget = token_budget(network.config, model, shape.frame, options.max_bytes, residual=options.refines)
+    schedule = (RESIDUAL_EFFORTS if budget.below_residual else EFFORTS)[options.effort]
+    decoder = StreamDecoder(network, shape.frame)
+    estimator = FScoreEstimator(shape.original, decoder, shape.unit)
+    task = _Task(network, model, options, budget, schedule, decoder, estimator, deadline)
 
-    def __init__(
-        self,
-        network: CodecNetwork,
-        model: TokenModel,
-        mesh: Any,
-        max_bytes: int,
-        effort: str,
-        seed: int,
-        time_limit: float | None,
-        progress: bool,
-    ) -> None:
-        self.network, self.model, self.max_bytes, self.seed, self.progress = network, model, max_bytes, seed, progress
-        self.closely = effort != "fast"
-        self.deadline = None if time_limit is None else time.perf_counter() + time_limit
-        vertices, faces, notes = load_mesh(mesh)
-        given = canonical_mesh(vertices, faces)
-        posed = best_pose(given)
-        canonical, self.original, self.solid, self.frame = posed.mesh, posed.surface, posed.solid, posed.frame
-        self.place, self.half = CanonicalToFile(canonical, self.frame), MirroredView(self.frame)
-        self.report: dict[str, Any] = {"notes": notes, **canonical.report, **self.solid.report, "effort": effort}
-        self.report |= {"turned_degrees": self.frame.turned_degrees, "mirrored_axes": self.frame.mirrored_axes}
-        self.report["reproducible"] = time_limit is None
-        self.judge = FScoreEstimator(
-            SurfaceSamples(self.place(self.original.points), self.original.normals),
-            partial(raw_surface, network),
-            lambda vertices, faces, width: finished(vertices, faces, width, self.frame),
-            given.half_side / canonical.half_side,
-        )
-        self._fields: dict[tuple[int | None, bytes], GridField] = {}
-        self.base = self._base_tokens() if self.closely else 0
-        self.schedule = SPARSE_EFFORTS[effort] if self.base else EFFORTS[effort]
-        self.most = sum(model.scales)
+    encoded = choose_fill(task, shape)
+    tokens = task.refined(encoded.search, encoded.start, schedule, budget.n_frozen)
+    stream = add_residual(task, encoded, tokens)
+    if schedule.free_steps:
+        unrefined = encoded.start.ids[: budget.fitting(encoded.start.ids)]
+        stream = better(stream, task.stream(unrefined), decoder, estimator)
+    thicknesses = encoded.shape.thicknesses[: None if options.refines else 1]  # estimates overrate large ones
+    stream, f_score = with_levels(stream, decoder, estimator, encoded.volume, options.refines, thicknesses)
+    if options.min_f_score is not None:
+        stream, f_score = fewest_scales(task, stream, f_score, options.min_f_score)
+    found = {"notes": notes, **encoded.shape.report, "fill": encoded.shape.solid.fill, "effort": options.effort}
+    reached = {"reproducible": options.time_limit is None, "f_score@0.02": f_score, **stream.sizes}
+    return replace(stream, report=found | reached)
 
-    def _base_tokens(self) -> int:
-        """Tokens before a residual, if the file has room for one; else 0.
 
-        All scales of components where a third of the file holds them, so that this third decodes well, too.
-        """
-        config = self.network.config
-        many, few = sum(config.scales[: len(config.components)]), config.base_tokens
+def choose_fill(task: _Task, shape: PlacedShape) -> _Encoded:
+    """Encode a shape by the fill rule that was asked for, or that promises the better F-score.
 
-        def least(count: int) -> float:
-            return header_bytes(self.frame) + (count * math.log2(config.codes) + 3 * len(config.components)) / 8
+    Rules are compared after a few steps, by all tokens that fit. Inner walls come last: of what the tokens lack, a
+    residual will bring some, which is granted here.
 
-        if not few or not self.model.latent or least(few) + LEAST_ROOM > self.max_bytes:
-            return 0
-        return many if 3 * least(many) <= self.max_bytes else few
+    Parameters
+    ----------
+    task : _Task
+    shape : PlacedShape
 
-    def find(self, fill: str | None, min_f_score: float | None) -> TokenStream:
-        """The file's stream, with its report; `fill` and `min_f_score` as in `MeshTokenizer.encode`."""
-        chosen = self._chosen_rule() if fill is None and self.solid.hides_parts(self.original) else None
-        if self.base:
-            self.most = self.base
-        if chosen is None:
-            chosen = self._attempt(fill or NONZERO)
-        elif self.base:  # with fewer tokens than the rules were compared by
-            chosen = replace(chosen, start=chosen.search.choose_price(chosen.latent))
-        self.report["fill"], search, start = chosen.fill, chosen.search, chosen.start
-        refined = self._improve(search, start, self.schedule, self.progress)
-        stream = self._stream(refined)
-        if self.base:
-            stream = self._with_residual(stream, chosen, refined)
-            self.most = sum(self.model.scales)
-        if self.schedule.free_steps:
-            plain = self._stream(replace(start, kept=self._fit(start.ids)))
-            stream = better(stream, plain, self._field, self.judge)
-        solid = self.solid.filled(chosen.fill)
-        widths: tuple[int, ...] = ()
-        if solid.is_thin(self.original):
-            kind = SOLID_WALL_FLAG if solid.has_walls(self.original) else 0
-            widths = tuple(
-                kind + width for width in WIDTHS[: 2 if self.closely else 1]
-            )  # estimates overrate large ones
-        stream, score = with_levels(stream, self._field, self.judge, chosen.volume, self.closely, widths)
-        if min_f_score is not None:
-            for shorter in (stream.truncate(scales) for scales in range(1, len(stream.ids))):
-                f_scores = self.judge.f_scores(self._field(shorter), self.closely, shorter.width)
-                shorter_score = f_scores(shorter.level)
-                if shorter_score >= min_f_score:
-                    stream, score = shorter, shorter_score
-                    break
-        stream.report["f_score@0.02"] = score
-        stream.report.update(stream.sizes)
+    Returns
+    -------
+    _Encoded
+        Ready for tokens that leave room for a residual, if the file has one.
+    """
+    budget, options = task.budget, task.options
+    if options.fill is not None or not shape.has_internal_surfaces:
+        return _encode(task, shape, options.fill or NONZERO, budget.leaving_room())
+    trial = Schedule(min(TRIAL_STEPS, task.schedule.free_steps), 0)
+    share = RESIDUAL_SHARE if budget.below_residual else 0.0
+
+    def promise(encoded: _Encoded) -> float:
+        tokens = task.refined(encoded.search, encoded.start, trial).tokens
+        now = task.estimator.estimate(task.decoder.field(task.stream(tokens)))
+        return now + share * max(task.estimator.ceiling(encoded.surface) - now, 0)
+
+    candidates = [_encode(task, shape, NONZERO, budget)]
+    with suppress(MeshError):  # no surface by this rule
+        candidates.append(_encode(task, shape, EVEN_ODD, budget))
+    chosen = max(candidates, key=promise)
+    if not budget.below_residual:
+        return chosen
+    search = chosen.search.with_fit(budget.leaving_room().fitting)
+    return replace(chosen, search=search, start=search.choose_price(chosen.latent))
+
+
+def _encode(task: _Task, shape: PlacedShape, fill: str, budget: TokenBudget) -> _Encoded:
+    network, options = task.network, task.options
+    shape = replace(shape, solid=shape.solid.filled(fill))
+    target, volume = sample_target(shape, options.seed, *(SLOW_SAMPLES if options.refines else FAST_SAMPLES))
+    points, normals, surface = encoder_input(shape, options.seed)
+    with torch.inference_mode():
+        latent = network.encode(points, normals, shape.view.box)[0]
+    search = TokenSearch(
+        network, target, budget.fitting, task.model.tables, options.seed, budget.n_chosen, options.precision
+    )
+    return _Encoded(shape, surface, volume, latent, search, search.choose_price(latent))
+
+
+def add_residual(task: _Task, encoded: _Encoded, tokens: TokenChoice) -> TokenStream:
+    """The stream of tokens, with a sparse residual in what the file leaves, if it is to have one and any fits.
+
+    Parameters
+    ----------
+    task : _Task
+    encoded : _Encoded
+    tokens : TokenChoice
+
+    Returns
+    -------
+    TokenStream
+        Its levels and thickness are still to be chosen.
+    """
+    stream, budget, options = task.stream(tokens.tokens), task.budget, task.options
+    if not budget.below_residual:
         return stream
 
-    def _field(self, stream: TokenStream) -> GridField:
-        key = stream.residual_step, np.concatenate(stream.ids).tobytes()
-        if key not in self._fields:
-            self._fields[key] = GridField(decoded_field(self.network, stream))
-        return self._fields[key]
+    def with_residual(residual: NDArray[np.int64]) -> TokenStream:
+        ids = [*stream.ids, residual_ids(residual)]
+        return replace(stream, ids=ids, levels=any_levels(len(ids)), residual_step=STEP_CODE, thickness=THICKNESSES - 1)
 
-    def _stream(self, choice: Choice) -> TokenStream:
-        return TokenStream(self.model.split(choice.tokens), self.frame, self.model, self.report)
+    def fits(residual: NDArray[np.int64]) -> bool:
+        return not residual.any() or len(with_residual(residual).to_bytes()) <= options.max_bytes
 
-    def _fit(self, ids: NDArray[np.int64]) -> int:
-        return tokens_within(ids[: self.most], self.frame, self.model, self.max_bytes)
+    room = budget.residual_bits(len(stream.to_bytes()), len(stream.ids))
+    found = refine_residual(
+        encoded.search, tokens, encoded.latent, task.schedule, room, fits,
+        deadline=task.deadline, progress=options.progress,
+    )  # fmt: skip
+    return stream if found is None else replace(with_residual(found), levels=(), thickness=0)
 
-    def _improve(self, search: Search, start: Choice, schedule: Schedule, progress: bool = False) -> Choice:
-        ends = np.cumsum(self.model.scales)
-        still = int(ends[ends <= self.base * COARSE].max(initial=0)) if self.most == self.base else 0
-        return refine(search, start, schedule, still=still, deadline=self.deadline, progress=progress)
 
-    def _attempt(self, fill: str) -> Attempt:
-        filled, samples = self.solid.filled(fill), SLOW_SAMPLES if self.closely else FAST_SAMPLES
-        target, volume = sample_target(filled, self.place, self.half, self.seed, *samples)
-        raw = 8 * self.max_bytes / math.log2(self.network.config.codes)
-        search = Search(self.network, target, self._fit, self.model.tables, self.seed, limit=int(TOKEN_HEADROOM * raw))
-        points, normals = filled.surface_samples(SURFACE_POINTS, derive_seed(self.seed, "encode"))
-        surface = self.place(points)
-        shown, normals = self._half_surface(filled, surface, normals)
-        with torch.inference_mode():
-            latent = self.network.encode(as_tensor(shown)[None], as_tensor(normals)[None], self.half.box)[0]
-        return Attempt(fill, surface, volume, latent, search, search.choose_price(latent))
+def fewest_scales(task: _Task, stream: TokenStream, f_score: float, wanted: float) -> tuple[TokenStream, float]:
+    """The fewest scales of a stream whose F-score is good enough; all of them, if none is.
 
-    def _half_surface(
-        self, solid: Solid, points: NDArray[np.float64], normals: NDArray[np.float64]
-    ) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
-        """What the encoder is shown of surface points and normals (n, 3) in the file's frame."""
+    Parameters
+    ----------
+    task : _Task
+    stream : TokenStream
+    f_score : float
+        Of the whole stream.
+    wanted : float
 
-        def inside(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-            return solid.contains(self.place.back(points))
-
-        area = solid.area * self.place.scale**2
-        shown, normals = self.half.surface(points, normals, area, inside, derive_seed(self.seed, "encode"))
-        return self.half.seen(shown), normals
-
-    def _chosen_rule(self) -> Attempt:
-        """That of the fill rule which promises the better F-score after a few steps, by all tokens that fit.
-
-        (Inner walls come last: of what the tokens lack, a residual will bring some, which is granted here.)
-        """
-        trial = Schedule(min(TRIAL, self.schedule.free_steps), 0)
-        share = YET_TO_COME if self.base else 0.0
-
-        def promise(attempt: Attempt) -> float:
-            now = self.judge.estimate(self._field(self._stream(self._improve(attempt.search, attempt.start, trial))))
-            return now + share * max(self.judge.ceiling(attempt.surface) - now, 0)
-
-        attempts = [self._attempt(NONZERO)]
-        with suppress(MeshError):  # no surface by this rule
-            attempts.append(self._attempt(EVEN_ODD))
-        return max(attempts, key=promise)
-
-    def _with_residual(self, stream: TokenStream, attempt: Attempt, base: Choice) -> TokenStream:
-        """The stream of a choice of tokens, with a sparse residual in what the file leaves, if any fits."""
-
-        def with_residual(residual: NDArray[np.int64]) -> TokenStream:
-            ids, levels = [*stream.ids, residual_ids(residual)], (LEVELS[-1],) * (len(stream.ids) + 1)
-            return replace(stream, ids=ids, levels=levels, residual_step=STEP_CODE)
-
-        def fits(residual: NDArray[np.int64]) -> bool:
-            return not residual.any() or len(with_residual(residual).to_bytes()) <= self.max_bytes
-
-        room = 8.0 * (self.max_bytes - len(stream.to_bytes())) - 4 - 3 * len(stream.ids)
-        found = refine_residual(
-            attempt.search, base, attempt.latent, self.schedule, room, fits,
-            deadline=self.deadline, progress=self.progress,
-        )  # fmt: skip
-        return stream if found is None else replace(with_residual(found), levels=())
+    Returns
+    -------
+    stream : TokenStream
+    f_score : float
+    """
+    shorter: Sequence[TokenStream] = [stream.truncate(scales) for scales in range(1, len(stream.ids))]
+    for prefix in shorter:
+        f_scores = task.estimator.f_scores(task.decoder.field(prefix), task.options.refines, prefix.thickness)
+        if f_scores(prefix.level) >= wanted:
+            return prefix, f_scores(prefix.level)
+    return stream, f_score

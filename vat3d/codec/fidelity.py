@@ -1,16 +1,18 @@
-"""F-scores of what a field decodes to, measured or estimated."""
+"""F-scores of what a signed distance decodes to, measured or estimated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from setcore.evaluation.mesh_metrics import SurfaceSamples, sample_surface
-from vat3d.bitstream.stream import LEVEL_STEP, LEVELS
+from vat3d.bitstream.header import LEVEL_STEP, LEVELS
+from vat3d.bitstream.stream import TokenStream
 from vat3d.mesh.compare import SAMPLES
 from vat3d.mesh.isosurface import Field, GridField
 
@@ -22,63 +24,142 @@ CELLS = 128
 """The grid that users decode on by default."""
 ROUGH_SAMPLES, ROUGH_CELLS = 4_000, 64
 """What an estimate looks at; on so rough a grid thin parts break."""
-Surface = Callable[[Field, int, int], tuple[NDArray[np.float64], NDArray[np.int64]]]
-"""Vertices and faces of a field, at a level, extracted on a grid of so many cells."""
-Finish = Callable[[NDArray[np.float64], NDArray[np.int64], int], NDArray[np.float64]]
-"""The vertices that users get of a surface, in a file of a width."""
 Scores = Callable[[int, int], tuple[float, float]]
-"""F-scores at `NEAR` and at half of it, by level and width."""
+"""F-scores at `NEAR` and at half of it, by level and thickness."""
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What is asked of `vat3d.codec.decode.StreamDecoder`."""
+
+    def field(self, stream: TokenStream) -> Field:
+        """The signed distance of a stream.
+
+        Parameters
+        ----------
+        stream : TokenStream
+
+        Returns
+        -------
+        callable
+        """
+
+    def surface(self, field: Field, level: int, resolution: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The surface at a level.
+
+        Parameters
+        ----------
+        field : callable
+        level, resolution : int
+
+        Returns
+        -------
+        vertices, faces : arrays
+        """
+
+    def finish(self, vertices: NDArray[np.float64], faces: NDArray[np.int64], thickness: int) -> NDArray[np.float64]:
+        """The vertices that users get of a surface.
+
+        Parameters
+        ----------
+        vertices, faces : arrays
+        thickness : int
+
+        Returns
+        -------
+        array
+        """
 
 
 class FScoreEstimator:
-    """F-scores at .02 of what fields decode to, against the mesh as it was given: open sheets, not their shells.
+    """F-scores at .02 of what decodes, against the mesh as it was given: open sheets, not their shells.
 
     Parameters
     ----------
     original : SurfaceSamples
         `SAMPLES` of that mesh's surface, in the frame of the file.
-    surface, finish : callable
-    scale : float
+    decoder : Decoder
+    unit : float
         What is 1 in the evaluation frame, in that of the file.
     """
 
-    def __init__(self, original: SurfaceSamples, surface: Surface, finish: Finish, scale: float = 1.0) -> None:
-        self._original, self._surface, self._finish, self._near = original, surface, finish, scale * NEAR
+    def __init__(self, original: SurfaceSamples, decoder: Decoder, unit: float = 1.0) -> None:
+        self._original, self._decoder, self._near = original, decoder, unit * NEAR
         self._known: dict[tuple[Field, bool], Scores] = {}
 
     @cached_property
     def _tree(self) -> cKDTree:
         return cKDTree(self._original.points)
 
-    def scores(self, field: Field, closely: bool) -> Scores:
-        """F-scores by level and width: if `closely`, measured on what users decode; else estimated, much faster.
+    def scores(self, field: Field, measured: bool) -> Scores:
+        """F-scores by level and thickness.
 
         A field's scores are remembered; a `GridField` shares its values among levels, and among both kinds of scores.
-        """
-        if (field, closely) not in self._known:
-            values = field if isinstance(field, GridField) else GridField(field)
-            self._known[field, closely] = cache(self._measured(values) if closely else self._estimated(values))
-        return self._known[field, closely]
 
-    def f_scores(self, field: Field, closely: bool, width: int = 0) -> Callable[[int], float]:
-        """The F-score at `NEAR` by level, in a file of a width."""
-        return at_width(self.scores(field, closely), width)
+        Parameters
+        ----------
+        field : callable
+        measured : bool
+            On what users decode; else estimated, which is much faster.
+
+        Returns
+        -------
+        callable
+        """
+        if (field, measured) not in self._known:
+            values = field if isinstance(field, GridField) else GridField(field)
+            self._known[field, measured] = cache(self._measured(values) if measured else self._estimated(values))
+        return self._known[field, measured]
+
+    def f_scores(self, field: Field, measured: bool, thickness: int = 0) -> Callable[[int], float]:
+        """The F-score at `NEAR` by level.
+
+        Parameters
+        ----------
+        field : callable
+        measured : bool
+        thickness : int
+
+        Returns
+        -------
+        callable
+        """
+        return at_thickness(self.scores(field, measured), thickness)
 
     def estimate(self, field: Field) -> float:
-        """The estimated F-score at the best level."""
-        f_scores = self.f_scores(field, closely=False)
+        """The estimated F-score at the best level.
+
+        Parameters
+        ----------
+        field : callable
+
+        Returns
+        -------
+        float
+        """
+        f_scores = self.f_scores(field, measured=False)
         return f_scores(best_level(f_scores, LEVELS[0]))
 
     def ceiling(self, surface: NDArray[np.float64]) -> float:
-        """About the F-score of a solid with these surface points (n, 3), all of which lie near the mesh."""
+        """About the F-score of a solid, all of whose surface lies near the mesh.
+
+        Parameters
+        ----------
+        surface : array of shape (n, 3)
+            Points on it, in the file's frame.
+
+        Returns
+        -------
+        float
+        """
         return _f_score(1.0, self._met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface))[0])
 
     def _measured(self, field: GridField) -> Scores:
-        surface = cache(lambda level: self._surface(field, level, CELLS))
+        surface = cache(lambda level: self._decoder.surface(field, level, CELLS))
 
-        def scores(level: int, width: int) -> tuple[float, float]:
+        def scores(level: int, thickness: int) -> tuple[float, float]:
             vertices, faces = surface(level)
-            placed = self._finish(vertices, faces, width)
+            placed = self._decoder.finish(vertices, faces, thickness)
             decoded = sample_surface(placed, faces, SAMPLES, any_order=False).points
             precision, recall = self._met(decoded, self._tree), self._met(self._original.points, cKDTree(decoded))
             return _f_score(precision[0], recall[0]), _f_score(precision[1], recall[1])
@@ -96,12 +177,12 @@ class FScoreEstimator:
         probes = np.concatenate([points[None], points + self._near * axes, points - self._near * axes])
         values = field(probes.reshape(-1, 3)).reshape(len(probes), -1)
         low, high = values.min(0), values.max(0)
-        surface = cache(lambda level: self._surface(field, level, ROUGH_CELLS))
+        surface = cache(lambda level: self._decoder.surface(field, level, ROUGH_CELLS))
 
-        def scores(level: int, width: int) -> tuple[float, float]:
+        def scores(level: int, thickness: int) -> tuple[float, float]:
             passed = float(((low <= level * LEVEL_STEP) & (high >= level * LEVEL_STEP)).mean())
             vertices, faces = surface(level)
-            precision = self._met(self._finish(vertices, faces, width), self._tree)
+            precision = self._met(self._decoder.finish(vertices, faces, thickness), self._tree)
             return _f_score(precision[0], passed), _f_score(precision[1], passed)
 
         return scores
@@ -112,17 +193,37 @@ class FScoreEstimator:
         return float((distance < self._near).mean()), float((distance < self._near / 2).mean())
 
 
-def at_width(scores: Scores, width: int) -> Callable[[int], float]:
-    """The F-score at `NEAR` in a file of a width."""
-    return lambda level: scores(level, width)[0]
+def at_thickness(scores: Scores, thickness: int) -> Callable[[int], float]:
+    """F-scores at `NEAR` by level alone.
 
+    Parameters
+    ----------
+    scores : callable
+    thickness : int
 
-def _f_score(precision: float, recall: float) -> float:
-    return round(2 * precision * recall / max(precision + recall, 1e-9), 4)
+    Returns
+    -------
+    callable
+    """
+    return lambda level: scores(level, thickness)[0]
 
 
 def best_level(score: Callable[[int], float], start: int, between: bool = True) -> int:
-    """The level of the best F-score; upwards from `start` in twos, then those `between`, too."""
+    """The level of the best F-score, upwards in twos.
+
+    Parameters
+    ----------
+    score : callable
+        F-score by level.
+    start : int
+        One of `LEVELS`.
+    between : bool
+        Look at the levels beside the one that was found, too.
+
+    Returns
+    -------
+    int
+    """
     best = LEVELS.index(start)
     while best + 2 < len(LEVELS) and score(LEVELS[best + 2]) > score(LEVELS[best]) + NOISE:
         best += 2
@@ -130,3 +231,7 @@ def best_level(score: Callable[[int], float], start: int, between: bool = True) 
         beside = [index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)]
         best = max(beside, key=lambda index: score(LEVELS[index]) - NOISE * (index > best))
     return LEVELS[best]
+
+
+def _f_score(precision: float, recall: float) -> float:
+    return round(2 * precision * recall / max(precision + recall, 1e-9), 4)

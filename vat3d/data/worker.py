@@ -53,7 +53,7 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
     mesh = canonical_mesh(vertices, faces)
     solid = Solid(mesh)
     if item.fill == EVEN_ODD:
-        if not solid.hides_parts(sample_surface(mesh.vertices, mesh.faces, HIDDEN_SAMPLES)):
+        if not solid.has_internal_surfaces(sample_surface(mesh.vertices, mesh.faces, HIDDEN_SAMPLES)):
             raise MeshError("no part lies within others; the even-odd rule would change nothing")
         solid = solid.filled(EVEN_ODD)
     geometry = geometry_hash(mesh)

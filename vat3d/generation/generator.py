@@ -32,7 +32,7 @@ from vat3d.network.blocks import BatchedAttention
 from vat3d.network.quantizer import ScaleQuantizer
 from vat3d.tokenizer import MeshTokenizer
 
-DEFAULT_GENERATOR = "generator-1"
+DEFAULT_GENERATOR = "generator"
 BINS, THINNEST = 16, 0.02
 """The two shorter half-extents are told in so many steps of equal ratio, from the longest one down to this share."""
 LEVEL = 1
@@ -233,7 +233,7 @@ class MeshGenerator:
         for row in range(count):
             half = class_box(int(box[row]))
             parts = [part[row].numpy() for part in ids]
-            frame = Frame.from_box(-half, half)
+            frame = Frame.from_corners(-half, half)
             streams.append(TokenStream(parts, frame, self.tokenizer.model, levels=(LEVEL,) * scales))
         return streams
 

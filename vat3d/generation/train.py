@@ -31,7 +31,7 @@ from setcore.training import Budget, MovingAverage, TrainingLoop, training_folde
 from vat3d.data.dataset import Dataset
 from vat3d.generation.generator import GeneratorConfig, ScaleTransformer, box_class, running_inputs
 from vat3d.network.codec_network import CodecNetwork
-from vat3d.network.precision import autocast
+from vat3d.network.precision import autocast, check_precision
 from vat3d.tokenizer import MeshTokenizer
 from vat3d.training.augment import make_batch
 from vat3d.training.config import TrainConfig
@@ -123,7 +123,11 @@ def shape_tokens(
 
 
 def cross_entropies(
-    network: ScaleTransformer, codec: CodecNetwork, shapes: Shapes, generator: torch.Generator | None = None
+    network: ScaleTransformer,
+    codec: CodecNetwork,
+    shapes: Shapes,
+    generator: torch.Generator | None = None,
+    precision: str = "float32",
 ) -> tuple[Tensor, list[Tensor]]:
     """Mean cross-entropy in nats of the box, and of the ids of each scale, each tensor (b, k).
 
@@ -138,7 +142,7 @@ def cross_entropies(
     with torch.no_grad():
         inputs = running_inputs(codec.quantizer, told.split(tokens, dim=1), len(tokens))
         inputs[0] = inputs[0].expand(len(shapes), -1, -1)
-    with autocast(generator is not None):
+    with autocast(precision):
         box, codes = network(category, shapes.box, inputs)
     errors = functional.cross_entropy(codes.float().flatten(0, 1), shapes.ids.flatten(), reduction="none")
     scales = errors.view_as(shapes.ids).split(tokens, dim=1)
@@ -174,6 +178,7 @@ def train(
     seed: int = 0,
     resume: bool = False,
     progress: bool = True,
+    precision: str = "auto",
 ) -> dict[str, Any]:
     """Train a generator of `tokenizer`'s tokens into the model folder `out`; returns the last figures.
 
@@ -207,7 +212,7 @@ def train(
             model_id, codec.config.scales[:SCALES], codec.config.codes, codec.config.channels,
             categories=tuple(names["categories"]),
         )  # fmt: skip
-        return _train(folder, config, codec, shapes, budget, seed, progress)
+        return _train(folder, config, codec, shapes, budget, seed, progress, check_precision(precision))
 
 
 def _train(
@@ -218,6 +223,7 @@ def _train(
     budget: Budget,
     seed: int,
     progress: bool,
+    precision: str,
 ) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
@@ -243,7 +249,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * warmup_cosine(fraction)
         generator = torch_generator(seed, "step", loop.step)
-        box, scales = cross_entropies(network, codec, shapes["train"].take(rows), generator)
+        box, scales = cross_entropies(network, codec, shapes["train"].take(rows), generator, precision)
         loss = torch.stack([box, *(part.mean() for part in scales)]).mean()  # coarse scales decide what it will be
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

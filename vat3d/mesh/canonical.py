@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from vat3d.errors import MeshError
 from vat3d.mesh.triangles import edge_table, face_areas_normals, face_components, signed_volumes
 
+HALF_DOMAIN = 1.05
+"""Half-side of the cube that is sampled, decoded and extracted; a mesh fills [-1, 1] along its longest axis."""
 MERGE_STEP = 2.0**-20
 """Vertices are rounded to this step of the evaluation frame: about 1e-6, exactly representable in float32."""
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from vat3d.errors import CodecError
+from vat3d.mesh.canonical import HALF_DOMAIN
 from vat3d.mesh.marching_cubes import CORNERS, polygonise
 
 Field = Callable[[np.ndarray], np.ndarray]
-HALF_WIDTH = 1.05
 MEAN_REACH = (3 + 3 * 2**0.5 + 3**0.5) / 8
 """Of all points of a unit cell, a corner has the largest mean distance to the eight corners: this one."""
 UNEVEN, STEEP = 0.1, 0.8
@@ -111,7 +111,7 @@ def extract_surface(
         crossed = _crossed(values)
         if level == levels:
             break
-        reach = min(MEAN_REACH * 2 * HALF_WIDTH / side, saturation)
+        reach = min(MEAN_REACH * 2 * HALF_DOMAIN / side, saturation)
         near = crossed | (np.abs(values).mean(1) <= reach)
         if not near.any():
             break
@@ -148,7 +148,7 @@ def _children(cells: np.ndarray, side: int, entered: np.ndarray) -> np.ndarray:
 def _entered(values: np.ndarray, crossed: np.ndarray, side: int) -> np.ndarray:
     """Which halves (n, 8) of cells with these corners to look at: all, but of crossed ones that the field passes evenly
     those that a linear field crosses."""
-    cell, signs = 2 * HALF_WIDTH / side, 2 * CORNERS - 1
+    cell, signs = 2 * HALF_DOMAIN / side, 2 * CORNERS - 1
     mean, slope = values.mean(1, keepdims=True), values @ signs / 8  # linear: mean + slope @ signs at the corners
     error = np.abs(values - mean - slope @ signs.T).max(1)
     even = crossed & (error <= UNEVEN * cell) & (np.linalg.norm(slope, axis=1) >= STEEP * cell / 2)
@@ -158,7 +158,7 @@ def _entered(values: np.ndarray, crossed: np.ndarray, side: int) -> np.ndarray:
 
 def _position(points: np.ndarray, side: int) -> np.ndarray:
     """Grid points in the cube; the same number for the same place at every level."""
-    return points * (2 * HALF_WIDTH / side) - HALF_WIDTH
+    return points * (2 * HALF_DOMAIN / side) - HALF_DOMAIN
 
 
 def _corner_values(field: GridField, cells: np.ndarray, side: int, iso: float) -> np.ndarray:

@@ -33,6 +33,8 @@ from vat3d.mesh.triangles import face_areas_normals, signed_volumes
 
 SHELL = 0.008
 """Half-thickness of the shell of an open sheet, in the evaluation frame."""
+NEAR_SIGMAS = (0.01, 0.04)
+"""Standard deviations of the noise that takes surface points to near-surface samples, half of them each."""
 THIN, THICKER, FELT = 0.016, 0.008, 0.06
 """Walls of closed parts with another one less than `THIN` behind them move out by `THICKER`; distances above `FELT`, of
 which the networks are asked the sign alone, stay as they are."""
@@ -229,7 +231,7 @@ class Solid:
         """Which points (n, 3) of the mesh have inside on both sides, `depth` away along their normals (n, 3)."""
         return self.contains(points + depth * normals) & self.contains(points - depth * normals)
 
-    def hides_parts(self, surface: SurfaceSamples) -> bool:
+    def has_internal_surfaces(self, surface: SurfaceSamples) -> bool:
         """Whether the even-odd rule shows much of the mesh's surface, of which these are samples in random order, that
         otherwise lies deep within parts."""
         if self.mesh.report["components"] == 1:

@@ -13,12 +13,12 @@ from scipy.spatial import cKDTree
 
 from vat3d.mesh.triangles import face_areas_normals
 
-WIDTH_STEP = 0.01
-"""What a file's width counts, in half-sides."""
-WIDTHS = (3, 5)
-"""Widths that the encoder tries beside none."""
+THICKNESS_STEP = 0.01
+"""What a file's thickness counts, in half-sides."""
+TRIED_THICKNESSES = (3, 5)
+"""What the encoder tries beside none."""
 SOLID_WALL_FLAG = 8
-"""Added to a file's width where thin parts are walls rather than sheets."""
+"""Added to a file's thickness where thin parts are walls with a thickness of their own rather than sheets."""
 SHEET, WALL = 0.002, 0.005
 """Half-thickness that is left to a part."""
 LOOK_IN = 0.6
@@ -36,8 +36,11 @@ def flattened(
 
     Parameters
     ----------
-    vertices : array of shape (n, 3); faces : int array of shape (m, 3), outward
+    vertices : array of shape (n, 3)
+    faces : int array of shape (m, 3)
+        Outward.
     width : float
+        In half-sides.
     left : float
         Half-thickness that is left to them, if they are thicker.
 
@@ -64,10 +67,24 @@ def flattened(
     return np.asarray(vertices - normals * move[:, None])
 
 
-def with_width(vertices: NDArray[np.float64], faces: NDArray[np.int64], width: int) -> NDArray[np.float64]:
-    """Vertices of a closed surface as a file of that width, 0 to 15, has them."""
-    walled, steps = divmod(width, SOLID_WALL_FLAG)
-    return flattened(vertices, faces, steps * WIDTH_STEP, WALL if walled else SHEET) if steps else vertices
+def with_thickness(vertices: NDArray[np.float64], faces: NDArray[np.int64], thickness: int) -> NDArray[np.float64]:
+    """Vertices of a closed surface whose thin parts are as a file says.
+
+    Parameters
+    ----------
+    vertices : array of shape (n, 3)
+    faces : int array of shape (m, 3)
+        Outward.
+    thickness : int
+        What is thinner than 1 to 7 hundredths of a half-side becomes a sheet of half-thickness `SHEET`, or with
+        `SOLID_WALL_FLAG` added a wall of half-thickness `WALL`; 0: nothing does.
+
+    Returns
+    -------
+    array of shape (n, 3)
+    """
+    walls, steps = divmod(thickness, SOLID_WALL_FLAG)
+    return flattened(vertices, faces, steps * THICKNESS_STEP, WALL if walls else SHEET) if steps else vertices
 
 
 def _vertex_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:

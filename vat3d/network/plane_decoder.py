@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vat3d.mesh.canonical import HALF_DOMAIN
 from vat3d.network.blocks import ConvBlock, JointBlocks, convolve
 from vat3d.network.config import CodecConfig
-from vat3d.network.triplane import EXTENT, cell_features, fourier, patchify, stretch_box, to_planes, unpatchify
+from vat3d.network.triplane import cell_features, fourier, patchify, stretch_box, to_planes, unpatchify
 
 
 class PlaneDecoder(nn.Module):
@@ -90,7 +91,7 @@ class FieldHead(nn.Module):
     ) -> Float[Tensor, "b n"]:
         """Logits at `points`, given in the evaluation frame."""
         stretched = points / stretch_box(box)[:, None]
-        grid = (to_planes(stretched)[..., :2].flip(-1).flatten(0, 1)[:, :, None] / EXTENT).contiguous()
+        grid = (to_planes(stretched)[..., :2].flip(-1).flatten(0, 1)[:, :, None] / HALF_DOMAIN).contiguous()
         place = torch.cat([fourier(stretched, 4), points, box[:, None].expand_as(points)], dim=-1)
         hidden = self.planes(_sample(planes[0], grid)) + self.place(place)
         if self.detail is not None:

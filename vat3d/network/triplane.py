@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-EXTENT = 1.05
-"""Half-side of the cube, in stretched units, that the planes cover."""
+from vat3d.mesh.canonical import HALF_DOMAIN
+
 MINIMUM_BOX = 0.15
 """Half-extents below this are not stretched further: a sheet is not blown up into a cube."""
 PLANE_AXES = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
@@ -52,7 +52,7 @@ def to_planes(points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b p n 3"]:
 
 def plane_cells(uv: Float[Tensor, "b p n 2"], side: int) -> tuple[Int[Tensor, "b p n"], Float[Tensor, "b p n 2"]]:
     """Flat index over (b, p, row, column) of the cell that holds each point, and the point's offset from its middle."""
-    scaled = (uv / EXTENT + 1) * (side / 2)
+    scaled = (uv / HALF_DOMAIN + 1) * (side / 2)
     cell = scaled.floor().clamp(0, side - 1)
     batch, planes = uv.shape[:2]
     plane_index = torch.arange(batch * planes).view(batch, planes, 1)

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from vat3d.network.triplane import EXTENT, stretch_box
+from vat3d.mesh.canonical import HALF_DOMAIN
+from vat3d.network.triplane import stretch_box
 from vat3d.training.config import TrainConfig
 
 
@@ -43,7 +44,7 @@ def make_batch(
     box = samples["surface"][..., :3].float().abs().amax(1)
     near = _draw(samples["near"], config.near, generator).float()
     volume = samples["volume"].float()
-    outside = (volume[..., :3].abs() > EXTENT * stretch_box(box)[:, None]).any(-1)
+    outside = (volume[..., :3].abs() > HALF_DOMAIN * stretch_box(box)[:, None]).any(-1)
     keys = torch.rand(outside.shape, generator=generator) + outside
     chosen = keys.argsort(1)[:, : config.volume]
     volume = volume.gather(1, chosen[..., None].expand(-1, -1, 4))

@@ -42,8 +42,8 @@ class TrainConfig:
         Steps between lines of progress with validation, and between checkpoints.
     table_shapes : int
         Training shapes, deformed anew, from whose tokens the entropy tables are made; at most 32 a mesh.
-    bfloat16 : bool
-        Matrix products in bfloat16; several times faster on CPUs that have it.
+    precision : {"auto", "float32", "bfloat16"}
+        Of matrix products; bfloat16 is several times faster on processors that have it, and "auto" there.
     """
 
     batch: int = 8
@@ -67,7 +67,7 @@ class TrainConfig:
     report_every: int = 500
     save_every: int = 500
     table_shapes: int = 1024
-    bfloat16: bool = True
+    precision: str = "auto"
 
 
 PRESETS: dict[str, tuple[CodecConfig, TrainConfig]] = {

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from setcore.seeding import numpy_generator, torch_generator
 from vat3d.bitstream.residual import LARGEST, STEP_CODE, STEPS
-from vat3d.codec.descent import falling_rate
-from vat3d.codec.refine_residual import Rate
+from vat3d.codec.descent import adam_step, falling_rate
+from vat3d.codec.refine_residual import ResidualRate
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.losses import field_loss
 from vat3d.network.precision import autocast
@@ -21,8 +21,6 @@ from vat3d.training.augment import Batch, make_batch
 from vat3d.training.config import TrainConfig
 from vat3d.training.train import draw, training_splits
 from vat3d.training.validation import Samples
-
-MOMENTS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,7 @@ class Moving(nn.Module):
     @torch.no_grad()
     def move(self, group: int, gradient: Tensor, rate: float, count: int) -> None:
         """The group's step number `count`; where no gradient ever was, nothing moves."""
-        first, second = self.moments[:, group]
-        first.lerp_(gradient, 1 - MOMENTS[0])
-        second.lerp_(gradient.square(), 1 - MOMENTS[1])
-        mean, power = first / (1 - MOMENTS[0] ** count), second / (1 - MOMENTS[1] ** count)
-        self.values[group] -= rate * mean / (power.sqrt() + 1e-8)
+        adam_step(self.values[group], gradient, (self.moments[0, group], self.moments[1, group]), count, rate)
 
 
 class Pool(nn.Module):
@@ -145,7 +139,7 @@ class Pool(nn.Module):
     def fill(self, network: CodecNetwork, step: int) -> None:
         """The encoder's tokens as first vectors, and residuals of zero."""
         batch, kept, _ = self.shapes(step)
-        with autocast(self.config.training.bfloat16):
+        with autocast(self.config.training.precision):
             mean = network.encode(batch.points, batch.normals, batch.box)[0]
         ids = torch.cat(network.quantizer(mean.float(), kept).ids, dim=1)
         group = step % self.config.groups
@@ -205,7 +199,7 @@ def residual_in_training(
         told, priced = numbers + (rounded - numbers).detach(), numbers
     else:
         told = priced = numbers + torch.rand(numbers.shape, generator=generator) - 0.5
-    rates = [Rate(whole.long().numpy(), part) for whole, part in zip(rounded, numbers.detach(), strict=True)]
+    rates = [ResidualRate(whole.long().numpy(), part) for whole, part in zip(rounded, numbers.detach(), strict=True)]
     return told, torch.stack([rate.bits(part) for rate, part in zip(rates, priced, strict=True)])
 
 
@@ -223,7 +217,7 @@ def _field_error(
         torch.randint(batch.volume, (training.volume,), generator=generator),
         batch.volume + torch.randint(near, (training.near,), generator=generator),
     ])  # fmt: skip
-    with autocast(training.bfloat16):
+    with autocast(training.precision):
         logits = network.field(network.planes(latent, batch.box), batch.queries[:, rows], batch.box)
         errors = field_loss(logits, batch.distances[:, rows], network.config.sharpness)
     return errors[:, : training.volume].mean() + errors[:, training.volume :].mean()

@@ -42,7 +42,7 @@ def losses(
 
     Without `use` there is no quantiser, and no ids and inputs.
     """
-    with autocast(config.bfloat16):
+    with autocast(config.precision):
         mean, log_variance = network.encode(batch.points, batch.normals, batch.box)
         noise = torch.randn(mean.shape, generator=generator)
         latent = mean + noise * torch.exp(0.5 * log_variance)
@@ -226,7 +226,7 @@ def _latents(
     for step in range(-(-config.basis_shapes // config.batch) if network.config.components else 1):
         samples = draw(datasets, splits, config, numpy_generator(seed, "basis", step))
         batch = make_batch(samples, config, torch_generator(seed, "basis", step))
-        with autocast(config.bfloat16):
+        with autocast(config.precision):
             means.append(network.encode(batch.points, batch.normals, batch.box)[0])
     return torch.cat(means)
 

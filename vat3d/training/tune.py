@@ -2,7 +2,7 @@
 
 ``python -m vat3d.training.tune MODEL DATASET... --out MODEL_DIR [--minutes M | --steps N] [--resume]`` goes on from a
 model folder. An encoder's latents are blurred, and a decoder trained on them alone learns to expect that. Here a pool
-of training shapes is refined all the time, as `vat3d.codec.search` does it, and the same gradients tune the decoder (an
+of training shapes is refined all the time, as `vat3d.codec.refine_tokens` does it, and the same gradients tune the decoder (an
 auto-decoder, Park et al., DeepSDF, arXiv 1901.05103, that forgets each shape after some visits). Some shapes have
 tokens, at first free vectors, then what the quantiser makes of them; the others have the encoder's first tokens and a
 sparse residual, whose bits have a price. Every few steps a batch of ordinary training keeps the encoder in step. The
@@ -27,7 +27,7 @@ from setcore.seeding import numpy_generator, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder
 from vat3d.data.dataset import Dataset
 from vat3d.network.codec_network import CodecNetwork
-from vat3d.pretrained import load_release, model_folder
+from vat3d.pretrained import load_pretrained
 from vat3d.training.augment import make_batch
 from vat3d.training.export import export
 from vat3d.training.rate import CodeUse
@@ -76,7 +76,7 @@ def tune(
     CodecError, CheckpointError
         There is no such model, or its folder is damaged.
     """
-    network, _, facts = load_release(model_folder(model))
+    network, _, facts = load_pretrained(model)
     pool = Pool(network, config, datasets, seed)
     with training_folder(out, resume) as folder:
         return _tune(folder, network.train().requires_grad_(True), pool, facts, budget, progress)

@@ -26,14 +26,14 @@ class BoxTokenizer:
     def encode(self, mesh, *, max_bytes, effort, seed):
         self.calls += 1
         vertices, _ = mesh
-        frame = Frame.from_box(vertices.min(0), vertices.max(0))
+        frame = Frame.from_corners(vertices.min(0), vertices.max(0))
         ids = np.random.default_rng(seed).integers(0, CODES, 42)
         return TokenStream(self.model.split(ids), frame, self.model).fit(max_bytes if max_bytes > 40 else 0)
 
     def decode(self, stream, resolution):
         assert resolution == 128
         box = trimesh.creation.box(2 * stream.frame.aspect)
-        return trimesh.Trimesh(stream.frame.to_input(box.vertices), box.faces, process=False)
+        return trimesh.Trimesh(stream.frame.to_mesh(box.vertices), box.faces, process=False)
 
 
 @pytest.fixture(scope="module")

@@ -236,7 +236,7 @@ def test_parts_are_hidden_within_others_and_where_two_have_a_wall_in_one_place(
     together = trimesh.util.concatenate([BOX, other])
     both = solid(together.vertices, together.faces)
     surface = sample_surface(both.mesh.vertices, both.mesh.faces, 5000, seed=1, any_order=False)
-    assert both.hides_parts(surface) == hides
+    assert both.has_internal_surfaces(surface) == hides
 
 
 @pytest.mark.parametrize("thickness", [0.005, 0.01, 0.014, 0.02])

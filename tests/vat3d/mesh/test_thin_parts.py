@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vat3d.mesh.decimate import is_closed_manifold
 from vat3d.mesh.isosurface import extract_surface
-from vat3d.mesh.thin_parts import SHEET, SOLID_WALL_FLAG, WALL, flattened, with_width
+from vat3d.mesh.thin_parts import SHEET, SOLID_WALL_FLAG, WALL, flattened, with_thickness
 
 NORMAL = np.array([2, 3, 6]) / 7
 WIDTH = 0.03
@@ -55,15 +55,15 @@ def test_a_thin_plate_becomes_flat_about_its_middle(thickness: float, curvature:
     assert np.abs(flat - vertices).max() <= 0.75 * WIDTH
 
 
-def test_a_width_of_walls_leaves_them_thicker() -> None:
+def test_a_thickness_of_walls_leaves_them_thicker() -> None:
     vertices, faces = plate(0.024)
     inner = away_from_the_rim(vertices)
-    for width, left in ((3, SHEET), (SOLID_WALL_FLAG + 3, WALL)):
-        found = with_width(vertices, faces, width)
+    for thickness, left in ((3, SHEET), (SOLID_WALL_FLAG + 3, WALL)):
+        found = with_thickness(vertices, faces, thickness)
         np.testing.assert_array_equal(found, flattened(vertices, faces, 0.03, left))
         assert np.abs(heights(found[inner], 0.0)).mean() == pytest.approx(left, abs=0.0015)
-    for width in (0, SOLID_WALL_FLAG):
-        assert with_width(vertices, faces, width) is vertices
+    for thickness in (0, SOLID_WALL_FLAG):
+        assert with_thickness(vertices, faces, thickness) is vertices
 
 
 @pytest.mark.parametrize("thickness", [0.05, 0.3])

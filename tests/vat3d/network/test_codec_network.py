@@ -5,11 +5,12 @@ import torch
 from toy_shapes import CODEC, TRAIN, Toy
 
 from setcore.errors import InputError
+from vat3d.mesh.canonical import HALF_DOMAIN
 from vat3d.network.codec_network import box_distance
 from vat3d.network.config import CodecConfig
 from vat3d.network.losses import field_loss, gaussian_kl
 from vat3d.network.surface_encoder import splat
-from vat3d.network.triplane import EXTENT, cell_features, patchify, plane_cells, stretch_box, to_planes, unpatchify
+from vat3d.network.triplane import cell_features, patchify, plane_cells, stretch_box, to_planes, unpatchify
 from vat3d.training.augment import deform, make_batch
 from vat3d.training.config import PRESETS
 from vat3d.training.train import new_network
@@ -35,11 +36,11 @@ def test_every_cell_knows_its_own_place() -> None:
 
 
 def test_plane_cells_hold_their_points() -> None:
-    uv = to_planes(points(2, 50, 3))[..., :2] * EXTENT
+    uv = to_planes(points(2, 50, 3))[..., :2] * HALF_DOMAIN
     cell, offset = plane_cells(uv, 9)
     row, column = cell // 9 % 9, cell % 9
     rebuilt = (torch.stack([row, column], -1) + 0.5 + offset) / 9 * 2 - 1
-    torch.testing.assert_close(rebuilt * EXTENT, uv)
+    torch.testing.assert_close(rebuilt * HALF_DOMAIN, uv)
     assert offset.abs().max() <= 0.5 + 1e-5
 
 
@@ -71,8 +72,8 @@ def test_field_reads_the_right_place_of_each_plane() -> None:
     network = new_network(CODEC, 0)
     centres = (torch.arange(32) + 0.5) / 32 * 2 - 1
     planes = torch.zeros(1, 3, 32, 32, CODEC.features)
-    planes[..., 0] = centres[:, None] * EXTENT
-    planes[..., 1] = centres[None] * EXTENT
+    planes[..., 0] = centres[:, None] * HALF_DOMAIN
+    planes[..., 1] = centres[None] * HALF_DOMAIN
     sampled = []
     network.field.planes.register_forward_hook(lambda module, inputs, output: sampled.append(inputs[0]))
     box = torch.tensor([[1.0, 0.5, 0.25]])
@@ -125,7 +126,7 @@ def test_volume_samples_come_from_the_box() -> None:
     toy, config = Toy(), dataclasses.replace(TRAIN, volume=64)
     batch = make_batch(toy.batch([1, 2]), config, torch.Generator().manual_seed(0), augment=False)
     volume = batch.queries[:, :64]
-    assert (volume.abs() <= EXTENT * stretch_box(batch.box)[:, None]).all()
+    assert (volume.abs() <= HALF_DOMAIN * stretch_box(batch.box)[:, None]).all()
     assert batch.queries.shape == (2, 64 + TRAIN.near, 3)
 
 

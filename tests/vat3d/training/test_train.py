@@ -11,7 +11,7 @@ from setcore.checkpoint import load_tensors
 from setcore.errors import CheckpointError, InputError
 from setcore.training import LOG_FILE, STATE_FILE, Budget
 from vat3d.bitstream.token_model import TOKENS_FILE
-from vat3d.pretrained import load_release
+from vat3d.pretrained import load_pretrained
 from vat3d.training.train import learning_rate, losses, new_network, train
 
 CONFIG = dataclasses.replace(TRAIN, quantise_from=0.3)
@@ -51,7 +51,7 @@ def test_a_finished_folder_is_not_overwritten(finished: Path) -> None:
 
 
 def test_release_loads_and_knows_its_id(finished: Path) -> None:
-    network, model, facts = load_release(finished)
+    network, model, facts = load_pretrained(finished)
     assert network.config == COMPONENTS
     assert model.scales == COMPONENTS.scales
     assert len(facts["perplexity"]) == len(COMPONENTS.scales)
@@ -68,7 +68,7 @@ def test_altered_weights_are_noticed(finished: Path, tmp_path: Path) -> None:
     tensors["field.out.bias"] = tensors["field.out.bias"] + 1
     save_tensors(tmp_path / "model.safetensors", tensors)
     with pytest.raises(CheckpointError, match="not of one model"):
-        load_release(tmp_path)
+        load_pretrained(tmp_path)
 
 
 def test_the_log_is_json_lines_with_validation(finished: Path) -> None:

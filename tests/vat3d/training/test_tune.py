@@ -18,7 +18,7 @@ from vat3d.bitstream.token_model import TOKENS_FILE
 from vat3d.codec.refine_residual import Rate
 from vat3d.errors import CodecError
 from vat3d.network.codec_network import CodecNetwork
-from vat3d.pretrained import load_release
+from vat3d.pretrained import load_pretrained
 from vat3d.training.export import encoded_latents
 from vat3d.training.refined_pool import Pool, TuningConfig, residual_in_training
 from vat3d.training.train import new_network, train
@@ -57,7 +57,7 @@ def test_killed_and_resumed_equals_uninterrupted(model: Path, tmp_path: Path) ->
 
 def test_the_decoder_moves_and_tokens_keep_their_meaning(model: Path, tmp_path: Path) -> None:
     run(model, tmp_path)
-    before, after = load_release(model)[0].state_dict(), load_release(tmp_path)[0].state_dict()
+    before, after = load_pretrained(model)[0].state_dict(), load_pretrained(tmp_path)[0].state_dict()
     for name in before:
         assert torch.equal(before[name], after[name]) == name.startswith("quantizer."), name
     with pytest.raises(InputError, match="--resume"):
@@ -92,7 +92,7 @@ def test_shapes_for_tables_come_once_before_any_comes_again(model: Path) -> None
             drawn.extend(map(int, indices))
             return super().batch(indices)
 
-    encoded_latents(load_release(model)[0], [Noted(count=28)], count=32)
+    encoded_latents(load_pretrained(model)[0], [Noted(count=28)], count=32)
     assert sorted(drawn[:20]) == list(range(20))
     assert drawn[20:] == drawn[:12]
 
@@ -107,7 +107,7 @@ def visits(network: CodecNetwork, config: TuningConfig, start: int) -> tuple[Poo
 def test_visits_refine_the_vectors_of_kept_tokens_alone(model: Path) -> None:
     """With a frozen network the loss on the shapes' samples falls; dropped tokens stay zero."""
     config = dataclasses.replace(CONFIG, groups=1, visits=40, free=1.0, vector_rate=0.2)
-    pool, losses = visits(load_release(model)[0], config, 0)
+    pool, losses = visits(load_pretrained(model)[0], config, 0)
     assert not pool.sparse(0)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     vectors, kept = pool.vectors.values[0], pool.shapes(0)[1]
@@ -118,7 +118,7 @@ def test_visits_refine_the_vectors_of_kept_tokens_alone(model: Path) -> None:
 
 
 def test_visits_refine_residuals_and_a_dearer_bit_makes_them_smaller(model: Path) -> None:
-    network, sizes = load_release(model)[0], []
+    network, sizes = load_pretrained(model)[0], []
     for price in (1e-7, 1e-4):
         config = dataclasses.replace(CONFIG, groups=1, visits=40, cheap=price, dear=price)
         pool, losses = visits(network, config, 40)

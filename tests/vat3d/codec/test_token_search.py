@@ -9,21 +9,21 @@ from toy_shapes import box_distance
 
 from vat3d.bitstream.entropy import Tables, uniform_tables
 from vat3d.bitstream.residual import LARGEST, STEP_CODE, STEPS, neighbourhood, residual_bits
-from vat3d.codec.effort import EFFORTS, SPARSE_EFFORTS, Schedule
-from vat3d.codec.refine_residual import Rate, refine_residual
+from vat3d.codec.effort import EFFORTS, RESIDUAL_EFFORTS, Schedule
+from vat3d.codec.refine_residual import ResidualRate, refine_residual
 from vat3d.codec.refine_tokens import refine
-from vat3d.codec.search import Choice, Search, id_costs
 from vat3d.codec.targets import Target
+from vat3d.codec.token_search import TokenChoice, TokenSearch, id_costs
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.losses import field_loss
-from vat3d.pretrained import load_release
+from vat3d.pretrained import load_pretrained
 
 COUNT = 150
 
 
 @pytest.fixture(scope="module")
 def model() -> tuple[CodecNetwork, Tables]:
-    network, token_model, _ = load_release(DATA / "tiny")
+    network, token_model, _ = load_pretrained(DATA / "tiny")
     return network, token_model.tables
 
 
@@ -50,9 +50,9 @@ def loss(network: CodecNetwork, target: Target, ids: np.ndarray) -> float:
     return float(errors[: target.near].mean() + errors[target.near :].mean())
 
 
-def search(network: CodecNetwork, target: Target, tables: Tables | None = None, count: int = COUNT) -> Search:
+def search(network: CodecNetwork, target: Target, tables: Tables | None = None, count: int = COUNT) -> TokenSearch:
     tables = tables or uniform_tables(sum(network.config.scales), network.config.codes)
-    return Search(network, target, lambda ids: count, tables)
+    return TokenSearch(network, target, lambda ids: count, tables)
 
 
 def run(network: CodecNetwork, target: Target, schedule: Schedule, **options: float) -> np.ndarray:
@@ -75,10 +75,10 @@ def test_what_is_to_stay_stays_and_the_rest_lowers_the_loss(
     model: tuple[CodecNetwork, Tables], target: Target, schedule: Schedule
 ) -> None:
     network, _ = model
-    still = sum(network.config.scales[:2])
-    before, after = run(network, target, Schedule(0, 0)), run(network, target, schedule, still=still)
-    np.testing.assert_array_equal(after[:still], before[:still])
-    assert (after[still:] != before[still:]).any()
+    n_frozen = sum(network.config.scales[:2])
+    before, after = run(network, target, Schedule(0, 0)), run(network, target, schedule, n_frozen=n_frozen)
+    np.testing.assert_array_equal(after[:n_frozen], before[:n_frozen])
+    assert (after[n_frozen:] != before[n_frozen:]).any()
     assert loss(network, target, after) < 0.8 * loss(network, target, before)
 
 
@@ -96,11 +96,11 @@ def test_at_price_zero_the_first_choice_is_what_the_quantiser_says(
     model: tuple[CodecNetwork, Tables], target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, tables = model
-    monkeypatch.setattr("vat3d.codec.search.PRICES", ())
+    monkeypatch.setattr("vat3d.codec.token_search.PRICES", ())
     choice = search(network, target, tables).choose_price(start(network))
     ids = torch.cat(network.quantizer(start(network)).ids, dim=1)[0].numpy()
     assert np.array_equal(choice.ids, ids)
-    assert choice.loss == pytest.approx(search(network, target, tables).judge(ids, 0.0).loss)
+    assert choice.loss == pytest.approx(search(network, target, tables).evaluate(ids, 0.0).loss)
 
 
 def test_a_price_on_bits_saves_bits_and_is_taken_where_it_decodes_better(
@@ -111,9 +111,9 @@ def test_a_price_on_bits_saves_bits_and_is_taken_where_it_decodes_better(
     def within(ids: np.ndarray) -> int:
         return int(np.searchsorted(np.cumsum(tables.bits(ids)), 400, side="right"))
 
-    looking = Search(network, target, within, tables)
+    looking = TokenSearch(network, target, within, tables)
     chosen, latent = looking.choose_price(start(network)), start(network)
-    free = looking.judge(torch.cat(network.quantizer(latent).ids, dim=1)[0].numpy(), 0.0)
+    free = looking.evaluate(torch.cat(network.quantizer(latent).ids, dim=1)[0].numpy(), 0.0)
     assert chosen.loss <= free.loss
     bits = list(id_costs(tables, free.ids).split(list(network.config.scales)))
     paid = torch.cat(network.quantizer(latent, None, torch.tensor([1.0]), bits).ids, dim=1)[0].numpy()
@@ -130,8 +130,8 @@ def test_a_limit_leaves_out_whole_scales_that_cannot_fit_and_changes_nothing_els
     def within(ids: np.ndarray) -> int:
         return min(limit, len(ids))
 
-    every = Search(network, target, within, tables).choose_price(start(network))
-    few = Search(network, target, within, tables, limit=limit).choose_price(start(network))
+    every = TokenSearch(network, target, within, tables).choose_price(start(network))
+    few = TokenSearch(network, target, within, tables, limit=limit).choose_price(start(network))
     assert len(few.ids) == next((end for end in ends if end >= limit), ends[-1])
     assert np.array_equal(few.ids, every.ids[: len(few.ids)])
     assert (few.kept, few.price, few.loss) == (every.kept, every.price, every.loss)
@@ -150,7 +150,7 @@ def test_efforts_are_ordered() -> None:
 
 def residual_of(
     model: tuple[CodecNetwork, Tables], target: Target, room: float, steps: int = 60, **options: float
-) -> tuple[Search, Choice, np.ndarray | None]:
+) -> tuple[TokenSearch, TokenChoice, np.ndarray | None]:
     looking = search(*model[:1], target, count=40)
     base = looking.choose_price(start(model[0]))
 
@@ -191,7 +191,7 @@ def test_bits_of_numbers_are_those_of_a_laplace_distribution_in_each_class() -> 
     shape = (3, 4, 5, 2)
     rounded = np.random.default_rng(0).integers(-2, 3, shape)
     numbers = torch.from_numpy(rounded + np.random.default_rng(1).uniform(-0.4, 0.4, shape)).float()
-    rate, kinds = Rate(rounded, numbers), neighbourhood(np.abs(rounded))
+    rate, kinds = ResidualRate(rounded, numbers), neighbourhood(np.abs(rounded))
     for kind in np.unique(kinds):
         inside = kinds == kind
         scale = np.clip((np.abs(numbers.numpy())[inside].sum() + 3) / (inside.sum() + 10), 0.08, 4)
@@ -205,5 +205,5 @@ def test_bits_of_numbers_are_those_of_a_laplace_distribution_in_each_class() -> 
 
 
 def test_efforts_with_a_residual_are_ordered() -> None:
-    assert set(SPARSE_EFFORTS) == set(EFFORTS) - {"fast"}
-    assert SPARSE_EFFORTS["normal"].residual_steps < SPARSE_EFFORTS["best"].residual_steps
+    assert set(RESIDUAL_EFFORTS) == set(EFFORTS) - {"fast"}
+    assert RESIDUAL_EFFORTS["normal"].residual_steps < RESIDUAL_EFFORTS["best"].residual_steps
