@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ResponseError": "braincl.errors",
         "RidgeCV": "braincl.estimators.ridge",
         "average_duplicates": "braincl.data.responses",
-        "convert_published": "braincl.models.per_voxel",
+        "convert_published": "braincl.models.published_checkpoint",
         "embed_images": "braincl.embedding.embed",
         "evaluate": "braincl.evaluation.scores",
         "join_embeddings": "braincl.data.responses",

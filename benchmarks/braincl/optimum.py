@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from braincl import InContextEncoder, RidgeCV, meta_train
 from braincl.data.responses import open_embeddings
-from braincl.models.prior import Prior, normalised
+from braincl.models.prior import Prior
 from braincl.simulation.bayes_optimum import integrating_optimum, knowing_optimum
 from braincl.simulation.subjects import gaussian_prior, simulate_subject
 from setcore.evaluation.bootstrap import bootstrap_mean
@@ -52,7 +52,7 @@ def groups_prior(X: NDArray[Any], seed: int) -> Prior:
     means = rng.standard_normal((GROUPS, FEATURES))
     turns = [np.linalg.qr(rng.standard_normal((FEATURES, FEATURES)))[0] for _ in range(GROUPS)]
     covariances = np.stack([turn * (3 * np.geomspace(1, 0.01, FEATURES)) @ turn.T for turn in turns])
-    return normalised(Prior(np.full(GROUPS, -np.log(GROUPS)), means, covariances), X.T @ X / len(X))
+    return Prior(np.full(GROUPS, -np.log(GROUPS)), means, covariances).normalised(X.T @ X / len(X))
 
 
 def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], budget: Budget, seed: int) -> list[dict[str, Any]]:

@@ -1,19 +1,11 @@
-"""Which context pictures a voxel's weights rest on, for both networks.
-
-Axes: n context image, E feature, V voxel, b basis.
-"""
+"""Which context pictures a voxel's weights rest on, for both networks."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from braincl.estimators.in_context import InContextEncoder
-from braincl.models.per_voxel import PerVoxelNetwork
-from braincl.models.shared_context import ConditionedContext, SharedContextNetwork, batches
 
 
 def context_shares(encoder: InContextEncoder) -> NDArray[np.float32]:
@@ -41,30 +33,4 @@ def context_shares(encoder: InContextEncoder) -> NDArray[np.float32]:
     ------
     sklearn.exceptions.NotFittedError
     """
-    from sklearn.utils.validation import check_is_fitted
-
-    check_is_fitted(encoder, "coef_")
-    network, X, Y = encoder._network, encoder._X, encoder._Y
-    shares = np.full((len(encoder.coef_), len(X)), np.nan, dtype=np.float32)
-    with torch.inference_mode():
-        for part in batches(len(encoder._live), encoder.voxel_batch):
-            if isinstance(network, PerVoxelNetwork):
-                found = network.context_attention(X.float(), Y[:, part]).mean(dim=1)
-            else:
-                found = contribution_norms(network, encoder._reading, Y[:, part], part)
-            shares[encoder._live[part]] = (found / found.sum(dim=1, keepdim=True)).numpy()
-    return shares
-
-
-def contribution_norms(
-    network: SharedContextNetwork, reading: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice
-) -> Float[Tensor, "v n"]:
-    """The norm of what each context picture contributes to the weights of each voxel.
-
-    The E-dimensional contributions themselves are never formed: their norms follow from the inner products of the
-    bases, picture by picture.
-    """
-    dual, _ = network.read_through(reading, Y, voxels)
-    stacked = torch.stack(reading.context.bases)
-    products = torch.einsum("bne,cne->nbc", stacked, stacked)
-    return torch.einsum("vbn,nbc,vcn->vn", dual, products, dual).clamp(min=0).sqrt()
+    return encoder.context_shares()

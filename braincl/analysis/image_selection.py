@@ -1,7 +1,7 @@
 """Which pictures to show next: those whose responses would shrink the predicted uncertainty most.
 
 Under a Gaussian prior over tuning, how much a response narrows the posterior depends on the picture and on the noise
-but not on the response itself, so that pictures can be judged before they are shown: each pick is the candidate that
+but not on the response itself, so that pictures can be chosen before they are shown: each pick is the candidate that
 lessens the expected predictive variance over the target pictures most, averaged over voxels, given all picks before it
 (sequential A-optimal design, Chaloner & Verdinelli 1995, section 2.2; for Gaussian processes, Seo et al. 2000, eq. 8).
 Voxels differ in noise: the variance is averaged over noise levels, weighted by what the context says of them.
@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from braincl.data.responses import average_duplicates, check_same_embedding
-from braincl.errors import ModelError, ResponseError
+from braincl.errors import ResponseError
 from braincl.estimators.base import standardiser
 from braincl.estimators.in_context import InContextEncoder
-from braincl.models.experts import Context, evidence
-from braincl.models.prior import SIGNAL_SHARES, Prior, isotropic_prior
-from braincl.models.shared_context import SharedContextNetwork
+from braincl.models.evidence import evidence
+from braincl.models.experts import Context
+from braincl.models.noise_levels import SIGNAL_SHARES, posterior_weights
+from braincl.models.prior import Prior
 from setcore.files import write_bytes
 
 
@@ -112,7 +113,7 @@ def select_images(
         )
     X = torch.as_tensor(candidates["embedding"].values[open_rows]).double()
     wanted = X if targets is None else torch.as_tensor(targets["embedding"].values).double()
-    prior = start_prior(encoder, X.shape[1])
+    prior = encoder.starting_prior(X.shape[1])
     first: list[int] = []
     if context is None:
         first = [most_central(X, wanted, torch.as_tensor(prior.covariances[0]))]
@@ -122,27 +123,6 @@ def select_images(
         belief = belief_from_context(prior, context["embedding"].values, context["response"].values, wanted)
     rows, unexplained = greedy(belief, X, wanted, count, first)
     return Selection(open_rows[rows], unexplained)
-
-
-def start_prior(encoder: InContextEncoder, features: int) -> Prior:
-    """The Gaussian that a model starts from, with its prior over shares of signal; isotropic where it knows none.
-
-    Raises
-    ------
-    ModelError
-        The model takes embeddings of another width.
-    """
-    network = encoder.network
-    if not isinstance(network, SharedContextNetwork):
-        return isotropic_prior(features)
-    prior = network.gaussian_prior() or isotropic_prior(features)
-    if prior.n_features != features:
-        raise ModelError(
-            f"the embeddings have {features} features, the model was trained on {prior.n_features}; use the same image "
-            "encoder, or a model without a population prior"
-        )
-    shares = network.log_share_prior().detach().double().softmax(dim=0).numpy()
-    return Prior(np.zeros(1), prior.means, prior.covariances, shares)
 
 
 def belief_from_one(prior: Prior, first: Float[Tensor, "e"], targets: Float[Tensor, "t e"]) -> Belief:
@@ -166,12 +146,11 @@ def belief_from_context(prior: Prior, X: NDArray[Any], Y: NDArray[Any], targets:
     """What is known after responses Y (n, V) to pictures X (n, E); their noise is read off the responses."""
     context, standardise = Context(torch.as_tensor(X)), standardiser(Y)
     covariance, mean = torch.as_tensor(prior.covariances[0]), torch.as_tensor(prior.means[0])
-    if not len(standardise.live):
+    if not len(standardise.varying):
         return belief_from_one(prior, context.offset, targets)
     expert = context.gaussian("population", mean, context.add_basis(covariance))
     found = evidence(expert, len(X), context.project(torch.as_tensor(standardise(Y)).double()))
-    log_weights = found.log_likelihood + torch.as_tensor(prior.shares).log()[:, None]
-    weights = log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+    weights = posterior_weights(found.log_likelihood + torch.as_tensor(prior.shares).log()[:, None])
     power = (weights * found.grid.scale.square()).sum(dim=(0, 2))
     cross, noise = context.cross(expert), found.grid.ratio
     left = torch.stack([covariance - (cross * inverse) @ cross.T for inverse in found.inverse])

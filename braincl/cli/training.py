@@ -84,7 +84,7 @@ def _add_convert(commands: Any) -> None:
 def _convert(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from braincl.models.per_voxel import convert_published
+    from braincl.models.published_checkpoint import convert_published
 
     config = asdict(convert_published(args.published, args.out))
     sizes = ", ".join(f"{name} {value}" for name, value in config.items())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from braincl.data.scatter import scatter
 from braincl.errors import ResponseError
 from setcore.evaluation.metrics import explained_variance
 
@@ -40,7 +41,24 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
 
     @abstractmethod
     def fit(self, X: Any, y: Any) -> LinearEncoder:
-        """Fit to X (n_images, n_features) and y (n_images, n_voxels) or (n_images,)."""
+        """Fit to a context.
+
+        Parameters
+        ----------
+        X : array of shape (n_images, n_features)
+            Embeddings.
+        y : array of shape (n_images, n_voxels) or (n_images,)
+
+        Returns
+        -------
+        LinearEncoder
+            This one.
+
+        Raises
+        ------
+        ResponseError
+            The context cannot be used.
+        """
 
     @abstractmethod
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
@@ -142,34 +160,121 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
 
 
 def constant_voxels(Y: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which columns of Y (n, V) are constant up to rounding, a bool array (V,)."""
-    return np.ptp(Y, axis=0) <= 8 * np.finfo(Y.dtype).eps * np.abs(Y).max(axis=0)
+    """Which voxels are constant up to rounding.
+
+    Parameters
+    ----------
+    Y : array of shape (n, V)
+
+    Returns
+    -------
+    bool array of shape (V,)
+    """
+    return np.asarray(np.ptp(Y, axis=0) <= 8 * np.finfo(Y.dtype).eps * np.abs(Y).max(axis=0))
 
 
 class Standardiser(NamedTuple):
-    """Mean and standard deviation of each voxel on a context, (V,), and the indices of the voxels that vary there."""
+    """How responses of V voxels are brought to mean 0 and variance 1 on a context, and back.
+
+    Attributes
+    ----------
+    shift, scale : array of shape (V,)
+        Mean and standard deviation on the context.
+    varying : int array of shape (v,)
+        Indices of the voxels that vary on the context; only these can be standardised.
+    """
 
     shift: NDArray[Any]
     scale: NDArray[Any]
-    live: NDArray[np.int64]
+    varying: NDArray[np.int64]
 
     def __call__(self, Y: NDArray[Any]) -> NDArray[Any]:
-        """The live voxels of Y (m, V), standardised as on the context."""
-        return (Y[:, self.live] - self.shift[self.live]) / self.scale[self.live]
+        """The varying voxels, standardised as on the context.
+
+        Parameters
+        ----------
+        Y : array of shape (m, V)
+
+        Returns
+        -------
+        array of shape (m, v)
+        """
+        return np.asarray((Y[:, self.varying] - self.shift[self.varying]) / self.scale[self.varying])
 
     def undo(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Standardised values of the live voxels as responses (m, V); the other voxels stay what they were."""
+        """Standardised values of the varying voxels as responses; the other voxels stay what they were.
+
+        Parameters
+        ----------
+        values : array of shape (m, v)
+
+        Returns
+        -------
+        array of shape (m, V)
+        """
         out = np.tile(self.shift, (len(values), 1))
-        out[:, self.live] += values * self.scale[self.live]
+        out[:, self.varying] += values * self.scale[self.varying]
         return out
+
+    def undo_std(self, std: NDArray[Any]) -> NDArray[Any]:
+        """Standard deviations of standardised responses in the units of responses; 0 for voxels that do not vary.
+
+        Parameters
+        ----------
+        std : array of shape (m, v)
+
+        Returns
+        -------
+        array of shape (m, V)
+        """
+        return scatter(std * self.scale[self.varying], np.s_[:, self.varying], (len(std), len(self.shift)))
+
+    def undo_weights(self, weights: NDArray[Any]) -> NDArray[Any]:
+        """Weights for standardised responses in the units of responses; 0 for voxels that do not vary.
+
+        Parameters
+        ----------
+        weights : array of shape (v, E)
+            Scaled in place.
+
+        Returns
+        -------
+        array of shape (V, E)
+            The same array where all voxels vary: for many voxels a copy would take longer than the network.
+        """
+        weights *= self.scale[self.varying, None]
+        if len(weights) == len(self.shift):
+            return weights
+        return scatter(weights, self.varying, (len(self.shift), weights.shape[1]))
 
 
 def standardiser(Y: NDArray[Any]) -> Standardiser:
-    """How the responses Y (n, V) of a context are standardised."""
+    """How the responses of a context are standardised.
+
+    Parameters
+    ----------
+    Y : array of shape (n, V)
+
+    Returns
+    -------
+    Standardiser
+    """
     return Standardiser(Y.mean(axis=0), Y.std(axis=0), np.flatnonzero(~constant_voxels(Y)))
 
 
 def mean_explained_variance(estimator: LinearEncoder, X: Any, y: Any) -> float:
-    """Mean of `score` over the voxels that vary in y: a scorer for `GridSearchCV(scoring=mean_explained_variance)`."""
+    """Mean of `score` over the voxels that vary in y: a scorer for `GridSearchCV(scoring=mean_explained_variance)`.
+
+    Parameters
+    ----------
+    estimator : encoder, fitted
+    X : array of shape (m, n_features)
+    y : array of shape (m, n_voxels) or (m,)
+
+    Returns
+    -------
+    float
+        NaN where no voxel varies.
+    """
     values = np.atleast_1d(estimator.score(X, y))
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan")

@@ -8,20 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from sklearn.utils.validation import check_is_fitted
 
+from braincl.data.scatter import scatter
 from braincl.errors import ModelError
 from braincl.estimators.base import LinearEncoder, standardiser
 from braincl.estimators.prior_ridge import PriorRidge
-from braincl.models.model_folder import (
-    ModelCard,
-    find_model,
-    load_model,
-)
-from braincl.models.per_voxel import PerVoxelNetwork
-from braincl.models.shared_context import SharedContextNetwork, batches
-
-PER_VOXEL_TOKENS = 40_000  # context tokens that the published network takes at once; about 2 GB at its CLIP size
+from braincl.models.model_folder import ModelCard, find_model, load_model
+from braincl.models.network import InContextNetwork, batches
+from braincl.models.prior import Prior
 
 
 class InContextEncoder(LinearEncoder):
@@ -29,7 +24,7 @@ class InContextEncoder(LinearEncoder):
 
     Parameters
     ----------
-    network : SharedContextNetwork or PerVoxelNetwork, optional
+    network : InContextNetwork, optional
         None: the embedded default, which takes any embedding. See `from_pretrained`.
     standardize : bool
         Standardise each voxel on the context and undo it on output. False hands responses over as they are, as the
@@ -43,7 +38,9 @@ class InContextEncoder(LinearEncoder):
     intercept_ : array of shape (n_voxels,)
     """
 
-    def __init__(self, network: nn.Module | None = None, standardize: bool = True, voxel_batch: int = 1024) -> None:
+    def __init__(
+        self, network: InContextNetwork | None = None, standardize: bool = True, voxel_batch: int = 1024
+    ) -> None:
         self.network = network
         self.standardize = standardize
         self.voxel_batch = voxel_batch
@@ -58,6 +55,10 @@ class InContextEncoder(LinearEncoder):
             A folder with `model.safetensors` and `config.json`, or the name of an embedded model.
         **parameters
             Parameters of the estimator; `standardize` is the model's own unless it is given.
+
+        Returns
+        -------
+        InContextEncoder
 
         Raises
         ------
@@ -88,9 +89,34 @@ class InContextEncoder(LinearEncoder):
         return self._model_card.backbone
 
     def population_prior(self) -> PriorRidge | None:
-        """Population-prior ridge with the prior that the model holds, or None."""
-        prior = self.network.gaussian_prior() if isinstance(self.network, SharedContextNetwork) else None
+        """Population-prior ridge with the prior that the model holds.
+
+        Returns
+        -------
+        PriorRidge or None
+            None where the model holds no prior.
+        """
+        prior = self._find_network().gaussian_prior()
         return None if prior is None else PriorRidge(prior)
+
+    def starting_prior(self, features: int) -> Prior:
+        """The Gaussian over tuning that the model expects before any response is seen; isotropic where it knows none.
+
+        Parameters
+        ----------
+        features : int
+            Width of the embeddings at hand.
+
+        Returns
+        -------
+        Prior
+
+        Raises
+        ------
+        ModelError
+            The model takes embeddings of another width.
+        """
+        return self._find_network().starting_prior(features)
 
     @property
     def _model_card(self) -> ModelCard:
@@ -105,6 +131,11 @@ class InContextEncoder(LinearEncoder):
             Embeddings of the context images.
         y : array of shape (n_images, n_voxels) or (n_images,)
 
+        Returns
+        -------
+        InContextEncoder
+            This one.
+
         Raises
         ------
         ResponseError
@@ -116,74 +147,67 @@ class InContextEncoder(LinearEncoder):
         if not isinstance(self.voxel_batch, int) or self.voxel_batch < 1:
             raise ModelError(f"voxel_batch must be a positive integer, got {self.voxel_batch!r}")
         self._network = self._find_network()
+        self._network.check_features(X.shape[1])
         standardise = standardiser(Y)
         if not self.standardize:
             standardise = standardise._replace(shift=np.zeros_like(Y[0]), scale=np.ones_like(Y[0]))
-        self._live, shift, scale = standardise.live, standardise.shift, standardise.scale
-        self._scale = scale[self._live]
-        self._Y = torch.as_tensor(standardise(Y), dtype=torch.float32)
-        self._X = torch.as_tensor(X)
+        self._standardiser, varying = standardise, standardise.varying
+        self._X, self._Y = torch.as_tensor(X), torch.as_tensor(standardise(Y), dtype=torch.float32)
         with torch.inference_mode():
-            coef, bias = self._emit()
-        coef *= self._scale[:, None]  # in place: for many voxels copies would take longer than the network
-        intercept = (bias * self._scale + shift[self._live]).astype(np.float32)
-        if len(self._live) < Y.shape[1]:
-            coef, intercept = self._with_constant_voxels(coef, intercept, Y)
-        self.coef_, self.intercept_ = coef, intercept
+            weights, bias = self._emit()
+        self.coef_ = standardise.undo_weights(weights)
+        intercept = (bias * standardise.scale[varying] + standardise.shift[varying]).astype(np.float32)
+        self.intercept_ = scatter(intercept, varying, Y[0].shape, fill=Y[0])  # constant voxels keep their value
         return self
 
-    def _with_constant_voxels(
-        self, coef: NDArray[Any], intercept: NDArray[Any], Y: NDArray[Any]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Weights and intercepts of all voxels from those that vary; the others keep their value."""
-        weights, bias = np.zeros((Y.shape[1], coef.shape[1]), np.float32), Y[0].astype(np.float32)
-        weights[self._live], bias[self._live] = coef, intercept
-        return weights, bias
-
     def __getstate__(self) -> dict[str, Any]:
-        """A copy does without the evidence that `fit` kept at hand; `predict` gathers it anew."""
-        state = super().__getstate__()
-        return state | {"_reading": state["_reading"]._replace(found={})} if "_reading" in state else state
+        """A copy does without what `fit` kept at hand and `predict` can find anew."""
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"_conditioned": state["_conditioned"].compact()} if "_conditioned" in state else state
 
-    def _find_network(self) -> SharedContextNetwork | PerVoxelNetwork:
+    def _find_network(self) -> InContextNetwork:
         network = load_model(find_model(None))[0] if self.network is None else self.network
-        if not isinstance(network, SharedContextNetwork | PerVoxelNetwork):
+        if not isinstance(network, InContextNetwork):
             raise ModelError(f"network is a {type(network).__name__}; use InContextEncoder.from_pretrained")
         return network.eval()
 
     def _emit(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Weights (V, E) and biases (V,) of the voxels that vary, for responses as the network saw them."""
-        if isinstance(self._network, PerVoxelNetwork):
-            width = self._network.config.features
-            if self._X.shape[1] != width:
-                raise ModelError(
-                    f"the embeddings have {self._X.shape[1]} features, the published network takes {width}"
-                )
-            batch = min(self.voxel_batch, max(1, PER_VOXEL_TOKENS // len(self._X)))
-            X = self._X.float()
-            parts = [self._network(X, self._Y[:, part]) for part in batches(len(self._live), batch)]
-            weights, bias = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else self._nothing()
-            self._residual = (self._Y - X @ weights.T - bias).square().mean(dim=0).sqrt().numpy()
-            return weights.numpy(), bias.numpy()
-        if not len(self._live):
-            return tuple(part.numpy() for part in self._nothing())  # type: ignore[return-value]
-        self._reading = self._network.read(self._X, self._Y, self.voxel_batch)
-        weights = torch.empty(len(self._live), self._X.shape[1])
-        for part in batches(len(self._live), self.voxel_batch):
-            weights[part] = self._network.emit(self._reading, self._Y[:, part], part)
-        return weights.numpy(), -(weights @ self._reading.context.offset.float()).numpy()
-
-    def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(0, self._X.shape[1]), torch.zeros(0)
+        """Weights (v, E) and biases (v,) of the voxels that vary, for responses as the network saw them."""
+        voxels = self._Y.shape[1]
+        weights, bias = torch.empty(voxels, self._X.shape[1]), torch.empty(voxels)
+        if voxels:
+            self._conditioned = self._network.condition(self._X, self._Y, self.voxel_batch)
+        for part in batches(voxels, self.voxel_batch):
+            weights[part], bias[part] = self._network.emit(self._conditioned, self._Y[:, part], part)
+        return weights.numpy(), bias.numpy()
 
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
-        std = np.zeros((len(X), len(self.intercept_)), np.float32)
-        if isinstance(self._network, PerVoxelNetwork):  # it knows no uncertainty of its own: the context's residuals
-            std[:, self._live] = self._residual * self._scale
-            return std
-        queries = torch.as_tensor(X)
+        queries, voxels = torch.as_tensor(X), self._Y.shape[1]
+        std = np.empty((len(X), voxels), np.float32)
         with torch.inference_mode():
-            for part in batches(len(self._live), self.voxel_batch):
-                _, variance = self._network.moments(self._reading, self._Y[:, part], part, queries)
-                std[:, self._live[part]] = variance.sqrt().numpy().T * self._scale[part]
-        return std
+            for part in batches(voxels, self.voxel_batch):
+                found = self._network.predictive_std(self._conditioned, self._Y[:, part], part, queries)
+                std[:, part] = found.numpy().T
+        return self._standardiser.undo_std(std).astype(np.float32)
+
+    def context_shares(self) -> NDArray[np.float32]:
+        """How much of each voxel's weights rests on each context picture.
+
+        See `braincl.analysis.attribution.context_shares`, which says what the numbers mean.
+
+        Returns
+        -------
+        array of shape (n_voxels, n_images)
+            Rows sum to one; NaN for voxels that are constant in the context.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+        """
+        check_is_fitted(self, "coef_")
+        images, voxels = self._Y.shape
+        shares = np.empty((voxels, images), np.float32)
+        with torch.inference_mode():
+            for part in batches(voxels, self.voxel_batch):
+                shares[part] = self._network.context_shares(self._conditioned, self._Y[:, part], part)
+        return scatter(shares, self._standardiser.varying, (len(self.coef_), images), fill=np.nan)

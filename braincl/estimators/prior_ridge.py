@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,10 @@ from numpy.typing import NDArray
 
 from braincl.errors import ModelError
 from braincl.estimators.base import LinearEncoder, standardiser
-from braincl.models.experts import Context, Evidence, Expert, Grid, evidence, solve
-from braincl.models.prior import SIGNAL_SHARES, Prior, isotropic_prior
+from braincl.models.evidence import Evidence, evidence, solve
+from braincl.models.experts import Context, Expert
+from braincl.models.noise_levels import SIGNAL_SHARES, known_signal_grid, most_likely_level
+from braincl.models.prior import Prior, isotropic_prior
 
 NOISE_LEVELS = 30
 
@@ -34,7 +35,17 @@ class PriorRidge(LinearEncoder):
         self.prior = prior
 
     def fit(self, X: Any, y: Any) -> PriorRidge:
-        """Condition on X (n_images, n_features) and y (n_images, n_voxels) or (n_images,).
+        """Condition on a context, with the noise level at which each voxel's responses are most likely.
+
+        Parameters
+        ----------
+        X : array of shape (n_images, n_features)
+        y : array of shape (n_images, n_voxels) or (n_images,)
+
+        Returns
+        -------
+        PriorRidge
+            This one.
 
         Raises
         ------
@@ -56,24 +67,24 @@ class PriorRidge(LinearEncoder):
         self._expert = self._context.gaussian("population", torch.as_tensor(prior.means[0]), basis)
         self._standardiser = standardise = standardiser(Y)
         standardised = torch.as_tensor(standardise(Y)).double()
-        projections, grid = self._context.project(standardised), _noise_grid(float(prior.shares @ SIGNAL_SHARES))
+        projections, grid = (
+            self._context.project(standardised),
+            known_signal_grid(float(prior.shares @ SIGNAL_SHARES), NOISE_LEVELS),
+        )
         self._evidence = evidence(self._expert, len(X), projections, grid)
-        weights = _most_likely(self._evidence)
+        weights = most_likely_level(self._evidence.log_likelihood)
         solution = solve(self._expert, self._evidence, weights)
         coef = solution.mean_coefficient[:, None] * self._expert.mean_weights
         coef += solution.dual @ self._context.cross(self._expert).T
         self._weights = weights
-        self.coef_ = np.zeros((Y.shape[1], X.shape[1]), X.dtype)
-        self.coef_[standardise.live] = coef.numpy() * standardise.scale[standardise.live, None]
+        self.coef_ = standardise.undo_weights(coef.numpy()).astype(X.dtype)
         self.intercept_ = (standardise.shift - self.coef_ @ self._context.offset.numpy()).astype(X.dtype)
         return self
 
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
         expert, found = self._expert, self._evidence
         variance = _predictive_variance(self._context, expert, found, self._weights, torch.as_tensor(X)).numpy()
-        std = np.zeros((len(X), len(self.intercept_)), X.dtype)
-        std[:, self._standardiser.live] = np.sqrt(variance) * self._standardiser.scale[self._standardiser.live]
-        return std
+        return self._standardiser.undo_std(np.sqrt(variance)).astype(X.dtype)
 
 
 def _predictive_variance(
@@ -86,16 +97,3 @@ def _predictive_variance(
     noise = power @ found.grid.ratio * (1 + 1 / len(context.A))
     spread = torch.outer(context.prior_variance(expert, centred), power.sum(dim=1))
     return (spread - cross.square() @ (power @ found.inverse).T + noise).clamp(min=1e-9)
-
-
-def _noise_grid(signal_share: float) -> Grid:
-    """Noise variances from .02 to 2 beside a signal whose scale is that of the population."""
-    scale = torch.full((NOISE_LEVELS, 1), math.sqrt(signal_share), dtype=torch.float64)
-    ratio = torch.logspace(math.log10(0.02), math.log10(2), NOISE_LEVELS, dtype=torch.float64) / signal_share
-    return Grid(scale, ratio)
-
-
-def _most_likely(found: Evidence) -> torch.Tensor:
-    """All weight on each voxel's most likely noise level."""
-    best = found.log_likelihood.argmax(dim=1)[:, 0]
-    return torch.nn.functional.one_hot(best, NOISE_LEVELS)[..., None].double()

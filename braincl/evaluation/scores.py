@@ -28,7 +28,7 @@ from braincl.evaluation.report import (
     score_row,
 )
 from braincl.evaluation.splits import context_draws, default_test_images
-from braincl.models.prior import SIGNAL_SHARES
+from braincl.models.noise_levels import SIGNAL_SHARES
 from setcore.evaluation.bootstrap import bootstrap_methods
 from setcore.evaluation.metrics import (
     explained_variance,

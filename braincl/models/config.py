@@ -11,8 +11,10 @@ KINDS = ("population", "mixture", "generic")
 class SharedContextConfig:
     """What the network is made of; stored beside its weights.
 
-    Attributes
+    Parameters
     ----------
+    architecture : str
+        "shared_context".
     features : int
         E of the population prior; 0 for a network without one, which takes any embedding.
     components : int
@@ -27,13 +29,13 @@ class SharedContextConfig:
     signals : tuple of float
         Versions of every generic prior whose signal has this share of a response's variance, beside those that
         integrate over it.
-    judged : bool
-        Experts are weighed by their predictions on the context (`braincl.models.expert_scores`), not by their evidence
-        alone. False in models of before.
+    leave_one_out : bool
+        Experts are weighted by their leave-one-out predictions on the context (`braincl.models.expert_scores`), not by
+        their evidence alone. False in older models.
     powers : tuple of float
         Generic priors ``(C + eps I)^power``; the first one is the start where there is no population prior.
     width, heads, hidden, layers : int
-        Of the gate.
+        Of the set transformer that weights the experts.
     """
 
     architecture: str = "shared_context"
@@ -42,7 +44,7 @@ class SharedContextConfig:
     relaxations: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0), (0.3, 0.5), (0.7, 0.7))
     scales: tuple[float, ...] = ()
     signals: tuple[float, ...] = ()
-    judged: bool = False
+    leave_one_out: bool = False
     powers: tuple[float, ...] = (0.0, 0.5, 1.0)
     width: int = 32
     heads: int = 4

@@ -2,16 +2,13 @@
 
 A voxel standardised on the context obeys ``y = s A u + e``: centred embeddings A (n, E), tuning ``u ~ N(mu, Sigma)``
 and noise of variance ``s^2 tau``. An expert holds the eigendecomposition of ``K = A Sigma A'``; every voxel then costs
-a few products with n x k matrices. Offset, scale s and noise are integrated over: the offset by centring, s and tau on
-a grid of signal shares h and relative scales q, ``s^2 = h q^2 / v``, ``s^2 tau = (1 - h) q^2``, v the mean variance of
-``A u`` (Rasmussen & Williams 2006, sections 2.2 and 5.4.1).
+a few products with n x k matrices (`braincl.models.evidence`).
 
-Axes: n context image, t query image, E feature, V voxel, k eigenvector, h signal share, q relative scale.
+Axes: n context image, t query image, E feature, V voxel, k eigenvector.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,16 +18,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from braincl.models.prior import SIGNAL_SHARES
-
-SCALES = 5  # grid points for the relative scale
 RANK_TOLERANCE = 1e-6
 
 
 class System(NamedTuple):
     """Eigenvectors of ``A Sigma A'`` (n, k) that several experts share, and the bases that weights are read through.
 
-    mix: pairs (basis, factor f) with ``Sigma A' vectors = sum_b f_b bases[b]' vectors``, up to each expert's `gain`.
+    Attributes
+    ----------
+    vectors : tensor (n, k)
+    mix : tuple of (basis, factor f)
+        ``Sigma A' vectors = sum_b f_b bases[b]' vectors``, up to each expert's `gain`.
     """
 
     vectors: Tensor
@@ -41,7 +39,7 @@ class System(NamedTuple):
 class Expert:
     """One prior on one context.
 
-    Attributes
+    Parameters
     ----------
     kind : str
         "population", "mixture" or "generic".
@@ -77,46 +75,33 @@ class Expert:
     signal: float = 0.0
 
     def to(self, dtype: torch.dtype) -> Expert:
-        """The same expert in another precision, for the work per voxel."""
+        """The same expert in another precision, for the work per voxel.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+
+        Returns
+        -------
+        Expert
+        """
         tensors = {name: getattr(self, name).to(dtype) for name in ("eigenvalues", "gain", "mean", "mean_weights")}
         return replace(self, **tensors)
 
 
-class Grid(NamedTuple):
-    """The (h, q) grid of one expert: s (h, q) and tau (h,). There is one scale only where the signal is known."""
-
-    scale: Tensor
-    ratio: Tensor
-
-
 class Projection(NamedTuple):
-    """Responses on the eigenvectors of a system: values (V, k), their squares, and their power outside, rest (V,)."""
+    """Responses on the eigenvectors of a system.
+
+    Attributes
+    ----------
+    values, squares : tensor (V, k)
+    rest : tensor (V,)
+        Power of the responses outside the eigenvectors.
+    """
 
     values: Tensor
     squares: Tensor
     rest: Tensor
-
-
-class Evidence(NamedTuple):
-    """What one expert says of a batch of voxels.
-
-    projection : responses on the expert's eigenvectors, shared by the experts of a system;
-    log_likelihood : (V, h, q); inverse : (h, k), ``1 / (eigenvalues + tau)``; grid.
-    """
-
-    projection: Projection
-    log_likelihood: Tensor
-    inverse: Tensor
-    grid: Grid
-
-
-class Solution(NamedTuple):
-    """Given weights over the grid, their sum over scales, total (V, h), and posterior means: dual (V, k), which is what
-    weights are read out with, and the coefficient of mu (V,)."""
-
-    total: Tensor
-    dual: Tensor
-    mean_coefficient: Tensor
 
 
 def _decompose(kernel: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,8 +145,17 @@ class Context:
     def generic(self, power: float, signal: float = 0.0) -> Expert:
         """Zero-mean prior ``Sigma ~ (C + eps I)^power``, C the covariance of the context embeddings.
 
-        Power 0 is ridge; a positive power expects tuning along the directions in which pictures vary most. `signal`:
-        see `Expert`.
+        Power 0 is ridge; a positive power expects tuning along the directions in which pictures vary most.
+
+        Parameters
+        ----------
+        power : float
+        signal : float
+            See `Expert`.
+
+        Returns
+        -------
+        Expert
         """
         images = len(self.A)
         system, own = self._own
@@ -174,7 +168,18 @@ class Context:
         return Expert("generic", power, 0.0, system, level * own * raw, level * raw, *zeros, outside, signal)
 
     def add_basis(self, covariance: Float[Tensor, "e e"]) -> int:
-        """Make ``A Sigma`` a basis and return its index."""
+        """Make ``A Sigma`` a basis.
+
+        Parameters
+        ----------
+        covariance : tensor (E, E)
+            Sigma.
+
+        Returns
+        -------
+        int
+            The index of the basis.
+        """
         self.bases.append(self.A @ covariance)
         self.covariances.append(covariance)
         return len(self.bases) - 1
@@ -183,7 +188,22 @@ class Context:
         self, kind: str, mean: Float[Tensor, "e"], basis: int, shrinkage: float = 0.0, mean_scale: float = 1.0,
         signal: float = 0.0,
     ) -> Expert:  # fmt: skip
-        """Prior N(mean_scale mean, Sigma of the basis), the covariance shrunk towards the identity of equal trace."""
+        """Prior N(mean_scale mean, Sigma of the basis), the covariance shrunk towards the identity of equal trace.
+
+        Parameters
+        ----------
+        kind : {"population", "mixture"}
+        mean : tensor (E,)
+        basis : int
+            From `add_basis`.
+        shrinkage, mean_scale : float
+        signal : float
+            See `Expert`.
+
+        Returns
+        -------
+        Expert
+        """
         covariance = self.covariances[basis]
         assert covariance is not None
         mean = mean_scale * mean
@@ -200,7 +220,18 @@ class Context:
         )  # fmt: skip
 
     def prior_variance(self, expert: Expert, queries: Float[Tensor, "t e"]) -> Float[Tensor, "t"]:
-        """``x' Sigma x`` of centred queries, in float64."""
+        """``x' Sigma x`` of queries.
+
+        Parameters
+        ----------
+        expert : Expert
+        queries : tensor (t, E)
+            Centred, in float64.
+
+        Returns
+        -------
+        tensor (t,)
+        """
         power, system = queries.square().sum(dim=1), self.systems[expert.system]
         if expert.kind == "generic":
             gain = expert.gain.double()
@@ -213,20 +244,55 @@ class Context:
         return variance
 
     def lower(self, dtype: torch.dtype) -> None:
-        """Bring what the work per voxel needs to another precision; `A` and the offset stay in float64."""
+        """Bring what the work per voxel needs to another precision; `A` and the offset stay in float64.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+        """
         self.bases = [basis.to(dtype) for basis in self.bases]
         self.systems = [System(system.vectors.to(dtype), system.mix) for system in self.systems]
 
     def cross(self, expert: Expert) -> Float[Tensor, "e k"]:
-        """``Sigma A' vectors``."""
+        """``Sigma A' vectors``.
+
+        Parameters
+        ----------
+        expert : Expert
+
+        Returns
+        -------
+        tensor (E, k)
+        """
         return self.mixed(expert.system, self.bases).T @ self.systems[expert.system].vectors * expert.gain
 
     def mixed(self, system: int, parts: Sequence[Tensor]) -> Tensor:
-        """``sum_b f_b parts[b]``, parts being the bases or what has been made of each."""
+        """``sum_b f_b parts[b]``.
+
+        Parameters
+        ----------
+        system : int
+        parts : sequence of tensor
+            The bases, or what has been made of each.
+
+        Returns
+        -------
+        tensor
+            Of the shape of one part.
+        """
         return sum((factor * parts[basis] for basis, factor in self.systems[system].mix), torch.zeros(()))
 
     def project(self, Y: Float[Tensor, "n v"]) -> list[Projection]:
-        """Responses on the eigenvectors of every system."""
+        """Responses on the eigenvectors of every system.
+
+        Parameters
+        ----------
+        Y : tensor (n, V)
+
+        Returns
+        -------
+        list of Projection
+        """
         power = Y.square().sum(dim=0)
         found = []
         for vectors, _ in self.systems:
@@ -236,107 +302,3 @@ class Context:
             rest = (power - squares.sum(dim=1)).clamp(min=0) if free else torch.zeros_like(power)
             found.append(Projection(values, squares, rest))
         return found
-
-
-def evidence(expert: Expert, images: int, projections: Sequence[Projection], grid: Grid | None = None) -> Evidence:
-    """Log marginal likelihood of standardised responses at every point of the grid.
-
-    The offset has a flat prior and log s a flat one; priors over the grid are the caller's.
-
-    Parameters
-    ----------
-    expert : Expert
-    images : int
-        n, of the context.
-    projections : sequence of Projection
-        Of the responses, from `Context.project`.
-    grid : Grid, optional
-    """
-    projection = projections[expert.system]
-    free = images - 1 - len(expert.eigenvalues)
-    grid = grid or make_grid(expert, images)
-    inverse = 1 / (expert.eigenvalues + grid.ratio[:, None])
-    s = grid.scale
-    power = projection.squares @ inverse.T
-    if free:
-        power = power + projection.rest[:, None] / grid.ratio
-    own = inverse @ expert.mean.square()
-    log_determinant = -inverse.log().sum(dim=1) + free * grid.ratio.log()
-    constant = -0.5 * (own + log_determinant)[:, None] - (images - 1) * s.log()
-    log_likelihood = torch.addcmul(constant, power[:, :, None], -0.5 / s.square())
-    if expert.mean_scale:
-        cross = projection.values @ (inverse * expert.mean).T
-        log_likelihood = torch.addcmul(log_likelihood, cross[:, :, None], 1 / s)
-    return Evidence(projection, log_likelihood, inverse, grid)
-
-
-def make_grid(expert: Expert, images: int) -> Grid:
-    """The grid of one expert.
-
-    Signal shares as in the population prior, and scales within 2.5 standard errors of the context's own; or, where the
-    expert takes the signal's variance for known, that scale beside noise from the variance 2 down to .02.
-    """
-    like = expert.eigenvalues
-    if expert.signal:
-        noise = torch.logspace(math.log10(2), math.log10(0.02), len(SIGNAL_SHARES), dtype=like.dtype)
-        return Grid(torch.full((len(noise), 1), math.sqrt(expert.signal), dtype=like.dtype), noise / expert.signal)
-    shares = torch.as_tensor(SIGNAL_SHARES, dtype=like.dtype)
-    width = 2.5 / math.sqrt(2 * max(images - 1, 1))
-    relative = torch.exp(torch.linspace(-width, width, SCALES, dtype=like.dtype))
-    variance = _mean_variance(expert, images)
-    scale = (shares / variance).sqrt()[:, None] * relative
-    return Grid(scale, (1 - shares) / shares * variance)
-
-
-def signal_shares(expert: Expert, grid: Grid, images: int) -> Float[Tensor, "h"]:
-    """Share of signal in a response at every noise level of the grid."""
-    return 1 / (1 + grid.ratio / _mean_variance(expert, images))
-
-
-def _mean_variance(expert: Expert, images: int) -> Tensor:
-    """v, the mean variance of ``A u`` over the context."""
-    return (expert.eigenvalues.sum() + expert.mean.square().sum()) / (images - 1)
-
-
-def solve(expert: Expert, found: Evidence, weights: Float[Tensor, "v h q"]) -> Solution:
-    """Posterior mean of ``s u``, averaged over the grid with `weights` (they need not sum to one)."""
-    total, scaled = _over_scales(found, weights)
-    dual = (total @ found.inverse) * found.projection.values
-    if expert.mean_scale:
-        dual.addmm_(scaled, found.inverse * expert.mean, alpha=-1)
-    return Solution(total, dual, scaled.sum(dim=1))
-
-
-def _over_scales(found: Evidence, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over q of weights, and of weights times s, (V, h) each: a matrix product, since short sums are slow."""
-    scale = found.grid.scale
-    columns = (
-        torch.stack([torch.ones_like(scale), scale])[:, :, :, None] * torch.eye(len(scale), dtype=scale.dtype)[:, None]
-    )
-    total, scaled = columns.flatten(1, 2)
-    return weights.flatten(1) @ total, weights.flatten(1) @ scaled
-
-
-def leave_one_out(
-    expert: Expert,
-    found: Evidence,
-    weights: Float[Tensor, "v h q"],
-    vectors: Float[Tensor, "n k"],
-    Y: Float[Tensor, "n v"],
-) -> tuple[Float[Tensor, "v"], Float[Tensor, "v h"]]:
-    """Mean squared leave-one-out residual per voxel for `weights` that sum to one; and their sums over scales.
-
-    ``r_i = [Q y]_i / Q_ii`` with Q the inverse covariance after projecting out the offset (Dubrule 1983), evaluated at
-    the posterior mean of Q.
-    """
-    images, rank = vectors.shape
-    total, dual, _ = solve(expert, found, weights)
-    by_share = found.inverse @ vectors.square().T
-    if images - 1 > rank:  # what the eigenvectors do not span is noise
-        precision = (total @ (1 / found.grid.ratio))[:, None]
-        by_share = by_share + (1 - 1 / images - vectors.square().sum(dim=1)) / found.grid.ratio[:, None]
-        alpha = (dual - precision * found.projection.values) @ vectors.T + precision * Y.T
-    else:
-        alpha = dual @ vectors.T
-    residual = alpha / (total @ by_share.clamp(min=1e-9))
-    return torch.linalg.vector_norm(residual, dim=1).square() / images, total

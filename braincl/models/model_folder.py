@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from braincl.errors import ModelError
-from braincl.models.config import SharedContextConfig
-from braincl.models.per_voxel import ARCHITECTURE as PER_VOXEL
-from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
+from braincl.models.network import InContextNetwork
+from braincl.models.per_voxel import PerVoxelNetwork
 from braincl.models.shared_context import SharedContextNetwork
 from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, load_state, load_tensors, save_model
 from setcore.errors import CheckpointError
 from setcore.files import read_json
+from setcore.model_lookup import embedded_models, find_model_folder
 
-SHARED_CONTEXT = "shared_context"
 EMBEDDED = Path(__file__).parents[1] / "weights"
 DEFAULT_MODEL = "agnostic"
+NETWORKS: dict[str, type[InContextNetwork]] = {
+    kind.architecture: kind for kind in (SharedContextNetwork, PerVoxelNetwork)
+}
 
 
 @dataclass
 class ModelCard:
     """What a model folder says beside its weights.
 
-    `backbone` is the image encoder that the model is bound to; empty where it takes any, or where nobody recorded it.
+    Parameters
+    ----------
+    training_subjects : list of str
+        Names of the subjects that the model was trained on.
+    prior_reason : str
+        Why the model holds no population prior; empty where it does.
+    backbone : str
+        The image encoder that the model is bound to; empty where it takes any, or where nobody recorded it.
+    standardize : bool
+        Whether responses are to be standardised on the context.
+    training : dict
+        Plain JSON values: seed, configuration, and the best validation.
     """
 
     training_subjects: list[str] = field(default_factory=list)
@@ -37,37 +50,45 @@ class ModelCard:
 def find_model(path_or_name: str | Path | None) -> Path:
     """The folder of a model.
 
+    Parameters
+    ----------
+    path_or_name : path or str, optional
+        A model folder, or the name of an embedded model; None: the embedded default.
+
+    Returns
+    -------
+    Path
+
     Raises
     ------
     ModelError
+        It is neither.
     """
-    if path_or_name is None:
-        return EMBEDDED / DEFAULT_MODEL
-    folder = Path(path_or_name)
-    if folder.is_dir():
-        return folder
-    names = sorted(path.parent.name for path in EMBEDDED.glob(f"*/{WEIGHTS_FILE}"))
-    if str(path_or_name) in names:
-        return EMBEDDED / str(path_or_name)
-    raise ModelError(
-        f"{path_or_name} is neither a model folder nor an embedded model; embedded are: {', '.join(names)}"
-    )
+    return find_model_folder(path_or_name, embedded_models(EMBEDDED), DEFAULT_MODEL, ModelError)
 
 
-def load_model(folder: Path) -> tuple[SharedContextNetwork | PerVoxelNetwork, ModelCard]:
+def load_model(folder: Path) -> tuple[InContextNetwork, ModelCard]:
     """Network and card of a model folder.
+
+    Parameters
+    ----------
+    folder : path
+        See `find_model`.
+
+    Returns
+    -------
+    network : InContextNetwork
+        In evaluation mode.
+    card : ModelCard
 
     Raises
     ------
     CheckpointError
+        The folder is damaged or of another architecture.
     """
-    network: SharedContextNetwork | PerVoxelNetwork
-    if architecture_of(folder) == PER_VOXEL:
-        published, extra = load_config(folder, PerVoxelConfig)
-        network = PerVoxelNetwork(published)
-    else:
-        config, extra = load_config(folder, SharedContextConfig)
-        network = SharedContextNetwork(config)
+    kind = NETWORKS[architecture_of(folder)]
+    config, extra = load_config(folder, kind.config_class)
+    network = kind(config)
     path = folder / WEIGHTS_FILE
     load_state(network, load_tensors(path), str(path))
     card = {name: value for name, value in extra.items() if name in ModelCard.__dataclass_fields__}
@@ -77,25 +98,41 @@ def load_model(folder: Path) -> tuple[SharedContextNetwork | PerVoxelNetwork, Mo
 def architecture_of(folder: Path) -> str:
     """What `config.json` names as the architecture.
 
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    str
+        A key of `NETWORKS`.
+
     Raises
     ------
     CheckpointError
+        There is no such file, or it names another one.
     """
     path = folder / CONFIG_FILE
     values = read_json(path) if path.is_file() else {}
     architecture = values.get("architecture") if isinstance(values, dict) else None
-    if architecture not in (PER_VOXEL, SHARED_CONTEXT):
+    if architecture not in NETWORKS:
         raise CheckpointError(
             f"{folder} is not a model folder of braincl: {CONFIG_FILE} names architecture {architecture!r}, expected "
-            f"{SHARED_CONTEXT!r} or {PER_VOXEL!r}"
+            f"{' or '.join(map(repr, NETWORKS))}"
         )
-    return architecture
+    return str(architecture)
 
 
-def save_encoder(folder: str | Path, network: SharedContextNetwork, card: ModelCard, *, half: bool = False) -> None:
-    """Write a model folder that `InContextEncoder.from_pretrained` reads."""
-    save_model(
-        folder, network.config, network, half=half, architecture=SHARED_CONTEXT,
-        training_subjects=card.training_subjects, prior_reason=card.prior_reason, backbone=card.backbone,
-        standardize=card.standardize, training=card.training,
-    )  # fmt: skip
+def save_encoder(folder: str | Path, network: InContextNetwork, card: ModelCard, *, half: bool = False) -> None:
+    """Write a model folder that `InContextEncoder.from_pretrained` reads.
+
+    Parameters
+    ----------
+    folder : path
+        An existing one.
+    network : InContextNetwork
+    card : ModelCard
+    half : bool
+        Store weights as fp16.
+    """
+    save_model(folder, network.config, network, half=half, architecture=network.architecture, **asdict(card))

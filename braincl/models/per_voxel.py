@@ -1,28 +1,25 @@
-"""The published network, BraInCoRL (arXiv 2505.15813), and the reading of its checkpoints.
+"""The published network, BraInCoRL (arXiv 2505.15813).
 
 One voxel is one task: a transformer reads (embedding, response) pairs and emits that voxel's linear encoder.
-Axes: n context image, E feature, V voxel, D width, L = n + 4 token, h head.
+Axes: n context image, E feature, V voxel, v voxel of a batch, D width, L = n + 4 token, h head.
 """
 
 from __future__ import annotations
 
-import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from braincl.models.network import InContextNetwork, batches
+from braincl.models.prior import Prior, isotropic_prior
 from setcore.blocks import ResidualMLP, SelfAttentionBlock
-from setcore.checkpoint import check_state, save_model
-from setcore.errors import CheckpointError, InputError
 
-ARCHITECTURE = "per_voxel"
 LEARNED_TOKENS = 4
 PUBLISHED_HEADS = 10  # not to be seen in the shapes of the tensors
+TOKENS_AT_ONCE = 40_000  # context tokens; about 2 GB at the size of the published CLIP network
 
 
 @dataclass(frozen=True)
@@ -53,12 +50,46 @@ class PerVoxelConfig:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
 
 
-class PerVoxelNetwork(nn.Module):
+class EmittedVoxels(NamedTuple):
+    """A context that the network has read: it emits all voxels at once, which takes long and is done once.
+
+    Attributes
+    ----------
+    X : tensor (n, E)
+    weights : tensor (V, E)
+    bias : tensor (V,)
+    residual : tensor (V,)
+        Root mean square of the residuals in the context.
+    """
+
+    X: Tensor
+    weights: Tensor
+    bias: Tensor
+    residual: Tensor
+
+    def compact(self) -> EmittedVoxels:
+        """Without the weights and biases, which an estimator has taken over.
+
+        Returns
+        -------
+        EmittedVoxels
+        """
+        return self._replace(weights=self.weights[:0], bias=self.bias[:0])
+
+
+class PerVoxelNetwork(InContextNetwork):
     """Context pairs of a voxel in, its weights and bias out; parameter names are those of the published checkpoints.
 
     Invariant to the order of the context. Responses are taken as they are: the first norm mixes them with the
     embedding, so the published network is not equivariant to their scale or offset.
+
+    Parameters
+    ----------
+    config : PerVoxelConfig
     """
+
+    architecture = "per_voxel"
+    config_class = PerVoxelConfig
 
     def __init__(self, config: PerVoxelConfig) -> None:
         super().__init__()
@@ -74,20 +105,156 @@ class PerVoxelNetwork(nn.Module):
     def forward(
         self, X: Float[Tensor, "n E"], Y: Float[Tensor, "n V"]
     ) -> tuple[Float[Tensor, "V E"], Float[Tensor, " V"]]:
-        """Emit weights and bias of every voxel; memory grows with V n D, so callers batch the voxels."""
+        """Emit weights and bias of every voxel; memory grows with V n D, so callers batch the voxels.
+
+        Parameters
+        ----------
+        X : tensor (n, E)
+        Y : tensor (n, V)
+
+        Returns
+        -------
+        weights : tensor (V, E)
+        bias : tensor (V,)
+        """
         tokens = self._tokens(X, Y)
         for layer in self.transformer:
             tokens = layer(tokens)
         emitted = self.weight_pred[0](tokens[:, 0])
         return emitted[:, :-1], emitted[:, -1]
 
+    def condition(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 1024) -> EmittedVoxels:
+        """Emit the weights of all voxels.
+
+        Parameters
+        ----------
+        X : tensor (n, E)
+        Y : tensor (n, V)
+        voxel_batch : int
+            Voxels that are worked on at once, at most; fewer where contexts are long.
+
+        Returns
+        -------
+        EmittedVoxels
+
+        Raises
+        ------
+        ModelError
+            X has another width than the network takes.
+        """
+        self.check_features(X.shape[1])
+        X = X.float()
+        parts = [self(X, Y[:, part]) for part in batches(Y.shape[1], min(voxel_batch, _voxels_at_once(len(X))))]
+        weights, bias = (torch.cat(column) for column in zip(*parts, strict=True))
+        return EmittedVoxels(X, weights, bias, (Y - X @ weights.T - bias).square().mean(dim=0).sqrt())
+
+    def emit(
+        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice
+    ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:
+        """Encoder weights and biases of a batch of voxels.
+
+        Parameters
+        ----------
+        conditioned : EmittedVoxels
+        Y : tensor (n, v)
+            Not looked at again.
+        voxels : slice
+
+        Returns
+        -------
+        weights : tensor (v, E)
+        bias : tensor (v,)
+        """
+        return conditioned.weights[voxels], conditioned.bias[voxels]
+
+    def predictive_std(
+        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice, queries: Float[Tensor, "t e"]
+    ) -> Float[Tensor, "v t"]:
+        """Root mean squared residual in the context: the network knows no uncertainty of its own.
+
+        Parameters
+        ----------
+        conditioned : EmittedVoxels
+        Y : tensor (n, v)
+            Not looked at again.
+        voxels : slice
+        queries : tensor (t, E)
+            Any; it is the same for all.
+
+        Returns
+        -------
+        tensor (v, t)
+        """
+        return conditioned.residual[voxels, None].expand(-1, len(queries))
+
+    def context_shares(
+        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice
+    ) -> Float[Tensor, "v n"]:
+        """Attention of the read-out token over the context images in the last layer, mean over heads.
+
+        What falls on the learned tokens is left out and the rest scaled to a sum of one.
+
+        Parameters
+        ----------
+        conditioned : EmittedVoxels
+        Y : tensor (n, v)
+            Of these voxels only.
+        voxels : slice
+
+        Returns
+        -------
+        tensor (v, n)
+        """
+        parts = batches(Y.shape[1], _voxels_at_once(len(Y)))
+        shares = torch.cat([self.context_attention(conditioned.X, Y[:, part]).mean(dim=1) for part in parts])
+        return shares / shares.sum(dim=1, keepdim=True)
+
     def context_attention(self, X: Float[Tensor, "n E"], Y: Float[Tensor, "n V"]) -> Float[Tensor, "V h n"]:
-        """Attention of the read-out token over the context images in the last layer."""
+        """Attention of the read-out token over the context images in the last layer.
+
+        Parameters
+        ----------
+        X : tensor (n, E)
+        Y : tensor (n, V)
+
+        Returns
+        -------
+        tensor (V, h, n)
+        """
         tokens = self._tokens(X, Y)
         for layer in self.transformer[:-1]:
             tokens = layer(tokens)
         last = cast(SelfAttentionBlock, self.transformer[-1])
         return last.attention_map(tokens)[:, :, 0, LEARNED_TOKENS:]
+
+    def gaussian_prior(self) -> Prior | None:
+        """None: the network holds no population prior.
+
+        Returns
+        -------
+        None
+        """
+        return None
+
+    def starting_prior(self, features: int) -> Prior:
+        """An isotropic prior: what the network expects of tuning cannot be read off its weights.
+
+        Parameters
+        ----------
+        features : int
+            E, of the embeddings at hand.
+
+        Returns
+        -------
+        Prior
+
+        Raises
+        ------
+        ModelError
+            The network takes embeddings of another width.
+        """
+        self.check_features(features)
+        return isotropic_prior(features)
 
     def _tokens(self, X: Tensor, Y: Tensor) -> Float[Tensor, "V L D"]:
         voxels = Y.shape[1]
@@ -95,93 +262,5 @@ class PerVoxelNetwork(nn.Module):
         return torch.cat([self.cls_token.expand(voxels, -1, -1), self.early_layers[0](pairs)], dim=1)
 
 
-def convert_published(published: str | Path, out: str | Path) -> PerVoxelConfig:
-    """Turn a published checkpoint into a model folder, which appears whole or not at all.
-
-    Parameters
-    ----------
-    published : path of a PyTorch file that holds one dictionary of tensors and nothing else
-    out : folder to make; it must not hold anything
-
-    Returns
-    -------
-    PerVoxelConfig
-        Sizes read from the shapes of the tensors.
-
-    Raises
-    ------
-    CheckpointError
-        The file is damaged, holds more than tensors, or is not of this architecture.
-    InputError
-        `out` is not empty or cannot be made.
-    """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder; name a new folder")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"folder {out.absolute().parent} does not exist; create it first")
-    state = read_published(published)
-    config = config_from_shapes(state, str(published))
-    with torch.device("meta"):
-        network = PerVoxelNetwork(config)
-    check_state(network, state, str(published))
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as temporary:
-        folder = Path(temporary) / "model"
-        folder.mkdir()
-        save_model(
-            folder, config, network, architecture=ARCHITECTURE, standardize=False, training_subjects=[],
-            prior_reason="a converted checkpoint brings no population prior",
-        )  # fmt: skip
-        try:
-            folder.rename(out)
-        except OSError as error:
-            raise InputError(f"cannot make {out}: {error.strerror}") from error
-    return config
-
-
-def read_published(path: str | Path) -> dict[str, Tensor]:
-    """Read a dictionary of tensors without running any code that the file may hold.
-
-    Raises
-    ------
-    CheckpointError
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is not a file")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # refused globals, truncated archives and foreign formats each raise their own
-        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is not a PyTorch file of raw tensors ({reason}); it is damaged or holds code, which is never run"
-        ) from error
-    if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"{path} holds a {type(state).__name__}; expected a dictionary of tensors")
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise CheckpointError(f"{path}: entry {name!r} is not a floating point tensor; pass the bare state dict")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: tensor {name!r} holds NaN or inf; fetch the file again")
-    return state
-
-
-def config_from_shapes(state: dict[str, Tensor], where: str) -> PerVoxelConfig:
-    """The sizes of a published network, from the shapes of its tensors.
-
-    Raises
-    ------
-    CheckpointError
-    """
-    layers = {int(match[1]) for name in state if (match := re.match(r"transformer\.(\d+)\.", str(name)))}
-    try:
-        width, pair = state["early_layers.0.bypass.weight"].shape
-        hidden = state["transformer.0.ffn.linear2.weight"].shape[1]
-        return PerVoxelConfig(pair - 1, width, len(layers), PUBLISHED_HEADS, hidden)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{where}: tensor {error} is missing; this is not a published BraInCoRL network"
-        ) from None
-    except (ValueError, IndexError) as error:
-        raise CheckpointError(f"{where}: {error}; this is not a published BraInCoRL network") from error
+def _voxels_at_once(images: int) -> int:
+    return max(1, TOKENS_AT_ONCE // images)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braincl.models.prior import SIGNAL_SHARES, Prior
+from braincl.models.noise_levels import SIGNAL_SHARES
+from braincl.models.prior import Prior
 
 
 def simulate_shifted_subject(

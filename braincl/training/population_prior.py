@@ -21,8 +21,11 @@ from torch import Tensor
 from braincl.errors import ResponseError
 from braincl.estimators.base import standardiser
 from braincl.estimators.prior_ridge import PriorRidge
-from braincl.models.experts import Context, evidence, solve
-from braincl.models.prior import Prior, fit_mixture, fit_prior, moments
+from braincl.models.evidence import evidence_of_all, solve
+from braincl.models.experts import Context
+from braincl.models.noise_levels import posterior_weights
+from braincl.models.prior import Prior
+from braincl.training.expectation_maximisation import fit_mixture, fit_prior, moments
 from setcore.checkpoint import load_tensors, save_tensors
 from setcore.errors import InputError
 from setcore.evaluation.metrics import pearson_r
@@ -177,14 +180,13 @@ def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDA
     for component_mean, covariance in zip(prior.means, prior.covariances, strict=True):
         basis = context.add_basis(torch.as_tensor(covariance))
         experts.append(context.gaussian("mixture", torch.as_tensor(component_mean), basis))
-    projections = context.project(standardised)
-    found = [evidence(expert, len(X), projections) for expert in experts]
+    found = evidence_of_all(context, experts, standardised)
     log_weights = torch.stack([f.log_likelihood for f in found], dim=1)
     log_weights = log_weights + torch.as_tensor(prior.log_weights)[:, None, None]
     log_weights = log_weights + torch.as_tensor(prior.shares).log()[:, None]
-    weights = log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+    weights = posterior_weights(log_weights)
     centred = torch.as_tensor(queries).double() - context.offset
-    predicted = torch.zeros(len(standardise.live), len(queries), dtype=torch.float64)
+    predicted = torch.zeros(len(standardise.varying), len(queries), dtype=torch.float64)
     for c, expert in enumerate(experts):
         solution = solve(expert, found[c], weights[:, c])
         predicted += torch.outer(solution.mean_coefficient, centred @ expert.mean_weights)

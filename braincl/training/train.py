@@ -204,10 +204,9 @@ class _Trainer:
         """Squared error and negative log likelihood per standardised query response; also the predictions (t, V)."""
         standardise = standardiser(Y)
         context, wanted = (torch.as_tensor(standardise(values), dtype=torch.float32) for values in (Y, targets))
-        reading = self.network.read(torch.as_tensor(X), context)
-        predicted, variance = self.network.moments(
-            reading, context, slice(0, context.shape[1]), torch.as_tensor(queries)
-        )
+        conditioned = self.network.condition(torch.as_tensor(X), context)
+        voxels = slice(0, context.shape[1])
+        predicted, variance = self.network.predictive_moments(conditioned, context, voxels, torch.as_tensor(queries))
         error = (wanted.T - predicted).square()
         weight = 1 / wanted.var(dim=0).clamp(min=0.2)  # a voxel counts alike however far its context's variance is off
         loss = ((error + 0.5 * (error / variance + variance.log())) * weight[:, None]).mean()
@@ -226,16 +225,16 @@ class _Trainer:
             rng = numpy_generator(self.seed, "validation", index)
             X, Y = task.subject.X, task.subject.Y[:, rng.permutation(task.subject.Y.shape[1])[: self.config.voxels]]
             Y = Y[:, Y[task.validation].std(axis=0) > 1e-6]
-            stray = simulate_shifted_subject(task.mixture or task.gaussian, X, self.config.voxels, rng)
+            shifted = simulate_shifted_subject(task.mixture or task.gaussian, X, self.config.voxels, rng)
             for size in self.config.validation_contexts:
                 context = rng.permutation(task.train)[: min(size, len(task.train))]
                 loss, predicted = self._loss(X[context], Y[context], X[task.validation], Y[task.validation])
-                simulated, _ = self._loss(X[context], stray[context], X[task.validation], stray[task.validation])
+                simulated, _ = self._loss(X[context], shifted[context], X[task.validation], shifted[task.validation])
                 losses.append((1 - share) * float(loss) + share * float(simulated))
-                live = standardiser(Y[context]).live
+                varying = standardiser(Y[context]).varying
                 baseline = PriorRidge(task.gaussian).fit(X[context], Y[context]).predict(X[task.validation])
-                model_r.append(np.nanmean(pearson_r(Y[task.validation][:, live], predicted.numpy())))
-                prior_r.append(np.nanmean(pearson_r(Y[task.validation], baseline)[live]))
+                model_r.append(np.nanmean(pearson_r(Y[task.validation][:, varying], predicted.numpy())))
+                prior_r.append(np.nanmean(pearson_r(Y[task.validation], baseline)[varying]))
         return {
             "validation_loss": float(np.mean(losses)),
             "validation_r": float(np.mean(model_r)),
@@ -298,7 +297,7 @@ class _Trainer:
         digest = hashlib.sha256(json.dumps([asdict(self.config), self.seed], sort_keys=True).encode())
         for subject in self.subjects:
             digest.update(f"{subject.name} {subject.X.shape} {subject.Y.shape}".encode())
-            digest.update(np.ascontiguousarray(subject.Y))
+            digest.update(memoryview(np.ascontiguousarray(subject.Y)))
         return digest.hexdigest()
 
 

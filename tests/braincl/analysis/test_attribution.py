@@ -1,3 +1,5 @@
+"""Shares of context pictures, against contributions and attention maps that are written out."""
+
 import numpy as np
 import pytest
 import torch
@@ -29,15 +31,14 @@ def test_contributions_of_the_pictures_add_up_to_the_weights(network):
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     part = slice(3, 6)
     with torch.inference_mode():
-        duals, _ = network.read_through(encoder._reading, encoder._Y[:, part], part)
-        bases = torch.stack(encoder._reading.context.bases)
+        conditioned = network.condition(encoder._X, encoder._Y)
+        duals, _ = network.read_through(conditioned, encoder._Y[:, part], part)
+        bases = torch.stack(conditioned.context.bases)
         contributions = torch.einsum("vbn,bne->vne", duals, bases)
-        rest = network.emit(encoder._reading, encoder._Y[:, part], part) - contributions.sum(dim=1)
+        rest = network.emit(conditioned, encoder._Y[:, part], part)[0] - contributions.sum(dim=1)
     norms = contributions.norm(dim=2).numpy()
     np.testing.assert_allclose(shares[part], norms / norms.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-6)
-    mean = encoder._reading.experts[
-        0
-    ].mean_weights.numpy()  # what no picture contributes lies along the population mean
+    mean = conditioned.experts[0].mean_weights.numpy()  # what no picture contributes lies along the population mean
     if mean.any():
         rest = rest - torch.outer(rest @ torch.as_tensor(mean) / float(mean @ mean), torch.as_tensor(mean))
     np.testing.assert_allclose(rest, 0, atol=1e-5)

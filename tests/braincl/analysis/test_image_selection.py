@@ -17,7 +17,7 @@ from braincl.errors import ModelError, ResponseError
 from braincl.estimators.in_context import InContextEncoder
 from braincl.models.config import SharedContextConfig
 from braincl.models.model_folder import ModelCard, save_encoder
-from braincl.models.prior import SIGNAL_SHARES
+from braincl.models.noise_levels import SIGNAL_SHARES
 from braincl.models.shared_context import SharedContextNetwork
 
 FEATURES = 12

@@ -13,7 +13,7 @@ from braincl.estimators.ridge import RidgeCV
 from braincl.evaluation.report import output_paths, write_evaluation
 from braincl.evaluation.scores import METHODS, evaluate
 from braincl.evaluation.splits import context_draws
-from braincl.models.prior import SIGNAL_SHARES
+from braincl.models.noise_levels import SIGNAL_SHARES
 from braincl.plot.curves import plot_scores
 from setcore.evaluation.metrics import pearson_r
 

@@ -1,38 +1,25 @@
-import json
+"""The published network against itself written out, and its symmetries."""
+
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from braincl.cli.main import main
-from braincl.estimators.in_context import InContextEncoder
-from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork, convert_published
-from setcore.checkpoint import load_config, load_state, load_tensors
-from setcore.errors import CheckpointError, InputError
+from braincl.errors import ModelError
+from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
 
 CONFIG = PerVoxelConfig(features=6, width=20, layers=3, heads=10, hidden=15)
 
 
-def fill(shapes, seed):
-    """The recipe of the fixture: names in sorted order, one generator each."""
-    tensors = {}
-    for index, name in enumerate(sorted(shapes)):
-        values = torch.randn(shapes[name], generator=torch.Generator().manual_seed(seed + index)) * 0.02
-        tensors[name] = values + 1 if len(shapes[name]) == 1 and name.endswith(".weight") else values
-    return tensors
-
-
-def small_state(seed=5):
-    return fill({name: list(tensor.shape) for name, tensor in PerVoxelNetwork(CONFIG).state_dict().items()}, seed)
-
-
-def load_network(folder):
-    config, _ = load_config(folder, PerVoxelConfig)
-    network = PerVoxelNetwork(config)
-    load_state(network, load_tensors(folder / "model.safetensors"), str(folder))
-    return network.eval()
+def small_network(seed=5):
+    """Parameters drawn one by one in the order of their names, norms around 1."""
+    network = PerVoxelNetwork(CONFIG).eval()
+    state = network.state_dict()
+    for index, name in enumerate(sorted(state)):
+        values = torch.randn(state[name].shape, generator=torch.Generator().manual_seed(seed + index)) * 0.02
+        state[name].copy_(values + 1 if values.ndim == 1 and name.endswith(".weight") else values)
+    return network
 
 
 def pairs(n=9, voxels=4):
@@ -72,8 +59,8 @@ def written_out(state, X, y):
 
 
 def test_equals_the_network_written_out():
-    network, state = PerVoxelNetwork(CONFIG).eval(), small_state()
-    network.load_state_dict(state)
+    network = small_network()
+    state = network.state_dict()
     X, Y = pairs()
     with torch.no_grad():
         weights, bias = network(X, Y)
@@ -85,8 +72,7 @@ def test_equals_the_network_written_out():
 
 @torch.no_grad()
 def test_order_of_context_and_batching_of_voxels_do_not_matter():
-    network = PerVoxelNetwork(CONFIG).eval()
-    network.load_state_dict(small_state())
+    network = small_network()
     X, Y = pairs()
     weights, bias = network(X, Y)
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(1))
@@ -110,6 +96,27 @@ def test_attention_is_over_the_context():
     torch.testing.assert_close(network.context_attention(X[order], Y[order]), attention[:, :, order])
 
 
+@torch.no_grad()
+def test_what_estimators_ask_is_what_the_network_emits():
+    network = small_network()
+    X, Y = pairs(voxels=7)
+    weights, bias = network(X, Y)
+    conditioned, part = network.condition(X, Y, voxel_batch=3), slice(2, 5)
+    for found, expected in zip(network.emit(conditioned, Y[:, part], part), (weights, bias), strict=True):
+        torch.testing.assert_close(found, expected[part])
+    residual = (Y - X @ weights.T - bias).square().mean(dim=0).sqrt()
+    std = network.predictive_std(conditioned.compact(), Y[:, part], part, X[:4])
+    torch.testing.assert_close(std, residual[part, None].expand(3, 4))
+    attention = network.context_attention(X, Y[:, part]).mean(dim=1)
+    shares = network.context_shares(conditioned.compact(), Y[:, part], part)
+    torch.testing.assert_close(shares, attention / attention.sum(dim=1, keepdim=True))
+    assert network.gaussian_prior() is None
+    assert network.starting_prior(CONFIG.features).covariances.shape == (1, 6, 6)
+    for refused in (lambda: network.condition(X[:, :5], Y), lambda: network.starting_prior(5)):
+        with pytest.raises(ModelError, match="5 features, the model was trained on 6"):
+            refused()
+
+
 @pytest.mark.parametrize(("features", "width", "parameters"), [(512, 560, 97_074_852), (768, 800, 156_000_196),
                                                                (1152, 1200, 277_044_132)])  # fmt: skip
 def test_published_sizes(features, width, parameters):
@@ -117,79 +124,3 @@ def test_published_sizes(features, width, parameters):
         network = PerVoxelNetwork(PerVoxelConfig(features, width))
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert len(network.state_dict()) == 261
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_conversion_reads_sizes_from_shapes(tmp_path, dtype):
-    state = {name: tensor.to(dtype) for name, tensor in small_state().items()}
-    torch.save(state, tmp_path / "p.pth")
-    assert convert_published(tmp_path / "p.pth", tmp_path / "model") == CONFIG
-    network = load_network(tmp_path / "model")
-    for name, tensor in network.state_dict().items():
-        torch.testing.assert_close(tensor, state[name].float(), rtol=0, atol=0)
-    extra = load_config(tmp_path / "model", PerVoxelConfig)[1]
-    assert extra["architecture"] == "per_voxel"
-    assert extra["standardize"] is False
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "p.pth"]
-
-
-class Evil:
-    def __reduce__(self):
-        return print, ("code of a checkpoint was run",)
-
-
-def test_conversion_refuses_what_is_no_published_network(tmp_path, capsys):
-    good = small_state()
-    cut = tmp_path / "whole.pth"
-    torch.save(good, cut)
-    cases = {
-        "code.pth": ({"cls_token": Evil()}, "raw tensors"),
-        "nested.pth": ({"state_dict": good}, "not a floating point tensor"),
-        "list.pth": ([1, 2], "dictionary of tensors"),
-        "missing.pth": ({n: t for n, t in good.items() if n != "transformer.1.attn.in_proj_bias"}, "missing"),
-        "foreign.pth": ({"weight": torch.ones(3)}, "not a published"),
-        "extra.pth": (good | {"subject_embedding": torch.ones(2)}, "not part of this architecture"),
-        "nan.pth": (good | {"cls_token": good["cls_token"] * math.nan}, "NaN"),
-        "misshapen.pth": (good | {"cls_token": torch.ones(1, 4, 21)}, "shape"),
-        "heads.pth": (good | {"early_layers.0.bypass.weight": torch.ones(21, 7)}, "divisible"),
-    }  # fmt: skip
-    for name, (content, message) in cases.items():
-        torch.save(content, tmp_path / name)
-        with pytest.raises(CheckpointError, match=message):
-            convert_published(tmp_path / name, tmp_path / "model")
-    (tmp_path / "cut.pth").write_bytes(cut.read_bytes()[:-500])
-    (tmp_path / "text.pth").write_text("not a checkpoint")
-    for name in ("cut.pth", "text.pth", "absent.pth"):
-        with pytest.raises(CheckpointError):
-            convert_published(tmp_path / name, tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-    assert not list(tmp_path.glob(".*"))
-    assert "was run" not in capsys.readouterr().out
-
-
-def test_conversion_does_not_overwrite(tmp_path):
-    torch.save(small_state(), tmp_path / "p.pth")
-    (tmp_path / "model").mkdir()
-    convert_published(tmp_path / "p.pth", tmp_path / "model")
-    with pytest.raises(InputError, match="not an empty folder"):
-        convert_published(tmp_path / "p.pth", tmp_path / "model")
-    with pytest.raises(InputError, match="does not exist"):
-        convert_published(tmp_path / "p.pth", tmp_path / "absent" / "model")
-
-
-def test_published_fixture_is_reproduced(shared_data, tmp_path):
-    folder = shared_data.parent / "fixtures" / "braincorl_published"
-    if not folder.is_dir():
-        pytest.skip(f"the published network's reference outputs are not at {folder}")
-    recipe = json.loads((folder / "clip.json").read_text())
-    expected = np.load(folder / "clip.npz")
-    torch.save(fill(recipe["tensors"], recipe["seed"]), tmp_path / "clip.pth")
-    assert main(["convert", str(tmp_path / "clip.pth"), "--out", str(tmp_path / "model")]) == 0
-    encoder = InContextEncoder.from_pretrained(tmp_path / "model")
-    assert encoder.standardize is False
-    for n in recipe["context_sizes"]:
-        encoder.fit(expected[f"context_{n}"], expected[f"response_{n}"].T)
-        emitted = np.column_stack([encoder.coef_, encoder.intercept_])
-        np.testing.assert_allclose(emitted, expected[f"weights_{n}"], rtol=0, atol=1e-4)
-        predicted = encoder.predict(expected[f"query_{n}"])
-        np.testing.assert_allclose(predicted.T, expected[f"prediction_{n}"], rtol=0, atol=1e-4)

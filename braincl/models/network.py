@@ -1,0 +1,176 @@
+"""What estimators and analyses ask of a pretrained network, whichever of the two architectures it has.
+
+A context is read once (`condition`); what comes of it is handed back for any batch of its voxels. Responses are those
+of voxels that vary in the context, as the network is to see them (standardised, unless it takes them as they are).
+
+Axes: n context image, t query image, E feature, V voxel of the context, v voxel of a batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from braincl.errors import ModelError
+from braincl.models.prior import Prior
+
+
+class Conditioned(Protocol):
+    """A context as a network has read it."""
+
+    def compact(self) -> Any:
+        """Without what can be found again, for copies."""
+
+
+class InContextNetwork(nn.Module, ABC):
+    """A network that turns a context into linear encoders of its voxels."""
+
+    architecture: ClassVar[str]  # as `config.json` names it
+    config_class: ClassVar[type]
+    config: Any
+
+    @property
+    def features(self) -> int:
+        """E, the width of the embeddings that the network takes; 0: any."""
+        return int(self.config.features)
+
+    def check_features(self, features: int) -> None:
+        """Refuse embeddings of another width.
+
+        Parameters
+        ----------
+        features : int
+            E, of the embeddings at hand.
+
+        Raises
+        ------
+        ModelError
+        """
+        if self.features and features != self.features:
+            raise ModelError(
+                f"the embeddings have {features} features, the model was trained on {self.features}; use the same "
+                "image encoder, or a model that takes any embedding (the default)"
+            )
+
+    @abstractmethod
+    def condition(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 1024) -> Any:
+        """Read a context.
+
+        Parameters
+        ----------
+        X : tensor (n, E)
+        Y : tensor (n, V)
+        voxel_batch : int
+            Voxels that are worked on at once; bounds memory.
+
+        Returns
+        -------
+        Conditioned
+            For the other methods.
+
+        Raises
+        ------
+        ModelError
+            X has another width than the network takes.
+        """
+
+    @abstractmethod
+    def emit(
+        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice
+    ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:
+        """Encoder weights and biases of a batch of voxels.
+
+        Parameters
+        ----------
+        conditioned : Conditioned
+        Y : tensor (n, v)
+            Of these voxels only.
+        voxels : slice
+            Their place among the voxels of the context.
+
+        Returns
+        -------
+        weights : tensor (v, E)
+        bias : tensor (v,)
+        """
+
+    @abstractmethod
+    def predictive_std(
+        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice, queries: Float[Tensor, "t e"]
+    ) -> Float[Tensor, "v t"]:
+        """Standard deviation of new responses, noise included.
+
+        Parameters
+        ----------
+        conditioned, Y, voxels
+            As in `emit`.
+        queries : tensor (t, E)
+
+        Returns
+        -------
+        tensor (v, t)
+        """
+
+    @abstractmethod
+    def context_shares(self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice) -> Float[Tensor, "v n"]:
+        """How much of a voxel's weights rests on each context image.
+
+        Parameters
+        ----------
+        conditioned, Y, voxels
+            As in `emit`.
+
+        Returns
+        -------
+        tensor (v, n)
+            Rows sum to one.
+        """
+
+    @abstractmethod
+    def gaussian_prior(self) -> Prior | None:
+        """The Gaussian population prior that the network holds.
+
+        Returns
+        -------
+        Prior or None
+            Of one component.
+        """
+
+    @abstractmethod
+    def starting_prior(self, features: int) -> Prior:
+        """The Gaussian over tuning, and the distribution of signal shares, that hold before any response is seen.
+
+        Parameters
+        ----------
+        features : int
+            E, of the embeddings at hand.
+
+        Returns
+        -------
+        Prior
+            Of one component; isotropic where the network knows none.
+
+        Raises
+        ------
+        ModelError
+            The network takes embeddings of another width.
+        """
+
+
+def batches(voxels: int, voxel_batch: int) -> Iterator[slice]:
+    """Slices that cover all voxels.
+
+    Parameters
+    ----------
+    voxels, voxel_batch : int
+
+    Returns
+    -------
+    iterator of slice
+    """
+    for start in range(0, voxels, voxel_batch):
+        yield slice(start, min(start + voxel_batch, voxels))
