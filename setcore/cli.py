@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from setcore.errors import InputError
@@ -197,25 +196,3 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
-
-
-def check_output(path: str | Path, *inputs: str) -> None:
-    """Refuse an output that cannot be written or would replace an input, before any work is done for it.
-
-    Parameters
-    ----------
-    path : path
-    *inputs : str
-        Files that must stay.
-
-    Raises
-    ------
-    InputError
-    """
-    path = Path(path)
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: name a file in a folder that exists and can be written")
-    for given in inputs:
-        if path.exists() and Path(given).exists() and path.samefile(given):
-            raise InputError(f"{path} would replace the input of that name; choose another name for the output")

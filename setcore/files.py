@@ -98,3 +98,25 @@ def locked_folder(folder: str | Path) -> Iterator[Path]:
         except OSError as error:
             raise InputError(f"{folder} is in use by another process; wait for it or choose another folder") from error
         yield folder
+
+
+def check_output(path: str | Path, *inputs: str | Path) -> None:
+    """Refuse an output that cannot be written or would replace an input, before any work is done for it.
+
+    Parameters
+    ----------
+    path : path
+    *inputs : path
+        Files that must stay.
+
+    Raises
+    ------
+    InputError
+    """
+    path = Path(path)
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: name a file in a folder that exists and can be written")
+    for given in inputs:
+        if path.exists() and Path(given).exists() and path.samefile(given):
+            raise InputError(f"{path} would replace the input of that name; choose another name for the output")

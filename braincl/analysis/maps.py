@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.data.nifti import grid_of, write_nifti
+from braincl.data.nifti import grid_of, to_nifti
 from braincl.errors import ResponseError
 from setcore.evaluation.metrics import explained_variance, pearson_r
 
@@ -104,7 +104,7 @@ def write_maps(
     names : sequence of str, optional
         Which variables; None: all that have the axis 'voxel' as their last.
     mask : path, optional
-        NIfTI mask whose header the maps take over; see `write_nifti`.
+        NIfTI mask whose header the maps take over; see `braincl.to_nifti`.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def write_maps(
     grid_of(maps)
     paths = {name: Path(folder) / f"{name}.nii.gz" for name in names}
     for name, path in paths.items():
-        write_nifti(maps[name].values, maps, path, mask=mask)
+        to_nifti(maps[name].values, maps, path, mask=mask)
     return paths
 
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setcore.cli import add_json_flag, check_output, number_list, print_result
+from setcore.cli import add_json_flag, number_list, print_result
 from setcore.errors import InputError
+from setcore.files import check_output
 
 NAME_HELP = "of a data set; `braincl data list` lists them"
 ZSCORES = ("session", "context", "none")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from braincl.data.scatter import scatter
 from braincl.errors import ResponseError
 from setcore.files import atomic_path
 
@@ -112,13 +114,64 @@ def open_nifti(path: str | Path) -> Any:
     ------
     ResponseError
     """
-    import nibabel
-
+    nibabel: Any = import_module("nibabel")
     with _damage_named(path):
         return nibabel.load(path, keep_file_open=True)  # else gzip begins anew for each part that is read
 
 
-def to_nifti(values: Any, dataset: xr.Dataset, path: str | Path) -> None:
+def to_volume(values: Any, dataset: xr.Dataset) -> NDArray[np.float32]:
+    """Values of voxels in their places in the grid; 0 outside the voxels.
+
+    Parameters
+    ----------
+    values : array of shape (voxel,) or (image, voxel)
+    dataset : Dataset
+        With coordinates `i`, `j`, `k` and attributes `affine` and `grid_shape`.
+
+    Returns
+    -------
+    array of shape grid_shape or (*grid_shape, image)
+
+    Raises
+    ------
+    ResponseError
+        The geometry is missing, or values and voxels do not fit.
+    """
+    indices, _, shape = grid_of(dataset)
+    values = np.asarray(values, dtype=np.float32)
+    if values.ndim not in (1, 2) or values.shape[-1] != len(indices):
+        raise ResponseError(f"values of shape {values.shape} do not fit {len(indices)} voxels")
+    return scatter(values.T, tuple(indices.T), shape + values.shape[:-1])
+
+
+def to_image(values: Any, dataset: xr.Dataset) -> Any:
+    """Values of voxels as an image of nibabel in memory.
+
+    Parameters
+    ----------
+    values : array of shape (voxel,) or (image, voxel)
+        A 3-D image, or a 4-D image with the images last.
+    dataset : Dataset
+        As in `to_volume`; the attribute `space` names the coordinate system.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+
+    Raises
+    ------
+    ResponseError
+    """
+    nibabel: Any = import_module("nibabel")
+    _, affine, _ = grid_of(dataset)
+    image = nibabel.Nifti1Image(to_volume(values, dataset), affine)
+    code = SPACES.get(str(dataset.attrs.get("space", "")), SPACES["aligned"])
+    image.header.set_sform(affine, code)
+    image.header.set_qform(affine, code)
+    return image
+
+
+def to_nifti(values: Any, dataset: xr.Dataset, path: str | Path, *, mask: str | Path | None = None) -> None:
     """Write values of voxels as a NIfTI image, atomically; 0 outside the voxels.
 
     Parameters
@@ -128,26 +181,35 @@ def to_nifti(values: Any, dataset: xr.Dataset, path: str | Path) -> None:
     dataset : Dataset
         With coordinates `i`, `j`, `k` and attributes `affine` and `grid_shape`.
     path : path that ends in .nii or .nii.gz
+    mask : path, optional
+        NIfTI mask whose header the image takes over, with its units, codes and description. None: affine and
+        coordinate system come from the attributes of `dataset`.
 
     Raises
     ------
     ResponseError
+        The geometry is missing, values and voxels do not fit, or the mask's shape or affine are not those of
+        `dataset`.
     """
-    import nibabel
-
-    indices, affine, shape = grid_of(dataset)
+    nibabel: Any = import_module("nibabel")
     check_nifti_name(path)
-    values = np.asarray(values, dtype=np.float32)
-    if values.ndim not in (1, 2) or values.shape[-1] != len(indices):
-        raise ResponseError(f"values of shape {values.shape} do not fit {len(indices)} voxels")
-    volume = np.zeros(shape + values.shape[:-1], dtype=np.float32)
-    volume[tuple(indices.T)] = values.T
-    image = nibabel.Nifti1Image(volume, affine)
-    code = SPACES.get(str(dataset.attrs.get("space", "")), SPACES["aligned"])
-    image.header.set_sform(affine, code)
-    image.header.set_qform(affine, code)
+    image = to_image(values, dataset) if mask is None else _in_header_of(mask, values, dataset)
     with atomic_path(path) as temporary:
         nibabel.save(image, temporary)
+
+
+def _in_header_of(mask: str | Path, values: Any, dataset: xr.Dataset) -> Any:
+    _, affine, shape = grid_of(dataset)
+    image = open_nifti(mask)
+    if image.shape[:3] != shape or not np.allclose(image.affine, affine, atol=1e-3):
+        raise ResponseError(
+            f"{mask}: shape {image.shape} or affine are not those of the voxels ({shape}); give the mask that the "
+            "responses were read with"
+        )
+    header = image.header.copy()
+    header.set_data_dtype(np.float32)
+    header["scl_slope"], header["scl_inter"], header["cal_min"], header["cal_max"] = np.nan, np.nan, 0, 0
+    return type(image)(to_volume(values, dataset), image.affine, header)
 
 
 def check_nifti_name(path: str | Path) -> None:
@@ -192,39 +254,3 @@ def _damage_named(path: str | Path) -> Iterator[None]:
             f"{path} is not a readable NIfTI image ({type(error).__name__}: {error}); it may be truncated, fetch it "
             "again"
         ) from error
-
-
-def write_nifti(values: Any, dataset: xr.Dataset, path: str | Path, *, mask: str | Path | None = None) -> None:
-    """Write values of voxels (V,) or (m, V) as a NIfTI image, with the header of the mask where one is given.
-
-    Without `mask` it is `braincl.to_nifti`: affine and coordinate system come from the attributes of `dataset`. The
-    header of a mask brings its units, codes and description along.
-
-    Raises
-    ------
-    ResponseError
-        The mask's shape or affine is not that of `dataset`, or values and voxels do not fit.
-    """
-    if mask is None:
-        to_nifti(values, dataset, path)
-        return
-    import nibabel
-
-    indices, affine, shape = grid_of(dataset)
-    check_nifti_name(path)
-    image = open_nifti(mask)
-    if image.shape[:3] != shape or not np.allclose(image.affine, affine, atol=1e-3):
-        raise ResponseError(
-            f"{mask}: shape {image.shape} or affine are not those of the voxels ({shape}); give the mask that the "
-            "responses were read with"
-        )
-    values = np.asarray(values, dtype=np.float32)
-    if values.ndim not in (1, 2) or values.shape[-1] != len(indices):
-        raise ResponseError(f"values of shape {values.shape} do not fit {len(indices)} voxels")
-    volume = np.zeros(shape + values.shape[:-1], dtype=np.float32)
-    volume[tuple(indices.T)] = values.T
-    header = image.header.copy()
-    header.set_data_dtype(np.float32)
-    header["scl_slope"], header["scl_inter"], header["cal_min"], header["cal_max"] = np.nan, np.nan, 0, 0
-    with atomic_path(path) as temporary:
-        nibabel.save(type(image)(volume, image.affine, header), temporary)

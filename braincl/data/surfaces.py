@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from braincl.data.scatter import scatter
 from braincl.errors import ResponseError
 from setcore.files import atomic_path
 
@@ -46,8 +48,7 @@ def write_surface(
     ResponseError
         The suffix, hemisphere or shapes cannot be used.
     """
-    import nibabel
-
+    nibabel: Any = import_module("nibabel")
     path = Path(path)
     if path.suffix not in SURFACE_SUFFIXES:
         raise ResponseError(f"{path}: name the surface file .func.gii, .shape.gii, .mgh or .mgz")
@@ -79,14 +80,23 @@ def write_surface(
 
 
 def read_surface(path: str | Path) -> NDArray[np.float32]:
-    """Values of a GIFTI or MGH file: (vertex,) of one map, (map, vertex) of several.
+    """Values of a GIFTI or MGH file.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    array of shape (vertex,) or (map, vertex)
+        One axis where there is one map.
 
     Raises
     ------
     ResponseError
+        The file is damaged.
     """
-    import nibabel
-
+    nibabel: Any = import_module("nibabel")
     path = Path(path)
     try:
         content = path.read_bytes()  # nibabel would leave the file open
@@ -112,6 +122,4 @@ def _spread(rows: NDArray[np.float32], vertices: NDArray[Any], n_vertices: int |
         raise ResponseError(f"vertices have shape {vertices.shape} for values of {rows.shape[1]}; give one index each")
     if vertices.min() < 0 or vertices.max() >= n_vertices or len(np.unique(vertices)) < len(vertices):
         raise ResponseError(f"vertices must be different and lie in 0..{n_vertices - 1}")
-    whole = np.full((len(rows), n_vertices), np.nan, dtype=np.float32)
-    whole[:, vertices] = rows
-    return whole
+    return scatter(rows, np.s_[:, vertices], (len(rows), n_vertices), fill=np.nan)

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from braincl.data.nifti import read_voxels
+from braincl.data.pictures import read_picture
 from braincl.errors import ResponseError
 
 
@@ -193,8 +194,6 @@ def file_ids(files: Iterable[Path]) -> dict[Path, str]:
     ImageError
         A picture is missing or cannot be opened.
     """
-    from braincl.embedding.embed import read_picture
-
     return {file: read_picture(file)[0] for file in dict.fromkeys(files)}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +209,7 @@ def _areas(shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], dict[str, ND
 
 def _save(volume: NDArray[Any], path: Path) -> None:
     """As NSD writes volumes: 1.8 mm, the origin in the middle."""
-    import nibabel
-
+    nibabel: Any = import_module("nibabel")
     affine = np.diag([VOXEL_SIZE] * 3 + [1.0])
     affine[:3, 3] = [-VOXEL_SIZE * (length - 1) / 2 for length in volume.shape[:3]]
     nibabel.save(nibabel.Nifti1Image(volume, affine), path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import os
 import struct
@@ -19,15 +18,15 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from braincl.data.pictures import list_pictures, read_picture
 from braincl.data.responses import save_netcdf
 from braincl.embedding.backbones import Backbone, ImageEncoder, find_backbone, load_encoder
 from braincl.errors import ImageError, ModelError
 from setcore.errors import InputError
+from setcore.files import check_output
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # looked for in folders
 READERS = 4  # threads that decode pictures
 _RECORD = struct.Struct("<III")  # of a finished batch: rows, features, CRC-32 of what follows
 
@@ -85,7 +84,7 @@ def embed_images(
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it must be 1 or more")
     if out is not None:
-        _check_out(Path(out))
+        check_output(out)
     files = list_pictures(paths)
     place = _device(device)
     encoder = load_encoder(find_backbone(backbone) if isinstance(backbone, str) else backbone, weights)
@@ -132,58 +131,6 @@ def embed_images(
         return result
 
 
-def list_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """The picture files that `paths` name, folders searched in depth and in the order of names; each file once.
-
-    Raises
-    ------
-    ImageError
-        A path does not exist, or a folder holds no pictures.
-    """
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            inside = [file for file in inside if not file.name.startswith(".")]
-            if not inside:
-                raise ImageError(f"folder {path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
-        elif path.is_file():
-            inside = [path]
-        else:
-            raise ImageError(f"{path} does not exist; name picture files or folders of them")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    if not found:
-        raise ImageError("there are no pictures to embed; name picture files or folders of them")
-    return list(found.values())
-
-
-def read_picture(path: str | Path) -> tuple[str, Image.Image]:
-    """Id and RGB pixels of a picture file: upright, first frame, composited on white where it is transparent.
-
-    Raises
-    ------
-    ImageError
-        The file cannot be read or decoded to its end.
-    """
-    try:
-        content = Path(path).read_bytes()
-        with Image.open(io.BytesIO(content)) as stored:
-            stored.load()  # a truncated file opens, and fails here
-            image = ImageOps.exif_transpose(stored)
-        if image.mode.startswith("I;16"):  # Pillow would clip at 255
-            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-        if image.mode in ("I", "F"):
-            raise ValueError(f"pixels of mode {image.mode} have no known range")
-        image = image.convert("RGBA")
-    except Exception as error:  # what Pillow raises on damaged files is not documented
-        what = getattr(error, "strerror", None) or str(error).replace(repr(path), "").strip() or type(error).__name__
-        raise ImageError(f"{path} cannot be read as a picture ({what}); mend it, or leave it out") from error
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image)
-    return hashlib.sha1(content).hexdigest()[:16], white.convert("RGB")
-
-
 def _embed_batch(
     encoder: ImageEncoder,
     device: torch.device,
@@ -220,11 +167,6 @@ def _device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise ModelError(f"device {name!r} is not there ({str(error).splitlines()[0]}); use cpu") from error
     return device
-
-
-def _check_out(out: Path) -> None:
-    if out.is_dir() or not out.absolute().parent.is_dir() or not os.access(out.absolute().parent, os.W_OK):
-        raise InputError(f"{out}: name a file in a folder that exists and can be written")
 
 
 @contextlib.contextmanager

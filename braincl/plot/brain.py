@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.data.nifti import grid_of
+from braincl.data.nifti import to_image
 from braincl.errors import ResponseError
 from braincl.plot.axes import new_axes
 from setcore.errors import InputError
@@ -68,7 +68,7 @@ def draw_slices(
     # Empty voxels are 0 to nilearn, which hides what is at or below the threshold.
     options = {"cut_coords": None if direction == "ortho" else cuts, "display_mode": direction, "threshold": 1e-12,
                "black_bg": False, "annotate": True, "draw_cross": False} | options  # fmt: skip
-    display = plotting.plot_stat_map(to_image(values, dataset), bg_img=background, axes=axes, **options)
+    display = plotting.plot_stat_map(_to_map(values, dataset), bg_img=background, axes=axes, **options)
     if background is None and direction in ("x", "y", "z"):
         outline = _silhouette(dataset, "xyz".index(direction))
         display.add_contours(outline, levels=[0.5], colors="#999999", linewidths=0.6)
@@ -85,7 +85,7 @@ def draw_glass_brain(values: Any, dataset: xr.Dataset, axes: Any = None, *, labe
     axes = new_axes(axes, (9, 3.2))
     options = {"display_mode": "lyrz", "threshold": 1e-12, "colorbar": True, "plot_abs": False,
                "black_bg": False} | options  # fmt: skip
-    plotting.plot_glass_brain(to_image(values, dataset), axes=axes, **options)
+    plotting.plot_glass_brain(_to_map(values, dataset), axes=axes, **options)
     axes.set_title(_in_space(label, dataset), fontsize="medium")
     return axes
 
@@ -178,22 +178,9 @@ def _sample(image: Any, inside: Any, mesh: Any, hemisphere: str, radius: float) 
         )  # fmt: skip
 
 
-def to_image(values: Any, dataset: xr.Dataset) -> Any:
-    """A map as an image of nibabel in memory; 0 where there is no voxel or no value.
-
-    Raises
-    ------
-    ResponseError
-    """
-    import nibabel
-
-    indices, affine, shape = grid_of(dataset)
-    values = np.asarray(values, dtype=np.float32)
-    if values.shape != (len(indices),):
-        raise ResponseError(f"values of shape {values.shape} do not fit {len(indices)} voxels")
-    volume = np.zeros(shape, dtype=np.float32)
-    volume[tuple(indices.T)] = np.nan_to_num(values)
-    return nibabel.Nifti1Image(volume, affine)
+def _to_map(values: Any, dataset: xr.Dataset) -> Any:
+    """A map as an image; 0 where there is no value."""
+    return to_image(np.nan_to_num(np.asarray(values, dtype=np.float32)), dataset)
 
 
 def _silhouette(dataset: xr.Dataset, direction: int) -> Any:

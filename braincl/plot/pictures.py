@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from braincl.data.pictures import read_picture
 from braincl.errors import ResponseError
 from braincl.plot.axes import COLOURS, new_axes
 
@@ -107,18 +110,12 @@ def _show(axes: Any, picture: Any, title: str) -> None:
     if pixels is not None:
         axes.imshow(pixels)
         return
-    import textwrap
-
     axes.set_box_aspect(1)
     lines = "\n".join(textwrap.wrap(str(picture), TEXT_WIDTH)[:4])
     axes.text(0.5, 0.5, lines, ha="center", va="center", fontsize="x-small", transform=axes.transAxes)
 
 
 def _pixels(picture: Any) -> NDArray[Any] | None:
-    from pathlib import Path
-
     if isinstance(picture, Path) or (isinstance(picture, str) and Path(picture).is_file()):
-        from braincl.embedding.embed import read_picture
-
         return np.asarray(read_picture(picture)[1])
     return None if isinstance(picture, str) else np.asarray(picture)

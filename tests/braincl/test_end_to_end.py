@@ -17,7 +17,7 @@ from PIL import Image
 from synthetic import make_responses, with_grid
 
 import braincl
-from braincl.embedding.embed import list_pictures, read_picture
+from braincl.data.pictures import list_pictures, read_picture
 from setcore.checkpoint import save_tensors
 
 SCRIPT = Path(__file__).with_name("end_to_end.sh")

@@ -1,3 +1,5 @@
+"""Embedding pictures: features against those of the libraries, runs that are killed, weights that do not fit."""
+
 import hashlib
 import json
 import subprocess
@@ -16,7 +18,6 @@ import braincl
 from braincl.cli.main import main
 from braincl.embedding import backbones, embed
 from braincl.embedding.backbones import BACKBONES, Backbone, build, load_encoder
-from braincl.embedding.embed import list_pictures, read_picture
 from setcore.checkpoint import save_tensors
 from setcore.errors import CheckpointError, InputError
 
@@ -229,36 +230,6 @@ def test_a_damaged_batch_is_made_again_and_a_foreign_file_is_left_alone(weights,
     assert partial.read_bytes() == b"my notes"
 
 
-def test_transparency_is_on_white_and_depth_and_orientation_are_kept(tmp_path):
-    pixels = np.zeros((5, 8, 4), np.uint8)
-    pixels[:, :3] = (200, 10, 30, 255)
-    Image.fromarray(pixels).save(tmp_path / "rgba.png")
-    found = np.asarray(read_picture(tmp_path / "rgba.png")[1])
-    assert (found[:, :3] == (200, 10, 30)).all()
-    assert (found[:, 3:] == 255).all()
-
-    grey = np.linspace(0, 65535, 40).astype(np.uint16).reshape(5, 8)
-    Image.fromarray(grey).save(tmp_path / "deep.png")
-    found = np.asarray(read_picture(tmp_path / "deep.png")[1])
-    np.testing.assert_array_equal(found, np.repeat((grey / 257).round().astype(np.uint8)[..., None], 3, axis=2))
-
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned
-    Image.new("RGB", (9, 4), "red").save(tmp_path / "turned.jpg", exif=exif)
-    assert read_picture(tmp_path / "turned.jpg")[1].size == (4, 9)
-    palette = Image.new("P", (6, 3))
-    palette.save(tmp_path / "palette.gif", transparency=0)
-    assert (np.asarray(read_picture(tmp_path / "palette.gif")[1]) == 255).all()
-
-
-def test_pictures_are_listed_once_and_in_order(pictures):
-    (pictures / "notes.txt").write_text("no picture")
-    (pictures / "deeper").mkdir()
-    (pictures / "0.png").rename(pictures / "deeper" / "0.PNG")
-    found = list_pictures([pictures / "5.png", pictures])
-    assert [path.name for path in found] == ["5.png", "1.png", "2.png", "3.png", "4.png", "6.png", "0.PNG"]
-
-
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", "truncated"])
 def test_a_picture_that_cannot_be_read_is_named_before_anything_is_written(content, weights, pictures, tmp_path):
     whole = (pictures / "3.png").read_bytes()
@@ -266,13 +237,6 @@ def test_a_picture_that_cannot_be_read_is_named_before_anything_is_written(conte
     with pytest.raises(braincl.ImageError, match=r"4\.png cannot be read as a picture"):
         braincl.embed_images([pictures], CLIP, weights, device="cpu", out=tmp_path / "f.nc")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
-
-
-def test_paths_without_pictures(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for paths in ([], [tmp_path / "empty"], [tmp_path / "absent.png"]):
-        with pytest.raises(braincl.ImageError, match=r"no pictures|does not exist"):
-            list_pictures(paths)
 
 
 def test_unknown_backbones_list_near_matches(pictures):

@@ -10,9 +10,10 @@ from PIL import Image
 
 import braincl
 from braincl import plot
+from braincl.data.nifti import to_image
 from braincl.demo import SUBJECT
 from braincl.estimators.in_context import InContextEncoder
-from braincl.plot.brain import FSAVERAGE5_VERTICES, to_image
+from braincl.plot.brain import FSAVERAGE5_VERTICES
 from braincl.plot.tuning import principal_components
 from setcore.errors import InputError
 from setcore.evaluation.metrics import interval_coverage, pearson_r
