@@ -13,7 +13,7 @@ export SHARED_DATA := $(abspath $(or $(SHARED_DATA),../shared/data))
 
 help:
 	@echo "make demo       predict a new subject and compress a mesh, on embedded data; outputs in demo_output/"
-	@echo "make test       the tests, but for the slow ones"
+	@echo "make test       the tests, but for the slow ones; ARGS='--precision float32' or bfloat16: vat3d in that precision"
 	@echo "make slow       the slow tests (about 20 minutes)"
 	@echo "make lint       ruff, strict types, import layers, docstrings"
 	@echo "make bench      speed and quality beside peers; figures in benchmarks/"
@@ -35,7 +35,7 @@ demo: $(INSTALLED)
 
 # One thread for each of the two workers, in child processes as well.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow || test $$? -eq 5  # 5: no test is marked slow

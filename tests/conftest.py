@@ -18,6 +18,18 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--precision", choices=("float32", "bfloat16"), help="what vat3d takes `auto` for")
+
+
+@pytest.fixture(autouse=True)
+def _precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``--precision`` the tests run in it, whatever the processor has; all but those of the choice itself."""
+    forced = request.config.getoption("--precision")
+    if forced and request.path.name != "test_precision.py":
+        monkeypatch.setattr("vat3d.network.precision.auto_precision", lambda: forced)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the development data; its path is relative to the project root unless absolute."""

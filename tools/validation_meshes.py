@@ -3,7 +3,7 @@
     python tools/validation_meshes.py --out FOLDER [--cache ~/.cache/vat3d] [--all]
 
 One mesh of each object in the validation split (variants of one object look alike), closed and in one piece unless
-`--all`, as it lies in its package; the splits go by object names, see `vat3d.data.corpus`. Names are those of the
+`--all`, as it lies in its package; the splits go by object names, see `vat3d corpus`. Names are those of the
 packages, so that their licences can be looked up in `data_manifests/`.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/vat3d/generation.py DATASET... --run RUN [--count 96] --out REPORT_DIR
 
-RUN is the folder of `python -m vat3d.generation.train DATASET... --out RUN`. Prints nats a token on validation
+RUN is the folder of `vat3d train-generator DATASET... --out RUN`. Prints nats a token on validation
 shapes beside the unigram and the uniform coder; coverage (share of validation shapes that are the nearest one of some
 sample) and minimum matching distance (mean over validation shapes of the chamfer distance to the nearest sample;
 Achlioptas et al., arXiv 1707.02392) of samples, beside as many training shapes drawn at random, with the spread over

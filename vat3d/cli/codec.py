@@ -1,29 +1,36 @@
-"""Commands that encode, decode, compare and generate meshes."""
+"""Commands that encode, decode and compare meshes."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from setcore.cli import add_json_flag, print_result
+from setcore.cli import add_json_flag, number_list, print_result
 from setcore.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from vat3d.cli.common import (
     EFFORTS,
     FILLS,
     SUFFIX,
     add_model_option,
+    add_precision_option,
     load_tokenizer,
     load_tokenizer_for,
     open_stream,
     read_token_file,
 )
 
+BUDGETS = (256, 512, 1024, 2048, 4096)
+
 
 def add_encode(commands: Any) -> None:
+    """Add `encode`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
     command = commands.add_parser("encode", help="meshes to token files")
     command.add_argument("inputs", nargs="+", metavar="IN", help="mesh files, or folders of them")
     command.add_argument("out", metavar="OUT", help=f"a {SUFFIX} file, or a folder for several")
@@ -35,7 +42,8 @@ def add_encode(commands: Any) -> None:
     command.add_argument("--min-f-score", type=float, metavar="F", help="the fewest scales whose F-score reaches F")
     command.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop refining; not reproducible")
     add_model_option(command)
-    command.add_argument("--seed", type=int, default=0)
+    add_precision_option(command)
+    command.add_argument("--seed", type=int, default=0, help="same mesh, seed and machine: same bytes")
     add_json_flag(command)
     command.set_defaults(handler=_encode)
 
@@ -58,7 +66,7 @@ def _encode(args: argparse.Namespace) -> None:
         raise InputError("two meshes have the same name and would overwrite each other; encode them into two folders")
     if not several and not out.is_dir() and out.suffix != SUFFIX:
         raise InputError(f"{out} does not end in {SUFFIX}; name a token file or an existing folder")
-    tokenizer = load_tokenizer(args.model)
+    tokenizer = load_tokenizer(args.model, args.precision)
     if several:
         out.mkdir(parents=True, exist_ok=True)
     results, failures = [], []
@@ -98,6 +106,13 @@ def _encoded_line(result: dict[str, Any]) -> str:
 
 
 def add_decode(commands: Any) -> None:
+    """Add `decode`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
     command = commands.add_parser("decode", help="token files to meshes")
     command.add_argument("input", metavar=f"IN{SUFFIX}")
     command.add_argument("out", metavar="OUT", help="an .obj, .ply, .stl or .glb file")
@@ -125,6 +140,13 @@ def _decode(args: argparse.Namespace) -> None:
 
 
 def add_info(commands: Any) -> None:
+    """Add `info`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
     command = commands.add_parser("info", help="what a token file holds, or what a model is")
     command.add_argument("input", nargs="?", metavar=f"IN{SUFFIX}", help="without it the model is described")
     add_model_option(command)
@@ -154,6 +176,13 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def add_eval(commands: Any) -> None:
+    """Add `eval`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
     command = commands.add_parser("eval", help="how close a mesh comes to a reference")
     command.add_argument("reference", metavar="REF")
     command.add_argument("other", metavar="OTHER")
@@ -172,9 +201,16 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def add_bench(commands: Any) -> None:
+    """Add `bench`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
     command = commands.add_parser("bench", help="ours and decimation + Draco at the same bytes")
     command.add_argument("folder", metavar="FOLDER", help="a folder of meshes")
-    command.add_argument("--budgets", type=_budgets, default="256,512,1024,2048,4096", help="bytes, comma-separated")
+    command.add_argument("--budgets", type=_budgets, default=BUDGETS, help="bytes, comma-separated")
     command.add_argument("--effort", choices=EFFORTS, default="best")
     command.add_argument("--json", metavar="OUT.json", required=True, help="results; a plot is written beside it")
     add_model_option(command)
@@ -182,9 +218,9 @@ def add_bench(commands: Any) -> None:
 
 
 def _budgets(text: str) -> tuple[int, ...]:
-    values = tuple(sorted({int(part) for part in text.split(",")}))
+    values = tuple(sorted(set(number_list(text))))
     if values[0] <= 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError("budgets are numbers of bytes, from 1 on")
     return values
 
 
@@ -193,44 +229,3 @@ def _bench(args: argparse.Namespace) -> None:
 
     results = bench(args.folder, load_tokenizer(args.model), args.json, args.budgets, args.effort)
     print(table(results))
-
-
-def add_generate(commands: Any) -> None:
-    command = commands.add_parser("generate", help="a new shape")
-    command.add_argument("out", metavar="OUT", help=f"an .obj, .ply, .stl or .glb file, or a {SUFFIX} token file")
-    condition = command.add_mutually_exclusive_group()
-    condition.add_argument("--category", metavar="NAME", help="what it shall be; an unknown name lists the known ones")
-    condition.add_argument("--image", metavar="FILE", help="needs a generator that was trained with pictures")
-    condition.add_argument("--text", metavar="TEXT", help="needs a generator that was trained with texts")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument(
-        "--temperature", type=float, default=1.0, help="lower: more usual shapes (default %(default)s)"
-    )
-    command.add_argument("--resolution", type=int, default=128, metavar="R", help="cells along a side, up to 512")
-    command.add_argument("--generator", metavar="FOLDER", help="a generator's folder (default: the embedded one)")
-    add_model_option(command)
-    add_json_flag(command)
-    command.set_defaults(handler=_generate)
-
-
-def _generate(args: argparse.Namespace) -> None:
-    from setcore.files import write_bytes
-    from vat3d.generation.generator import MeshGenerator
-    from vat3d.mesh_io.save import save_mesh
-
-    generator = MeshGenerator.from_pretrained(args.generator, args.model)
-    if args.image is not None or args.text is not None:
-        names = ", ".join(generator.categories)
-        raise InputError(f"this generator was trained without pictures and texts; use --category with one of {names}")
-    stream = generator.sample(1, args.category, args.seed, temperature=args.temperature)[0]
-    data = stream.to_bytes()
-    result: dict[str, Any] = {"out": args.out, "category": args.category, "seed": args.seed, "bytes": len(data)}
-    text = f"{args.out}: {len(data)} bytes of tokens"
-    if Path(args.out).suffix.lower() == SUFFIX:
-        write_bytes(args.out, data)
-    else:
-        mesh = generator.tokenizer.decode(stream, args.resolution)
-        result["notes"] = save_mesh(args.out, mesh.vertices, mesh.faces)
-        result |= {"vertices": len(mesh.vertices), "faces": len(mesh.faces), "watertight": bool(mesh.is_watertight)}
-        text = f"{text}, {len(mesh.faces)} faces, watertight"
-    print_result(result, args.json, text)

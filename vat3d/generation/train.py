@@ -1,15 +1,11 @@
 """Training the generator of `vat3d.generation.generator`: the tokens of training shapes, then the transformer on them.
 
-``python -m vat3d.generation.train DATASET... --out MODEL_DIR [--minutes M | --steps N] [--resume]`` encodes the
-shapes of the data sets (of `vat3d prepare` or `vat3d.data.corpus`) at their own pose, mirrored and stretched a little,
-keeps their ids in the folder, and trains. A killed run goes on with ``--resume``.
+``vat3d train-generator`` encodes the shapes of data sets at their own pose, mirrored and stretched a little, keeps
+their ids in the folder, and trains. A killed run goes on with ``--resume``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +19,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from setcore.checkpoint import load_tensors, save_model, save_tensors
-from setcore.cli import Parser, add_json_flag, add_training_flags, print_result, run
 from setcore.errors import InputError
 from setcore.files import read_json, write_json
 from setcore.seeding import derive_seed, numpy_generator, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder, warmup_cosine
-from vat3d.data.dataset import Dataset
 from vat3d.generation.generator import GeneratorConfig, ScaleTransformer, box_class, running_inputs
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.precision import autocast, check_precision
@@ -259,27 +253,3 @@ def _train(
     line = {"step": loop.step, "seconds": round(loop.seconds, 1), **report()}
     save_model(folder, config, averaged, half=True, facts=line)
     return line
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = Parser(prog="vat3d.generation.train", description=__doc__)
-    parser.add_argument("datasets", nargs="+", metavar="DATASET")
-    parser.add_argument("--out", required=True, metavar="MODEL_DIR")
-    add_training_flags(parser)
-    parser.add_argument("--model", metavar="MODEL", help="the tokenizer (default: the embedded one)")
-    add_json_flag(parser)
-    parser.set_defaults(handler=_handle)
-    return run(parser, argv)
-
-
-def _handle(args: argparse.Namespace) -> None:
-    result = train(
-        [Dataset(folder) for folder in args.datasets], args.out, MeshTokenizer.from_pretrained(args.model),
-        Budget(steps=args.steps, minutes=args.minutes), seed=args.seed, resume=args.resume,
-    )  # fmt: skip
-    print_result({"out": args.out, **result}, args.json, f"{args.out}: {json.dumps(result)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vat3d.network.config import CodecConfig
+from vat3d.network.precision import check_precision
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class TrainConfig:
     save_every: int = 500
     table_shapes: int = 1024
     precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
 
 PRESETS: dict[str, tuple[CodecConfig, TrainConfig]] = {

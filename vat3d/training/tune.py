@@ -1,20 +1,14 @@
 """Tuning a trained tokenizer to refined tokens, which is what the efforts `normal` and `best` decode.
 
-``python -m vat3d.training.tune MODEL DATASET... --out MODEL_DIR [--minutes M | --steps N] [--resume]`` goes on from a
-model folder. An encoder's latents are blurred, and a decoder trained on them alone learns to expect that. Here a pool
-of training shapes is refined all the time, as `vat3d.codec.refine_tokens` does it, and the same gradients tune the decoder (an
-auto-decoder, Park et al., DeepSDF, arXiv 1901.05103, that forgets each shape after some visits). Some shapes have
-tokens, at first free vectors, then what the quantiser makes of them; the others have the encoder's first tokens and a
-sparse residual, whose bits have a price. Every few steps a batch of ordinary training keeps the encoder in step. The
-quantiser, and with it the meaning of a token, stays as it is. Axes: b batch, k token, c latent channel; p plane, r row,
-s column of the latent grid.
+``vat3d tune`` goes on from a model folder. An encoder's latents are blurred, and a decoder trained on them alone learns
+to expect that. Here a pool of training shapes is refined all the time (`vat3d.training.refined_pool`), as
+`vat3d.codec.refine_tokens` and `vat3d.codec.refine_residual` do it, and the same gradients tune the decoder (an
+auto-decoder, Park et al., DeepSDF, arXiv 1901.05103, that forgets each shape after some visits). Every few steps a
+batch of ordinary training keeps the encoder in step. The quantiser, and with it the meaning of a token, stays as it is.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from setcore.cli import Parser, add_json_flag, add_training_flags, print_result, run
 from setcore.seeding import numpy_generator, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder
-from vat3d.data.dataset import Dataset
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.pretrained import load_pretrained
 from vat3d.training.augment import make_batch
@@ -128,27 +120,3 @@ def _tune(
     tuned = averaged_network(codec, average).requires_grad_(False)
     export(folder, tuned, pool.datasets, facts, seed=pool.seed, count=training.table_shapes)
     return {"seconds": round(loop.seconds, 1), **loop.line}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = Parser(prog="vat3d.training.tune", description=__doc__)
-    parser.add_argument("model", metavar="MODEL", help="a model folder or an embedded model")
-    parser.add_argument("datasets", nargs="+", metavar="DATASET")
-    parser.add_argument("--out", required=True, metavar="MODEL_DIR")
-    add_training_flags(parser)
-    add_json_flag(parser)
-    parser.set_defaults(handler=_handle)
-    return run(parser, argv)
-
-
-def _handle(args: argparse.Namespace) -> None:
-    result = tune(
-        args.model, [Dataset(folder) for folder in args.datasets], args.out, TuningConfig(),
-        Budget(steps=args.steps, minutes=args.minutes), seed=args.seed, resume=args.resume,
-    )  # fmt: skip
-    print_result({"out": args.out, **result}, args.json, f"{args.out}: {json.dumps(result)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

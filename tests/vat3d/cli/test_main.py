@@ -54,7 +54,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_every_command_has_help() -> None:
     parser = build_parser()
-    for command in ("encode", "decode", "info", "eval", "bench", "prepare", "train", "generate"):
+    for command in (
+        "encode", "decode", "info", "eval", "bench", "generate", "prepare", "corpus", "train", "tune",
+        "train-generator",
+    ):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
             parser.parse_args([command, "--help"])
         assert stop.value.code == 0

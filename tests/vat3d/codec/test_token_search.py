@@ -21,6 +21,13 @@ from vat3d.pretrained import load_pretrained
 COUNT = 150
 
 
+@pytest.fixture(autouse=True, params=["float32", "bfloat16"])
+def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything here holds in both, on every processor: the network is small enough for bfloat16 to be emulated."""
+    monkeypatch.setattr("vat3d.network.precision.auto_precision", lambda: request.param)
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def model() -> tuple[CodecNetwork, Tables]:
     network, token_model, _ = load_pretrained(DATA / "tiny")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import hashlib
 import io
 import zipfile
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vat3d.cli.main import main
 from vat3d.data import corpus as pool
-from vat3d.data.corpus import PACKAGES, Package, download, main, object_name, procedural_items, unpack
+from vat3d.data.corpus import PACKAGES, Package, download, object_name, procedural_items, unpack
 from vat3d.errors import DatasetError
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "data_manifests"
@@ -96,15 +98,15 @@ def test_manifests_agree_with_the_table():
         assert manifest["file"] == {"name": package.file, "sha256": package.sha256}
         assert manifest["credit"]
         assert manifest["licence"]
-        assert manifest["reader"] == "vat3d.data.corpus"
+        assert manifest["reader"] == "vat3d corpus"
 
 
 def test_command_line(tmp_path, capsys):
-    assert main(["--out", str(tmp_path / "data"), "--procedural", "0", "--json"]) == 0
-    assert capsys.readouterr().out.startswith('{"meshes": 0')
+    assert main(["corpus", "--out", str(tmp_path / "data"), "--procedural", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["meshes"] == 0
     with pytest.raises(SystemExit) as stopped:
-        main([])
+        main(["corpus"])
     assert stopped.value.code == 2
-    assert main(["--out", str(tmp_path / "open"), "--open"]) == 2
+    assert main(["corpus", "--out", str(tmp_path / "open"), "--open"]) == 2
     assert "--procedural N" in capsys.readouterr().err
     assert not (tmp_path / "open").exists()

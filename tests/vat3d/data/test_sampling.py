@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from vat3d.data.sampling import CUBE, check_signs, sample_solid
+from vat3d.data.sampling import HALF_DOMAIN, check_signs, sample_solid
 from vat3d.errors import MeshError
 from vat3d.mesh.canonical import canonical_mesh, geometry_hash
 from vat3d.mesh.solid import Solid
@@ -30,8 +30,8 @@ def test_samples_of_a_sphere():
     np.testing.assert_allclose(surface[:, 3:], surface[:, :3], atol=0.06)
     for part in (near, volume):
         np.testing.assert_allclose(part[:, 3], np.linalg.norm(part[:, :3], axis=1) - 1, atol=2e-3)
-    assert np.abs(volume[:, :3]).max() <= CUBE
-    np.testing.assert_allclose((volume[:, 3] < 0).mean(), np.pi * 4 / 3 / (2 * CUBE) ** 3, atol=0.05)
+    assert np.abs(volume[:, :3]).max() <= HALF_DOMAIN
+    np.testing.assert_allclose((volume[:, 3] < 0).mean(), np.pi * 4 / 3 / (2 * HALF_DOMAIN) ** 3, atol=0.05)
     tight, wide = near[:750, 3], near[750:, 3]
     np.testing.assert_allclose([tight.std(), wide.std()], [0.01, 0.04], rtol=0.15)
 

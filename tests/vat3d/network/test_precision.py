@@ -1,7 +1,11 @@
 import pytest
 import torch
+from make_tiny_model import DATA
 
+from setcore.errors import InputError
+from vat3d import MeshTokenizer
 from vat3d.network import precision
+from vat3d.training.config import TrainConfig
 
 
 def test_products_are_in_bfloat16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -10,8 +14,17 @@ def test_products_are_in_bfloat16_only_where_the_cpu_has_it(monkeypatch: pytest.
         monkeypatch.setattr(precision, "has_bfloat16", lambda has=has: has)
         with precision.autocast():
             assert (left @ right).dtype == expected
-        with precision.autocast(False):
-            assert (left @ right).dtype == torch.float32
+        for given in ("float32", "bfloat16"):
+            with precision.autocast(given):
+                assert (left @ right).dtype == getattr(torch, given)
+
+
+@pytest.mark.parametrize("given", ["float16", "", "AUTO"])
+def test_an_unknown_precision_is_refused_by_name(given: str) -> None:
+    with pytest.raises(InputError, match=r"auto, float32, bfloat16"):
+        MeshTokenizer.from_pretrained(DATA / "tiny", precision=given)
+    with pytest.raises(InputError, match=r"auto, float32, bfloat16"):
+        TrainConfig(precision=given)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from toy_shapes import COMPONENTS, TRAIN, Killed, Toy
 from setcore.checkpoint import load_tensors
 from setcore.errors import CheckpointError, InputError
 from setcore.training import LOG_FILE, STATE_FILE, Budget
-from vat3d.bitstream.token_model import TOKENS_FILE
+from vat3d.bitstream.token_model import TABLES_FILE
 from vat3d.pretrained import load_pretrained
 from vat3d.training.train import learning_rate, losses, new_network, train
 
@@ -39,7 +39,7 @@ def test_killed_and_resumed_equals_uninterrupted(finished: Path, tmp_path: Path)
     assert (tmp_path / STATE_FILE).exists()
     assert not (tmp_path / "model.safetensors").exists()
     run(tmp_path, 12, resume=True)
-    for name in (STATE_FILE, "model.safetensors", TOKENS_FILE):
+    for name in (STATE_FILE, "model.safetensors", TABLES_FILE):
         one, other = load_tensors(finished / name), load_tensors(tmp_path / name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
@@ -62,7 +62,7 @@ def test_release_loads_and_knows_its_id(finished: Path) -> None:
 def test_altered_weights_are_noticed(finished: Path, tmp_path: Path) -> None:
     from setcore.checkpoint import save_tensors
 
-    for name in ("config.json", TOKENS_FILE):
+    for name in ("config.json", TABLES_FILE):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
     tensors = load_tensors(finished / "model.safetensors")
     tensors["field.out.bias"] = tensors["field.out.bias"] + 1

@@ -14,8 +14,8 @@ from setcore.checkpoint import load_tensors
 from setcore.errors import InputError
 from setcore.training import STATE_FILE, Budget
 from vat3d.bitstream.residual import residual_bits
-from vat3d.bitstream.token_model import TOKENS_FILE
-from vat3d.codec.refine_residual import Rate
+from vat3d.bitstream.token_model import TABLES_FILE
+from vat3d.codec.refine_residual import ResidualRate
 from vat3d.errors import CodecError
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.pretrained import load_pretrained
@@ -49,7 +49,7 @@ def test_killed_and_resumed_equals_uninterrupted(model: Path, tmp_path: Path) ->
     assert (tmp_path / "cut" / STATE_FILE).exists()
     assert not (tmp_path / "cut" / "model.safetensors").exists()
     run(model, tmp_path / "cut", resume=True)
-    for name in (STATE_FILE, "model.safetensors", TOKENS_FILE):
+    for name in (STATE_FILE, "model.safetensors", TABLES_FILE):
         one, other = load_tensors(tmp_path / "whole" / name), load_tensors(tmp_path / "cut" / name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
@@ -150,4 +150,4 @@ def test_a_residual_is_told_within_half_a_step_and_priced_by_its_class(settled: 
     assert (gradient == 1).all()
     if settled:
         for part, found in zip(numbers.detach(), bits, strict=True):
-            assert found == Rate(part.round().long().numpy(), part).bits(part)
+            assert found == ResidualRate(part.round().long().numpy(), part).bits(part)
