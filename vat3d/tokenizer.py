@@ -129,7 +129,12 @@ class MeshTokenizer:
         return encode_mesh(self.network, self.model, mesh, options)
 
     def info(self) -> dict[str, Any]:
-        """Id, parameters, scales, codebook, and how the codes are used on training shapes."""
+        """Id, parameters, scales, codebook, and how the codes are used on training shapes.
+
+        Returns
+        -------
+        dict
+        """
         parts = {name: sum(p.numel() for p in module.parameters()) for name, module in self.network.named_children()}
         config = self.network.config
         return {
@@ -169,6 +174,10 @@ class MeshTokenizer:
             Decode only so many scales.
         faces : int, optional
             Decimate to about so many faces.
+
+        Returns
+        -------
+        trimesh.Trimesh
 
         Raises
         ------

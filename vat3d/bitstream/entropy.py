@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vat3d.errors import CodecError
 
@@ -46,10 +47,10 @@ class Tables:
         The arrays contradict each other.
     """
 
-    frequencies: np.ndarray
-    row: np.ndarray
-    parent: np.ndarray
-    bucket: np.ndarray
+    frequencies: NDArray[np.int64]
+    row: NDArray[np.int64]
+    parent: NDArray[np.int64]
+    bucket: NDArray[np.int64]
 
     def __post_init__(self) -> None:
         for name in ("frequencies", "row", "parent", "bucket"):
@@ -74,7 +75,7 @@ class Tables:
     @property
     def codes(self) -> int:
         """Size of the codebook."""
-        return self.frequencies.shape[1]
+        return int(self.frequencies.shape[1])
 
     @property
     def tokens(self) -> int:
@@ -82,26 +83,35 @@ class Tables:
         return self.row.size
 
     @cached_property
-    def _starts(self) -> np.ndarray:
+    def _starts(self) -> NDArray[np.int64]:
         """First slot of every id, shape (n_tables, n_codes)."""
-        return np.cumsum(self.frequencies, axis=1) - self.frequencies
+        return np.asarray(np.cumsum(self.frequencies, axis=1) - self.frequencies)
 
     @cached_property
-    def code_bits(self) -> np.ndarray:
+    def code_bits(self) -> NDArray[np.float32]:
         """Information content of every id in every table, in bits, float32 of shape (n_tables, n_codes)."""
-        return (PRECISION - np.log2(self.frequencies)).astype(np.float32)
+        return np.asarray(PRECISION - np.log2(self.frequencies), np.float32)
 
     @cached_property
     def _decoding(self) -> list[tuple[list[int], list[int]]]:
         return list(zip(self._starts.tolist(), self.frequencies.tolist(), strict=True))
 
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """The table of each token of a prefix."""
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The table of each token of a prefix.
+
+        Parameters
+        ----------
+        ids : array of shape (count,)
+
+        Returns
+        -------
+        int array of shape (count,)
+        """
         parent = self.parent[: ids.size]
         known = ids[np.maximum(parent, 0)]
         return self.row[: ids.size] + np.where(parent >= 0, self.bucket[known], 0)
 
-    def _check(self, ids: np.ndarray) -> np.ndarray:
+    def _check(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         ids = np.asarray(ids, dtype=np.int64)
         if ids.ndim != 1 or ids.size > self.tokens:
             raise CodecError(f"{ids.size} token ids, but the model has {self.tokens} tokens")
@@ -117,8 +127,18 @@ class Tables:
             digits += 1
         return digits
 
-    def push(self, ids: np.ndarray, state: int) -> int:
-        """The state of the coder with the ids of a prefix, shape (count,), on top of `state`, which is above zero.
+    def push(self, ids: NDArray[np.int64], state: int) -> int:
+        """The state of the coder with the ids of a prefix on top of another state.
+
+        Parameters
+        ----------
+        ids : array of shape (count,)
+        state : int
+            Above zero.
+
+        Returns
+        -------
+        int
 
         Raises
         ------
@@ -137,8 +157,19 @@ class Tables:
             state = (quotient << PRECISION) + remainder + start
         return state
 
-    def pop(self, state: int, count: int) -> tuple[np.ndarray, int]:
-        """The `count` ids on top of a state, and the state below them.
+    def pop(self, state: int, count: int) -> tuple[NDArray[np.int64], int]:
+        """The ids on top of a state.
+
+        Parameters
+        ----------
+        state : int
+        count : int
+
+        Returns
+        -------
+        ids : int array of shape (count,)
+        state : int
+            What lies below them.
 
         Raises
         ------
@@ -161,8 +192,18 @@ class Tables:
             ids.append(symbol)
         return np.array(ids, dtype=np.int64), state
 
-    def encode(self, ids: np.ndarray, start: int = 1) -> bytes:
-        """Code the ids of a prefix, shape (count,), and below them a number `start` from 1 on.
+    def encode(self, ids: NDArray[np.int64], start: int = 1) -> bytes:
+        """Code the ids of a prefix.
+
+        Parameters
+        ----------
+        ids : array of shape (count,)
+        start : int
+            A number below them, from 1 on.
+
+        Returns
+        -------
+        bytes
 
         Raises
         ------
@@ -172,16 +213,47 @@ class Tables:
         return state_bytes(self.push(ids, start))
 
     def most_bits(self, count: int) -> int:
-        """A bound on the bits of a payload that holds `count` ids above a state of 1, before it is decoded."""
+        """A bound on the bits of a payload that holds ids above a state of 1, before it is decoded.
+
+        Parameters
+        ----------
+        count : int
+            How many ids.
+
+        Returns
+        -------
+        int
+        """
         return PRECISION * (min(count, self.tokens) + 2)
 
-    def bits(self, ids: np.ndarray) -> np.ndarray:
-        """Information content of each token in bits, shape (count,)."""
+    def bits(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Information content of each token.
+
+        Parameters
+        ----------
+        ids : array of shape (count,)
+
+        Returns
+        -------
+        float64 array of shape (count,)
+            In bits.
+        """
         ids = self._check(ids)
         return np.asarray(PRECISION - np.log2(self.frequencies[self.rows(ids), ids]))
 
-    def longest_prefix(self, ids: np.ndarray, max_bytes: int, start: int = 1) -> int:
+    def longest_prefix(self, ids: NDArray[np.int64], max_bytes: int, start: int = 1) -> int:
         """The largest count for which ``len(encode(ids[:count], start)) <= max_bytes``.
+
+        Parameters
+        ----------
+        ids : array of shape (n,)
+        max_bytes : int
+        start : int
+            A number below the ids.
+
+        Returns
+        -------
+        int
 
         Raises
         ------
@@ -200,12 +272,31 @@ class Tables:
 
 
 def state_bytes(state: int) -> bytes:
-    """A state of the coder as bytes, lowest first, the highest not zero."""
+    """A state of the coder as bytes, lowest first, the highest not zero.
+
+    Parameters
+    ----------
+    state : int
+
+    Returns
+    -------
+    bytes
+    """
     return state.to_bytes((state.bit_length() + 7) // 8, "little")
 
 
 def bytes_state(payload: bytes, most_bits: int) -> int:
     """The state in `payload`.
+
+    Parameters
+    ----------
+    payload : bytes
+    most_bits : int
+        A longer one is refused.
+
+    Returns
+    -------
+    int
 
     Raises
     ------
@@ -217,13 +308,22 @@ def bytes_state(payload: bytes, most_bits: int) -> int:
     return int.from_bytes(payload, "little")
 
 
-def integer_frequencies(weights: np.ndarray) -> np.ndarray:
+def integer_frequencies(weights: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.int64]:
     """Positive integers that sum to `TOTAL` in each row, in proportion to `weights` plus one slot for every id.
 
     Parameters
     ----------
     weights : array of shape (n_tables, n_codes)
         Counts or probabilities, not negative; a row of zeros becomes uniform.
+
+    Returns
+    -------
+    int array of shape (n_tables, n_codes)
+
+    Raises
+    ------
+    CodecError
+        There are more codes than slots.
     """
     weights = np.asarray(weights, dtype=np.float64)
     codes = weights.shape[1]
@@ -233,23 +333,36 @@ def integer_frequencies(weights: np.ndarray) -> np.ndarray:
     share = np.where(total > 0, weights / np.where(total > 0, total, 1), 1 / codes)
     frequencies = np.floor(share * (TOTAL - codes)).astype(np.int64) + 1
     frequencies[np.arange(len(frequencies)), share.argmax(1)] += TOTAL - frequencies.sum(1)
-    return frequencies
+    return np.asarray(frequencies)
 
 
 def uniform_tables(tokens: int, codes: int) -> Tables:
-    """Tables that know nothing: every id costs log2(codes) bits, to within the rounding of `TOTAL` slots."""
+    """Tables that know nothing: every id costs log2(codes) bits, to within the rounding of `TOTAL` slots.
+
+    Parameters
+    ----------
+    tokens : int
+        Of a full stream.
+    codes : int
+        Size of the codebook.
+
+    Returns
+    -------
+    Tables
+    """
     share, left = divmod(TOTAL, codes)
     frequencies = np.full((1, codes), share)
     frequencies[0, :left] += 1
-    return Tables(frequencies, np.zeros(tokens), np.full(tokens, -1), np.zeros(codes))
+    row, bucket = np.zeros(tokens, np.int64), np.zeros(codes, np.int64)
+    return Tables(frequencies, row, np.full(tokens, -1), bucket)
 
 
 def fit_tables(
-    ids: np.ndarray,
+    ids: NDArray[np.int64],
     scales: Sequence[int],
     codes: int,
-    parent: np.ndarray | None = None,
-    bucket: np.ndarray | None = None,
+    parent: NDArray[np.int64] | None = None,
+    bucket: NDArray[np.int64] | None = None,
 ) -> Tables:
     """Tables from the ids of training shapes; each scale takes the kind of table that codes other shapes best.
 
@@ -262,12 +375,18 @@ def fit_tables(
     ----------
     ids : array of shape (n_shapes, n_tokens)
         -1 where a shape has no token; a parent is there wherever its children are.
-    scales : tokens in each scale; they sum to n_tokens
-    codes : size of the codebook
+    scales : sequence of int
+        Tokens in each scale; they sum to n_tokens.
+    codes : int
+        Size of the codebook.
     parent : array of shape (n_tokens,), optional
         An earlier token for each token, -1 for none.
     bucket : array of shape (codes,), optional
         Group of each code (such as a clustering of the codebook), 0-based. Needed with `parent`.
+
+    Returns
+    -------
+    Tables
 
     Raises
     ------
@@ -283,7 +402,7 @@ def fit_tables(
     parent = np.full(tokens, -1) if parent is None else np.asarray(parent, dtype=np.int64)
     bucket = np.zeros(codes, dtype=np.int64) if bucket is None else np.asarray(bucket, dtype=np.int64)
     row, used_parent = np.zeros(tokens, dtype=np.int64), np.full(tokens, -1)
-    blocks: list[np.ndarray] = []
+    blocks: list[NDArray[np.float64]] = []
     first = 0
     for size in scales:
         part = slice(first, first + size)
@@ -301,7 +420,9 @@ def fit_tables(
     return Tables(integer_frequencies(np.concatenate(blocks)), row, used_parent, bucket)
 
 
-def _best_counts(ids: np.ndarray, labels: dict[str, np.ndarray], codes: int, buckets: int) -> tuple[str, np.ndarray]:
+def _best_counts(
+    ids: NDArray[np.int64], labels: dict[str, NDArray[np.int64]], codes: int, buckets: int
+) -> tuple[str, NDArray[np.float64]]:
     """The kind of table with the shortest cross-validated code for one scale, and its weights from all shapes."""
     half = np.arange(len(ids)) % 2 == 0
     tables = {"scale": 1, "position": ids.shape[1], "parent": buckets}
@@ -321,12 +442,12 @@ def _best_counts(ids: np.ndarray, labels: dict[str, np.ndarray], codes: int, buc
     return kind, _backed_off(_counts(ids, labels[kind], tables[kind], codes), back_off)
 
 
-def _counts(ids: np.ndarray, label: np.ndarray, tables: int, codes: int) -> np.ndarray:
+def _counts(ids: NDArray[np.int64], label: NDArray[np.int64], tables: int, codes: int) -> NDArray[np.int64]:
     cells = (label * codes + ids)[ids >= 0]
     return np.bincount(cells, minlength=tables * codes).reshape(tables, codes)
 
 
-def _backed_off(counts: np.ndarray, back_off: float) -> np.ndarray:
+def _backed_off(counts: NDArray[np.int64], back_off: float) -> NDArray[np.float64]:
     """Counts plus `back_off` draws from the distribution of all tables together."""
     pooled = counts.sum(0) + 1.0
-    return counts + back_off * pooled / pooled.sum()
+    return np.asarray(counts + back_off * pooled / pooled.sum())

@@ -43,13 +43,18 @@ def neighbourhood(magnitudes: NDArray[np.int64]) -> NDArray[np.int64]:
     ----------
     magnitudes : array of shape (p, r, s, c)
         Order: planes, rows, columns, channels, each ascending.
+
+    Returns
+    -------
+    int array of shape (p, r, s, c)
+        From 0 to ``CLASSES - 1``.
     """
     seen = np.minimum(magnitudes, 2)
     padded = np.pad(seen, ((0, 0), (1, 0), (1, 1), (0, 0)))
     left, above = padded[:, 1:, :-2], padded[:, :-1, 1:-1]
     cells = left + above + padded[:, :-1, :-2] + padded[:, :-1, 2:]
     before = np.cumsum(seen, axis=-1) - seen
-    return np.digitize(cells.sum(-1, keepdims=True) + 3 * before + 2 * (left + above), EDGES)
+    return np.asarray(np.digitize(cells.sum(-1, keepdims=True) + 3 * before + 2 * (left + above), EDGES))
 
 
 class _Counts:
@@ -75,12 +80,30 @@ def _intervals(values: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
 
 
 def residual_ids(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ids of a residual's numbers, flat: 0 1 -1 2 -2 ... as 0 1 2 3 4 ..."""
+    """Ids of a residual's numbers: 0 1 -1 2 -2 ... as 0 1 2 3 4 ...
+
+    Parameters
+    ----------
+    values : int array of any shape
+
+    Returns
+    -------
+    int array of shape (n,)
+    """
     return np.where(values > 0, 2 * values - 1, -2 * values).ravel()
 
 
 def residual_numbers(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers of ids, flat."""
+    """The numbers of a residual's ids.
+
+    Parameters
+    ----------
+    ids : int array of shape (n,)
+
+    Returns
+    -------
+    int array of shape (n,)
+    """
     return np.where(ids % 2, ids + 1, -ids) // 2
 
 
@@ -111,6 +134,14 @@ def residual_bits(values: NDArray[np.int64]) -> float:
     """Bits that a residual adds to a file, to within one; shape (p, r, s, c).
 
     What adaptive frequencies cost depends on how often each magnitude comes in each class alone, not on the order.
+
+    Parameters
+    ----------
+    values : int array of shape (p, r, s, c)
+
+    Returns
+    -------
+    float
     """
     magnitudes = np.abs(values)
     codes = neighbourhood(magnitudes) * (LARGEST + 1) + magnitudes
@@ -122,7 +153,17 @@ def residual_bits(values: NDArray[np.int64]) -> float:
 
 
 def push_residual(values: NDArray[np.int64], state: int) -> int:
-    """The state of the coder with a residual, shape (p, r, s, c), on top of `state`.
+    """The state of the coder with a residual on top of another state.
+
+    Parameters
+    ----------
+    values : int array of shape (p, r, s, c)
+    state : int
+        Above zero.
+
+    Returns
+    -------
+    int
 
     Raises
     ------
@@ -142,7 +183,20 @@ def push_residual(values: NDArray[np.int64], state: int) -> int:
 
 
 def pop_residual(state: int, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], int]:
-    """The residual on top of a state, shape (p, r, s, c), and the state below it."""
+    """The residual on top of a state.
+
+    Parameters
+    ----------
+    state : int
+    shape : tuple of int
+        Of the latent grid, (p, r, s, c).
+
+    Returns
+    -------
+    values : int array of that shape
+    state : int
+        What lies below it.
+    """
     planes, rows, columns, channels = shape
     values = np.zeros(shape, np.int64)
     counts = _Counts()

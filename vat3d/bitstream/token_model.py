@@ -106,6 +106,14 @@ def model_hash(tensors: Mapping[str, Any], scales: Sequence[int], tables: Tables
     ----------
     tensors : mapping of names to arrays or CPU tensors
         Decoder and codebook, in the precision in which they are stored.
+    scales : sequence of int
+        Tokens in each scale.
+    tables : Tables
+
+    Returns
+    -------
+    str
+        Eight hexadecimal digits.
     """
     digest = hashlib.sha256(repr(tuple(int(size) for size in scales)).encode())
     values = {f"tensors.{name}": np.asarray(value) for name, value in tensors.items()}

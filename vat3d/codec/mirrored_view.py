@@ -34,6 +34,10 @@ class MirroredView:
         Its longest half-side; 1 for the whole.
     box : float32 tensor of shape (1, 3)
         Its half-extents over `scale`, which the networks are told.
+
+    Parameters
+    ----------
+    frame : Frame
     """
 
     def __init__(self, frame: Frame) -> None:
@@ -44,23 +48,63 @@ class MirroredView:
         self.box: Tensor = torch.from_numpy((self._extents / self.scale).astype(np.float32))[None]
 
     def seen(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Points (n, 3) of the file's frame in the networks'."""
+        """Move points of the file's frame into that of the networks.
+
+        Parameters
+        ----------
+        points : array of shape (n, 3)
+
+        Returns
+        -------
+        array of shape (n, 3)
+        """
         return (points - self.centre) / self.scale if self._mirrored.any() else points
 
     def folded(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Points (n, 3) of the file's frame, those below the middle of a mirrored axis as their images above it."""
+        """Replace points below the middle of a mirrored axis by their images above it.
+
+        Parameters
+        ----------
+        points : array of shape (n, 3)
+            Of the file's frame.
+
+        Returns
+        -------
+        array of shape (n, 3)
+        """
         return np.where(self._mirrored, np.abs(points), points) if self._mirrored.any() else points
 
     def side(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What to multiply points (n, 3) of the file's frame by, and directions there, to have those below the cut as
-        their images: 1 and -1, shape (n, 3)."""
+        """What points below the cut are to be multiplied by, and directions there, to become their images.
+
+        Parameters
+        ----------
+        points : array of shape (n, 3)
+            Of the file's frame.
+
+        Returns
+        -------
+        array of shape (n, 3)
+            1 and -1.
+        """
         return np.where(self._mirrored & (points < -OVERLAP), -1.0, 1.0)
 
     def cut(self, points: NDArray[np.float64], distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Signed distances (n,) to the half, of points (n, 3) of the file's frame whose distances to the whole are
-        given."""
+        """Signed distances to the part that the networks see.
+
+        Parameters
+        ----------
+        points : array of shape (n, 3)
+            Of the file's frame.
+        distances : array of shape (n,)
+            Their signed distances to the whole.
+
+        Returns
+        -------
+        array of shape (n,)
+        """
         past = np.where(self._mirrored, -OVERLAP - points, -np.inf).max(1)
-        return np.maximum(distances, past)
+        return np.asarray(np.maximum(distances, past))
 
     def surface(
         self,
@@ -70,7 +114,7 @@ class MirroredView:
         inside: Callable[[NDArray[np.float64]], NDArray[np.bool_]],
         seed: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """As many points and normals (n, 3) on the half's surface, the walls of its cuts included.
+        """As many points and normals on the surface of the part that the networks see, the walls of its cuts included.
 
         Parameters
         ----------
@@ -81,6 +125,10 @@ class MirroredView:
         inside : callable
             Whether points (n, 3) of the file's frame are inside the whole.
         seed : int
+
+        Returns
+        -------
+        points, normals : arrays of shape (n, 3)
         """
         side = self.side(points)
         points, normals = side * points, side * normals
@@ -100,5 +148,14 @@ class MirroredView:
 
 
 def frame_extents(frame: Frame) -> NDArray[np.float64]:
-    """MirroredView-extents of the box of a frame, shape (3,): those of the file, and no thinner than a shell."""
+    """Half-extents of a frame's box: those of the file, and no thinner than a shell.
+
+    Parameters
+    ----------
+    frame : Frame
+
+    Returns
+    -------
+    array of shape (3,)
+    """
     return np.maximum(frame.aspect, SHELL)

@@ -38,7 +38,18 @@ FIRST_STEP, STARTS = 42, 4
 
 @dataclass(frozen=True)
 class Posed:
-    """A mesh as it is encoded, samples of its surface in random order, its solid and the frame of its file."""
+    """A mesh as it is encoded.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+        Turned.
+    surface : SurfaceSamples
+        Of it, in random order.
+    solid : Solid
+    frame : Frame
+        Of its file.
+    """
 
     mesh: CanonicalMesh
     surface: SurfaceSamples
@@ -47,7 +58,16 @@ class Posed:
 
 
 def best_pose(mesh: CanonicalMesh) -> Posed:
-    """The mesh turned along the axes, or so that it is its own mirror image along an axis if it is not so then."""
+    """Turn a mesh along the axes, or so that it is its own mirror image along an axis if it is not so then.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+
+    Returns
+    -------
+    Posed
+    """
     posed = _posed(mesh, best_turn(mesh))
     if not posed.frame.mirror:
         rotation = upright(posed.solid, posed.surface)
@@ -68,7 +88,17 @@ def _posed(mesh: CanonicalMesh, turn: Turn) -> Posed:
 
 
 def best_turn(mesh: CanonicalMesh) -> Turn:
-    """The turn of the greatest rectilinearity, none where that gains little; that of 24 alike nearest to none."""
+    """The turn of the greatest rectilinearity, none where that gains little; that of 24 alike nearest to none.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+
+    Returns
+    -------
+    tuple of int
+        As in `Frame.turn`.
+    """
     area, normal = face_areas_normals(mesh.vertices, mesh.faces)
     if len(area) > NORMALS:
         cumulative = np.cumsum(area)
@@ -112,7 +142,17 @@ def _lattice(axis: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def nearest_turn(rotation: NDArray[np.float64]) -> Turn:
-    """The turn of a rotation (3, 3) to within its steps; of 24 that differ by quarter turns that nearest to none."""
+    """The turn of a rotation to within its steps; of 24 that differ by quarter turns that nearest to none.
+
+    Parameters
+    ----------
+    rotation : array of shape (3, 3)
+
+    Returns
+    -------
+    tuple of int
+        As in `Frame.turn`.
+    """
     alike = Rotation.create_group("O") * Rotation.from_matrix(rotation)
     vector = alike[alike.magnitude().argmin()].as_mrp()  # the tangent of a quarter of the angle along the axis
     codes = np.rint(2 * vector / (1 - vector @ vector) / TURN_STEP).astype(int)
@@ -120,7 +160,18 @@ def nearest_turn(rotation: NDArray[np.float64]) -> Turn:
 
 
 def turned(mesh: CanonicalMesh, turn: Turn) -> CanonicalMesh:
-    """The mesh in its turned frame: centred on its box along the turned axes, longest half-side 1; the same order."""
+    """A mesh in its turned frame: centred on its box along the turned axes, longest half-side 1; the same order.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+    turn : tuple of int
+        As in `Frame.turn`.
+
+    Returns
+    -------
+    CanonicalMesh
+    """
     if turn == NO_TURN:
         return mesh
     rotation = turn_rotations(np.array(turn))

@@ -81,7 +81,7 @@ class _Price:
 
     def __init__(self, room: float, steps: int) -> None:
         self.room, self.steps, self.size = room, steps, 0.0
-        self.steady = self.FIRST * (room / 5000) ** self.EXPONENT
+        self.steady: float = self.FIRST * (room / 5000) ** self.EXPONENT
 
     def at(self, step: int, rounded: NDArray[np.int64]) -> float:
         if step % MEASURE_EVERY == 0:
