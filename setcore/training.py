@@ -26,7 +26,19 @@ LOG_FILE = "training_log.jsonl"
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run lasts: a number of steps, or minutes of time used, kept across resumes."""
+    """How long a run lasts: a number of steps, or minutes of time used, kept across resumes.
+
+    Parameters
+    ----------
+    steps : int, optional
+    minutes : float, optional
+        One of the two is given.
+
+    Raises
+    ------
+    InputError
+        Both or none are given, or a budget is not positive and finite.
+    """
 
     steps: int | None = None
     minutes: float | None = None
@@ -39,13 +51,40 @@ class Budget:
             raise InputError(f"the training budget is {size}; it must be positive and finite")
 
     def fraction(self, step: int, seconds: float) -> float:
-        """Share of the budget that is used, 0..1."""
+        """Share of the budget that is used.
+
+        Parameters
+        ----------
+        step : int
+            Steps taken.
+        seconds : float
+            Time used.
+
+        Returns
+        -------
+        float
+            0..1.
+        """
         used = step / self.steps if self.steps is not None else seconds / (60 * self.minutes)  # type: ignore[operator]
         return min(1.0, used)
 
 
 def warmup_cosine(fraction: float, warmup: float = 0.05, floor: float = 0.01) -> float:
-    """Learning-rate factor at `fraction` of the budget: linear warm-up, then a cosine down to `floor`."""
+    """Learning-rate factor: linear warm-up, then a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts).
+
+    Parameters
+    ----------
+    fraction : float
+        Of the budget that is used, 0..1.
+    warmup : float
+        Share of the budget.
+    floor : float
+        Factor at the end.
+
+    Returns
+    -------
+    float
+    """
     if fraction < warmup:
         return max(fraction, 1e-3 * warmup) / warmup
     phase = (fraction - warmup) / (1 - warmup)
@@ -53,18 +92,37 @@ def warmup_cosine(fraction: float, warmup: float = 0.05, floor: float = 0.01) ->
 
 
 class Stopwatch:
-    """Seconds used by this run, those of earlier runs included."""
+    """Seconds used by this run, those of earlier runs included.
+
+    Parameters
+    ----------
+    used : float
+        Seconds of earlier runs.
+    """
 
     def __init__(self, used: float = 0.0) -> None:
         self._start = time.perf_counter() - used
 
     @property
     def seconds(self) -> float:
+        """Used until now."""
         return time.perf_counter() - self._start
 
 
 class MovingAverage:
-    """Exponential moving average of a model's parameters and buffers; early steps count fully."""
+    """Exponential moving average of a model's parameters and buffers; early steps count fully.
+
+    Parameters
+    ----------
+    model : nn.Module
+    decay : float
+        Weight of the past in a late step.
+
+    Attributes
+    ----------
+    state : dict of str to tensor
+        The average, by name.
+    """
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
         self.model, self.decay = model, decay
@@ -72,7 +130,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the model after optimiser step number `step` (counted from 1)."""
+        """Move towards the model.
+
+        Parameters
+        ----------
+        step : int
+            Number of the optimiser step that was just taken, counted from 1.
+        """
         decay = min(self.decay, step / (step + 10))
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point():
@@ -82,7 +146,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def adopt(self, prefix: str) -> None:
-        """Take over the tensors under `prefix` as they are, such as a part that was only now given its start."""
+        """Take over some tensors as they are, such as a part that was only now given its start.
+
+        Parameters
+        ----------
+        prefix : str
+            Of their names.
+        """
         for name, tensor in self.model.state_dict().items():
             if name.startswith(prefix):
                 self.state[name].copy_(tensor)
@@ -95,9 +165,17 @@ def save_training_state(
     progress: Mapping[str, Any],
     average: MovingAverage | None = None,
 ) -> None:
-    """Write model, optimiser, moving average and `progress` (plain JSON values) to one file, atomically.
+    """Write the state of a run to one file, atomically.
 
-    The average may be that of a part of the model.
+    Parameters
+    ----------
+    folder : path
+    model : nn.Module
+    optimizer : torch.optim.Optimizer
+    progress : mapping
+        Plain JSON values.
+    average : MovingAverage, optional
+        Of the model or a part of it.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
@@ -113,7 +191,18 @@ def load_training_state(
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None = None,
 ) -> dict[str, Any]:
-    """Restore what `save_training_state` wrote and return `progress`.
+    """Restore what `save_training_state` wrote.
+
+    Parameters
+    ----------
+    folder : path
+    model, optimizer, average
+        Receive what is stored, if all of it fits; otherwise nothing is changed.
+
+    Returns
+    -------
+    dict
+        `progress` as it was given.
 
     Raises
     ------
@@ -141,7 +230,8 @@ def load_training_state(
     optimizer.load_state_dict({"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]})
     if average is not None:
         average.state = groups["average"]
-    return json.loads(metadata["progress"])
+    restored: dict[str, Any] = json.loads(metadata["progress"])
+    return restored
 
 
 def _optimizer_state(
@@ -160,7 +250,17 @@ def _optimizer_state(
 
 @contextmanager
 def training_folder(out: str | Path, resume: bool) -> Iterator[Path]:
-    """The folder `out`, made where it is missing and locked, for a run that begins there or goes on.
+    """The folder of a run, made where it is missing and locked.
+
+    Parameters
+    ----------
+    out : path
+    resume : bool
+        Whether a run that is there may be gone on with.
+
+    Yields
+    ------
+    Path
 
     Raises
     ------
@@ -186,23 +286,32 @@ class TrainingLoop:
     model : nn.Module
         All that a checkpoint holds.
     optimizer : torch.optim.Optimizer
-    average : MovingAverage
+    average : MovingAverage or None
         Of the model or a part of it.
     budget : Budget
     report : callable
         Figures that join `line` every `report_every` steps.
     report_every, save_every : int
+        In steps.
     progress : bool
-        A progress bar on standard error.
+        Show a progress bar on standard error.
+    due : callable, optional
+        Of the share of the budget that is used after a step: whether to report and save there, too.
+    seconds : float
+        Time that a run which begins now has used before; it counts.
 
     Attributes
     ----------
     step : int
         Steps taken.
     state : dict
-        Plain JSON values that a checkpoint keeps; the loop's own.
+        Plain JSON values that a checkpoint keeps; the caller's own.
     line : dict
-        The last figures; the loop sets them at every step.
+        The last figures; the caller sets `loss` at every step.
+    note : str
+        What the progress bar shows beside step and loss.
+    resumed : bool
+        Whether the folder held a checkpoint.
     """
 
     def __init__(
@@ -210,23 +319,26 @@ class TrainingLoop:
         folder: Path,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        average: MovingAverage,
+        average: MovingAverage | None,
         budget: Budget,
         report: Callable[[], dict[str, Any]],
         *,
         report_every: int,
         save_every: int,
         progress: bool,
+        due: Callable[[float], bool] = lambda used: False,
+        seconds: float = 0.0,
     ) -> None:
         self.folder, self.model, self.optimizer, self.average = folder, model, optimizer, average
-        self.budget, self.report, self.progress = budget, report, progress
+        self.budget, self.report, self.due, self.progress = budget, report, due, progress
         self.report_every, self.save_every = report_every, save_every
-        self.state: dict[str, Any] = {}
-        if (folder / STATE_FILE).exists():
-            self.state = load_training_state(folder, model, optimizer, average)
+        self.note = ""
+        self.resumed = (folder / STATE_FILE).exists()
+        self.state: dict[str, Any] = load_training_state(folder, model, optimizer, average) if self.resumed else {}
         self.step: int = self.state.pop("step", 0)
         self.line: dict[str, Any] = self.state.pop("line", {})
-        self._watch = Stopwatch(self.state.pop("seconds", 0.0))
+        self._watch = Stopwatch(self.state.pop("seconds", seconds))
+        self._saved = self.step if self.resumed else -1
 
     @property
     def seconds(self) -> float:
@@ -236,22 +348,33 @@ class TrainingLoop:
     def __iter__(self) -> Iterator[float]:
         """The share of the budget that is used before each step, until all of it is."""
         with tqdm(total=100, desc="train", unit="%", disable=not self.progress) as bar:
-            while (fraction := self.budget.fraction(self.step, self.seconds)) < 1:
-                bar.update(round(100 * fraction) - bar.n)
-                yield fraction
+            used = self.budget.fraction(self.step, self.seconds)
+            while used < 1:
+                bar.update(round(100 * used) - bar.n)
+                yield used
                 self.step += 1
-                self.average.update(self.step)
+                if self.average is not None:
+                    self.average.update(self.step)
                 self.line = {**self.line, "step": self.step}
-                if self.step % self.report_every == 0:
-                    self.line = {"minutes": round(self.seconds / 60, 2), **self.line, **self.report()}
-                    with open(self.folder / LOG_FILE, "a", encoding="utf-8") as log:
-                        log.write(json.dumps(self.line) + "\n")
-                if self.step % self.save_every == 0:
-                    self._save()
-                bar.set_postfix(step=self.step, loss=f"{self.line['loss']:.3f}", refresh=False)
+                used = self.budget.fraction(self.step, self.seconds)  # once a step: what ends the loop is reported
+                due = self.due(used)
+                if due or self.step % self.report_every == 0:
+                    self.log()
+                if due or self.step % self.save_every == 0:
+                    self.save()
+                bar.set_postfix_str(f"step {self.step}, loss {self.line['loss']:.3f} {self.note}", refresh=False)
             bar.update(100 - bar.n)
-        self._save()
+        if self._saved != self.step:
+            self.save()
 
-    def _save(self) -> None:
+    def log(self) -> None:
+        """Report, and write what is known of the last step as one line of the log."""
+        self.line = {"minutes": round(self.seconds / 60, 2), **self.line, **self.report()}
+        with open(self.folder / LOG_FILE, "a", encoding="utf-8") as log:
+            log.write(json.dumps(self.line) + "\n")
+
+    def save(self) -> None:
+        """Write a checkpoint."""
         progress = {**self.state, "step": self.step, "seconds": self.seconds, "line": self.line}
         save_training_state(self.folder, self.model, self.optimizer, progress, self.average)
+        self._saved = self.step

@@ -103,8 +103,8 @@ class TrainConfig:
         `features` and `components` are set from the data.
     schedule : Schedule
     start : str
-        Model whose gate training starts from, embedded name or folder, its network of the sizes of `network`; empty for
-        an untrained gate.
+        Model whose learned parameters training starts from, embedded name or folder, its network of the sizes of
+        `network`; empty for an untrained network.
     agnostic : bool
         Train a network without a population prior, which takes any embedding; the priors of the training subjects then
         only make the simulated ones. Subjects may have embeddings of several image encoders.

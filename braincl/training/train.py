@@ -1,13 +1,14 @@
 """Meta-training: response sets of several subjects in, a model folder out.
 
 First the population prior is fitted, its settings chosen inside the training data
-(`braincl.training.population_prior`). Then the gate of the network is trained in three stages
-(`braincl.training.config`): simulated subjects that stray from the prior by known amounts, with contexts of one size;
-the same over all sizes; the training subjects themselves, each with the prior of the fold that leaves it out, so that
-the gate learns how far a prior may be trusted on somebody new. The best weights on validation pictures are kept, the
-untrained gate among the candidates: training cannot make the closed form worse there.
+(`braincl.training.population_prior`). Then the network's set transformer, which weights its closed-form experts, is
+trained in three stages (`braincl.training.config`): simulated subjects whose populations differ from the prior by known
+amounts, with contexts of one size; the same over all sizes; the training subjects themselves, each with the prior of
+the fold that leaves it out, so that the network learns how far a prior may be trusted on somebody new. The best weights
+on validation pictures are kept, the untrained ones among the candidates: training cannot make the closed form worse
+there.
 
-The gate starts from what the embedded agnostic weights have learned, if the config names them.
+Training starts from what the embedded agnostic weights have learned, if the config names them.
 
 Every step's random numbers depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
 """
@@ -20,14 +21,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from braincl.estimators.base import standardiser
 from braincl.estimators.prior_ridge import PriorRidge
@@ -41,7 +41,7 @@ from setcore.errors import InputError
 from setcore.evaluation.metrics import pearson_r
 from setcore.files import locked_folder
 from setcore.seeding import derive_seed, numpy_generator
-from setcore.training import STATE_FILE, Budget, Stopwatch, load_training_state, save_training_state, warmup_cosine
+from setcore.training import STATE_FILE, Budget, Stopwatch, TrainingLoop, warmup_cosine
 
 POPULATION_FILE = "population.safetensors"
 
@@ -66,7 +66,7 @@ def meta_train(
     config : TrainConfig, optional
         Default: the preset "small".
     out : folder
-        Made if need be; holds the model and the state of training.
+        Made if need be; holds the model, the state of training and a log of it.
     budget : Budget, optional
         Steps, or minutes of time used (default 15), resumes included.
     seed : int
@@ -108,18 +108,17 @@ def meta_train(
             components = len(fits[0].mixture.means) if fits[0].mixture is not None else 0
             shape = replace(config.network, features=groups[0][0].X.shape[1], components=components)
             config = replace(config, network=shape)
-        trainer = _Trainer(folder, groups, fits, config, budget, seed, backbone, start)
-        return trainer.run(stopwatch, progress)
+        return _Trainer(folder, groups, fits, config, seed, backbone, start).run(budget, stopwatch.seconds, progress)
 
 
 class _Trainer:
     def __init__(
-        self, folder: Path, groups: list[list[Subject]], fits: list[PopulationFit], config: TrainConfig, budget: Budget,
-        seed: int, backbone: str, start: dict[str, Tensor],
+        self, folder: Path, groups: list[list[Subject]], fits: list[PopulationFit], config: TrainConfig, seed: int,
+        backbone: str, start: dict[str, Tensor],
     ) -> None:  # fmt: skip
         self.folder, self.fits, self.subjects = folder, fits, [subject for group in groups for subject in group]
-        self.config, self.budget, self.seed, self.backbone = config, budget, seed, backbone
-        self.start = start
+        self.config, self.seed, self.backbone, self.start = config, seed, backbone, start
+        self.losses: list[float] = []  # since the last report
         self.tasks = [
             task for group, fit in zip(groups, fits, strict=True) for task in make_tasks(group, fit, config, seed)
         ]
@@ -129,47 +128,38 @@ class _Trainer:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.best = math.inf
-        self.position = config.schedule.at(0.0)
-        self.history: list[dict[str, Any]] = []
 
-    def run(self, stopwatch: Stopwatch, progress: bool) -> SharedContextNetwork:
-        step, schedule = 0, self.config.schedule
-        losses: list[float] = []  # since the last report
-        if (self.folder / STATE_FILE).is_file():
-            saved = load_training_state(self.folder, self.network, self.optimizer)
-            self._check(saved)
-            step, self.best, self.history = saved["step"], saved["best"], saved["history"]
-            self.position = saved["stage"]
-            stopwatch = Stopwatch(saved["seconds"])
+    def run(self, budget: Budget, seconds: float, progress: bool) -> SharedContextNetwork:
+        """Train from the start or the last checkpoint on; `seconds` of the budget are used before a start."""
+        schedule, every = self.config.schedule, self.config.report_every
+        self.loop = loop = TrainingLoop(
+            self.folder, self.network, self.optimizer, None, budget, self._report, report_every=every, save_every=every,
+            progress=progress, due=lambda used: used >= 1 or schedule.at(used) > loop.state["stage"], seconds=seconds,
+        )  # fmt: skip
+        if loop.resumed:
+            self._check(loop.state)
         else:
+            loop.state = {
+                "stage": schedule.at(0.0), "best": math.inf, "history": [], "config": asdict(self.config),
+                "fingerprint": self._fingerprint(),
+            }  # fmt: skip
             if self.start:  # the closed form stays the first candidate
-                self._validate_and_keep(step, 0.0)
+                self._report()
                 self.network.load_state_dict(self.start, strict=False)
-            self._report(step, stopwatch, 0.0)
-        voxels, started = 0, stopwatch.seconds
-        with tqdm(disable=not progress, unit="step", desc="braincl train", initial=step) as bar:
-            used = self.budget.fraction(step, stopwatch.seconds)
-            while used < 1:  # read once a step: what ends the loop has been reported
-                self.position = max(self.position, schedule.at(used))
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.config.learning_rate * warmup_cosine(used)
-                loss, count = self._step(step, schedule.stages[self.position])
-                losses.append(loss)
-                step, voxels = step + 1, voxels + count
-                bar.update()
-                used = self.budget.fraction(step, stopwatch.seconds)
-                if step % self.config.report_every == 0 or used >= 1 or schedule.at(used) > self.position:
-                    row = self._report(step, stopwatch, float(np.mean(losses)))
-                    losses.clear()
-                    bar.set_postfix_str(
-                        f"{row['stage']} loss {row['loss']:.3f} validation r {row['validation_r']:.3f} prior_ridge "
-                        f"{row['prior_ridge_r']:.3f} {voxels / (stopwatch.seconds - started):.0f} voxels/s"
-                    )
-        return self._finish()
+            loop.log()
+            loop.save()
+        for used in loop:
+            loop.state["stage"] = max(loop.state["stage"], schedule.at(used))
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * warmup_cosine(used)
+            loss = self._step(loop.step, schedule.stages[loop.state["stage"]])
+            self.losses.append(loss)
+            loop.line = {"loss": loss}
+        network, _ = load_model(self.folder)
+        return cast(SharedContextNetwork, network)
 
-    def _step(self, step: int, stage: Stage) -> tuple[float, int]:
-        """One optimiser step; returns the loss and the number of voxels."""
+    def _step(self, step: int, stage: Stage) -> float:
+        """One optimiser step; returns the loss."""
         config, rng = self.config, numpy_generator(self.seed, "step", step)
         task = self.tasks[rng.integers(len(self.tasks))]
         X, Y = task.subject.X[task.train], task.subject.Y[task.train]
@@ -189,10 +179,10 @@ class _Trainer:
         self.network.train()
         loss, _ = self._loss(X[:size], Y[:size], X[size:], Y[size:])
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
-        return float(loss.detach()), Y.shape[1]
+        return float(loss.detach())
 
     def _use(self, task: Task | PopulationFit) -> None:
         if not self.config.agnostic:
@@ -241,27 +231,17 @@ class _Trainer:
             "prior_ridge_r": float(np.mean(prior_r)),
         }
 
-    def _validate_and_keep(self, step: int, loss: float) -> dict[str, Any]:
+    def _report(self) -> dict[str, Any]:
         """Validate, and keep the weights if they are the best so far."""
-        row: dict[str, Any] = {
-            "step": step,
-            "stage": self.config.schedule.names[self.position],
-            "loss": loss,
-            **self._validate(),
-        }
-        self.history.append(row)
-        if row["validation_loss"] < self.best:
-            self.best = row["validation_loss"]
+        loop, stage = self.loop, self.config.schedule.names[self.loop.state["stage"]]
+        loss = float(np.mean(self.losses)) if self.losses else 0.0
+        self.losses.clear()
+        row: dict[str, Any] = {"step": loop.step, "stage": stage, "loss": loss, **self._validate()}
+        loop.state["history"].append(row)
+        if row["validation_loss"] < loop.state["best"]:
+            loop.state["best"] = row["validation_loss"]
             self._save_model(row)
-        return row
-
-    def _report(self, step: int, stopwatch: Stopwatch, loss: float) -> dict[str, Any]:
-        """Validate, keep the best weights, write a checkpoint."""
-        row = self._validate_and_keep(step, loss)
-        save_training_state(self.folder, self.network, self.optimizer, {
-            "step": step, "stage": self.position, "seconds": stopwatch.seconds, "best": self.best,
-            "history": self.history, "config": asdict(self.config), "fingerprint": self._fingerprint(),
-        })  # fmt: skip
+        loop.note = f"{stage} validation r {row['validation_r']:.3f} prior_ridge {row['prior_ridge_r']:.3f}"
         return row
 
     def _save_model(self, row: dict[str, Any]) -> None:
@@ -275,11 +255,6 @@ class _Trainer:
         reason = "the model is agnostic of embeddings and holds no population prior" if self.config.agnostic else ""
         card = ModelCard(training_subjects=names, prior_reason=reason, backbone=self.backbone, training=training)
         save_encoder(self.folder, self.network, card)
-
-    def _finish(self) -> SharedContextNetwork:
-        network, _ = load_model(self.folder)
-        assert isinstance(network, SharedContextNetwork)
-        return network
 
     def _check(self, saved: dict[str, Any]) -> None:
         """A run is resumed with the data, schedule and settings that it was begun with."""

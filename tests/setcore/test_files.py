@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from setcore.errors import InputError
-from setcore.files import atomic_path, locked_folder, read_json, write_bytes, write_json
+from setcore.files import atomic_path, check_output, locked_folder, read_json, write_bytes, write_json
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -149,3 +149,15 @@ def test_a_file_in_the_place_of_a_folder_is_a_typed_error(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="cannot write"), locked_folder(tmp_path / "run"):
         pass
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_any_work(tmp_path):
+    check_output(tmp_path / "new.nc", tmp_path / "absent.nc")
+    for path in (tmp_path, tmp_path / "absent" / "x.nc"):
+        with pytest.raises(InputError, match="name a file in a folder that exists"):
+            check_output(path)
+    (tmp_path / "in.nc").touch()
+    (tmp_path / "link.nc").symlink_to(tmp_path / "in.nc")
+    for path in ("in.nc", "link.nc"):
+        with pytest.raises(InputError, match=f"{path} would replace the input"):
+            check_output(tmp_path / path, tmp_path / "other.nc", tmp_path / "in.nc")

@@ -237,3 +237,25 @@ def test_the_average_may_be_that_of_a_part(tmp_path):
     load_training_state(tmp_path, other.model, other.optimizer, MovingAverage(other.model[0]))
     with pytest.raises(CheckpointError, match="moving average"):
         load_training_state(tmp_path, other.model, other.optimizer, MovingAverage(other.model))
+
+
+def test_a_loop_without_an_average_reports_and_saves_where_that_is_due(tmp_path):
+    def begin(**options) -> TrainingLoop:
+        run = Run()
+        return TrainingLoop(
+            tmp_path, run.model, run.optimizer, None, Budget(steps=10), lambda: {}, report_every=100, save_every=100,
+            progress=False, due=lambda used: used in (0.3, 1), **options,
+        )  # fmt: skip
+
+    loop = begin(seconds=5.0)
+    assert (loop.resumed, loop.seconds >= 5) == (False, True)
+    for _ in loop:
+        loop.line = {"loss": 0.0}
+        if loop.step == 6:
+            break
+    resumed = begin()
+    assert (resumed.resumed, resumed.step, resumed.seconds >= 5) == (True, 3, True)
+    for _ in resumed:
+        resumed.line = {"loss": 0.0}
+    lines = [json.loads(line)["step"] for line in (tmp_path / LOG_FILE).read_text().splitlines()]
+    assert lines == [3, 10]
