@@ -129,7 +129,7 @@ def text_selectivity(weights: NDArray[Any], directions: NDArray[Any], similarity
         )
     values = directions @ weights.T
     if similarity == "dot":
-        return values
+        return np.asarray(values)
     norms = np.linalg.norm(weights, axis=1)
     return np.where(norms > 0, values / np.where(norms > 0, norms, 1), 0)
 

@@ -96,7 +96,7 @@ def read_voxels(
     at = tuple(indices.T)
     with _damage_named(path):
         if len(image.shape) == 3:
-            return np.asarray(image.dataobj)[at].astype(np.float32)
+            return np.asarray(np.asarray(image.dataobj)[at], np.float32)
         wanted = np.arange(image.shape[3]) if volumes is None else np.flatnonzero(volumes)
         values = np.empty((len(wanted), len(indices)), dtype=np.float32)
         for start in range(0, image.shape[3], VOLUMES):

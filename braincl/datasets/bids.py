@@ -7,7 +7,7 @@ session whose name holds "beta", or the HDF5 file of GLMsingle for each session.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def _betas(root: Path, subject: str, derivatives: str | Path | None, task: str |
     return next(iter(candidates.values()))
 
 
-def _only(paths: Any, what: str) -> Path:
+def _only(paths: Iterable[Path], what: str) -> Path:
     found = sorted(paths)
     if len(found) != 1:
         raise ResponseError(f"one {what} is expected, found {len(found)}; name it")

@@ -139,7 +139,7 @@ def _write_pictures(root: Path, count: int, side: int, seed: int) -> NDArray[np.
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.create_dataset("imgBrick", data=bricks[:, rows[:, None], columns], chunks=(1, side, side, 3))
-    return colours
+    return np.asarray(colours)
 
 
 def _write_subject(

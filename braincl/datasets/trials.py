@@ -166,7 +166,7 @@ def _add_session(
         if cube is not None:
             cube[row, seen[row]] = response
         seen[row] += 1
-    return dead
+    return np.asarray(dead)
 
 
 def _standardise(

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,8 @@ class _ImageSide(nn.Module):
         self.visual = visual
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.visual(images)
+        features: Tensor = self.visual(images)
+        return features
 
 
 def _open_clip_model(backbone: Backbone) -> Any:
@@ -296,8 +298,7 @@ class _OpenClip:
 class _Timm:
     @staticmethod
     def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], Any]:
-        import timm
-
+        timm: Any = import_module("timm")
         network = timm.create_model(backbone.model, pretrained=False, num_classes=0)
         settings = timm.data.resolve_model_data_config(network)
         return network, timm.data.create_transform(**settings, is_training=False), settings
@@ -317,7 +318,8 @@ class _PooledFeatures(nn.Module):
         self.features = features
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.features(images).mean(dim=(2, 3))
+        maps: Tensor = self.features(images)
+        return maps.mean(dim=(2, 3))
 
 
 class _TwoMaps(_PooledFeatures):

@@ -155,7 +155,7 @@ def _embed_batch(
                 f"{encoder.backbone.name} gives {files[at]} an embedding of norm {float(norms[at])}; are the weights "
                 "damaged?"
             )
-        return (features / norms if normalize else features).cpu().numpy()
+        return np.asarray((features / norms if normalize else features).cpu())
 
 
 def _device(name: str | None) -> torch.device:

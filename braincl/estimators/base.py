@@ -20,7 +20,7 @@ from setcore.evaluation.metrics import explained_variance
 FLOATS = (np.float64, np.float32)  # either is kept, anything else becomes float64
 
 
-class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta):
+class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
     """One linear encoder per voxel, ``y_v = x . coef_[v] + intercept_[v]``.
 
     A subclass writes `fit`, which calls `_validate_fit` first and sets `coef_` and `intercept_`, and `_predict_std`.
@@ -151,7 +151,7 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
     def _validate_query(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self, "coef_")
         try:
-            return validate_data(self, X, dtype=FLOATS, reset=False, force_writeable=True)
+            return np.asarray(validate_data(self, X, dtype=FLOATS, reset=False, force_writeable=True))
         except ValueError as error:
             raise ResponseError(str(error)) from error
 

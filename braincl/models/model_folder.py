@@ -87,6 +87,7 @@ def load_model(folder: Path) -> tuple[InContextNetwork, ModelCard]:
         The folder is damaged or of another architecture.
     """
     kind = NETWORKS[architecture_of(folder)]
+    config: Any
     config, extra = load_config(folder, kind.config_class)
     network = kind(config)
     path = folder / WEIGHTS_FILE

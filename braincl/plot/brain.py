@@ -172,10 +172,11 @@ def _sample(image: Any, inside: Any, mesh: Any, hemisphere: str, radius: float) 
     """Mean at each vertex of the samples that lie in the mask `inside`; NaN where there is none."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")  # at those vertices
-        return _nilearn("surface").vol_to_surf(
+        sampled: NDArray[np.float64] = _nilearn("surface").vol_to_surf(
             image, mesh[f"pial_{hemisphere}"], radius=radius, interpolation="linear", mask_img=inside,
             inner_mesh=mesh[f"white_{hemisphere}"],
         )  # fmt: skip
+    return sampled
 
 
 def _to_map(values: Any, dataset: xr.Dataset) -> Any:

@@ -140,7 +140,7 @@ class _Component(NamedTuple):
             (precision * a * b).sum(axis=0) for a, b in ((self.projected,) * 2, (self.projected, mean), (mean,) * 2)
         ]
         quadratic = power[0] / scales**2 - 2 * power[1] / scales + power[2]
-        return 0.5 * np.log(precision).sum(axis=0) - 0.5 * quadratic - len(precision) * np.log(scales)
+        return np.asarray(0.5 * np.log(precision).sum(axis=0) - 0.5 * quadratic - len(precision) * np.log(scales))
 
     def predict(self, share: Array) -> tuple[Array, Array, Array]:
         """Parts of the mean that do not and that do grow with the scale, and variance at scale one: (t, V) each."""

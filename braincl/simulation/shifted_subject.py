@@ -41,4 +41,4 @@ def simulate_shifted_subject(
     rank, together = rng.integers(1, 6), rng.uniform(0, 0.5) * (rng.random() < 0.5)
     common = rng.standard_normal((len(X), rank)) @ rng.standard_normal((rank, voxels)) / np.sqrt(rank)
     noise = np.sqrt(1 - together) * rng.standard_normal((len(X), voxels)) + np.sqrt(together) * common
-    return (np.sqrt(share) * signal + np.sqrt(1 - share) * noise).astype(np.float32)
+    return np.asarray(np.sqrt(share) * signal + np.sqrt(1 - share) * noise, np.float32)

@@ -320,7 +320,7 @@ def _noise(rows: int, voxels: int, rank: int, seed: int) -> Array:
     patterns = rng.standard_normal((rank, voxels))
     patterns /= np.linalg.norm(patterns, axis=0)
     shared = rng.standard_normal((rows, rank)) @ patterns
-    return np.sqrt(1 - SHARED_NOISE) * own + np.sqrt(SHARED_NOISE) * shared
+    return np.asarray(np.sqrt(1 - SHARED_NOISE) * own + np.sqrt(SHARED_NOISE) * shared)
 
 
 def principal_axes(X: NDArray[Any]) -> Array:
@@ -381,9 +381,9 @@ def transplant_weights(weights: NDArray[Any], carry: NDArray[Any], X: NDArray[An
     noise, which a simulation draws anew); then all are scaled so that the mean variance of ``X u`` is one.
     """
     carried = _unit_norm(weights) @ carry
-    return carried / np.sqrt(np.var(np.asarray(X, np.float64) @ carried.T, axis=0).mean())
+    return np.asarray(carried / np.sqrt(np.var(np.asarray(X, np.float64) @ carried.T, axis=0).mean()))
 
 
 def _unit_norm(weights: NDArray[Any]) -> Array:
     weights = np.asarray(weights, np.float64)
-    return weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True))

@@ -237,4 +237,4 @@ def _k_means(points: Array, clusters: int, rng: np.random.Generator, rounds: int
         for c in range(clusters):
             if np.any(labels == c):
                 centres[c] = points[labels == c].mean(axis=0)
-    return labels
+    return np.asarray(labels)

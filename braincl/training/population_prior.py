@@ -109,9 +109,9 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
 
     def score(priors: Sequence[Prior], components: int, iterations: int, shrinkage: float) -> float:
         values = [_left_out_score(subjects, fold, prior, seed) for fold, prior in zip(folds, priors, strict=True)]
-        tried.append({"components": components, "iterations": iterations, "shrinkage": shrinkage,
-                      "pearson_r": float(np.mean(values))})  # fmt: skip
-        return tried[-1]["pearson_r"]
+        r = float(np.mean(values))
+        tried.append({"components": components, "iterations": iterations, "shrinkage": shrinkage, "pearson_r": r})
+        return r
 
     best, gaussians, setting = -np.inf, [], (1, 0.0)
     paths = [fit_prior(other, 1, max(ITERATIONS)) for other in others]
@@ -172,7 +172,7 @@ def _left_out_score(subjects: Sequence[Subject], fold: Fold, prior: Prior, seed:
 def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any]) -> NDArray[Any]:
     """Predictions (t, V) under a mixture prior, exact but for the grid; a single Gaussian goes through `PriorRidge`."""
     if len(prior.means) == 1:
-        return PriorRidge(prior).fit(X, Y).predict(queries)
+        return np.asarray(PriorRidge(prior).fit(X, Y).predict(queries))
     standardise = standardiser(Y)
     standardised = torch.as_tensor(standardise(Y)).double()
     context = Context(torch.as_tensor(X))

@@ -272,7 +272,7 @@ class _Trainer:
         digest = hashlib.sha256(json.dumps([asdict(self.config), self.seed], sort_keys=True).encode())
         for subject in self.subjects:
             digest.update(f"{subject.name} {subject.X.shape} {subject.Y.shape}".encode())
-            digest.update(memoryview(np.ascontiguousarray(subject.Y)))
+            digest.update(np.ascontiguousarray(subject.Y).data)
         return digest.hexdigest()
 
 

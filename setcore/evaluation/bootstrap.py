@@ -192,7 +192,7 @@ def _standardized(values: Array) -> Array:
     if not np.isfinite(values).all():
         raise InputError("responses or predictions hold NaN or infinite values")
     spread = np.where(np.ptp(values, axis=0) > 0, values.std(axis=0), np.inf)
-    return (values - values.mean(axis=0)) / spread
+    return np.asarray((values - values.mean(axis=0)) / spread)
 
 
 def _count_blocks(n: int, draws: int, seed: int, name: str) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:

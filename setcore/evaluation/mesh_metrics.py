@@ -79,7 +79,7 @@ def _canonical(triangles: np.ndarray) -> np.ndarray:
     # equal corners get different ranks, but a turn between equal corners changes nothing that is measured
     first = rank.argmin(1)
     turned = triangles[np.arange(len(triangles))[:, None], (first[:, None] + np.arange(3)) % 3]
-    return turned[np.lexsort(turned.reshape(-1, 9).T[::-1])]
+    return np.asarray(turned[np.lexsort(turned.reshape(-1, 9).T[::-1])])
 
 
 def chamfer_distance(a: SurfaceSamples, b: SurfaceSamples) -> float:

@@ -82,7 +82,7 @@ def pearson_r(y: npt.ArrayLike, p: npt.ArrayLike) -> Array:
 
 def _unit_norm(values: Array, flat: npt.NDArray[np.bool_]) -> Array:
     centred = values - values.mean(axis=0)
-    return centred / np.where(flat, 1, np.sqrt((centred**2).sum(axis=0)))
+    return np.asarray(centred / np.where(flat, 1, np.sqrt((centred**2).sum(axis=0))))
 
 
 def noise_ceiling_from_ncsnr(ncsnr: npt.ArrayLike, n_repeats: npt.ArrayLike) -> Array:
@@ -210,7 +210,7 @@ def _masked_correlation(a: Array, b: Array, mask: npt.NDArray[np.bool_]) -> Arra
     count = mask.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = (np.where(mask, x - np.where(mask, x, 0).sum(axis=0) / count, 0) for x in (a, b))
-        return (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+        return np.asarray((a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0)))
 
 
 def normalized_explained_variance(ev: npt.ArrayLike, ceiling: npt.ArrayLike, threshold: float = 0.05) -> float:
