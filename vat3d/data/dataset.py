@@ -20,12 +20,33 @@ KINDS = ("surface", "near", "volume")
 
 
 def shard_path(folder: Path, shard: int) -> Path:
-    """File of one shard."""
+    """File of one shard.
+
+    Parameters
+    ----------
+    folder : path
+    shard : int
+
+    Returns
+    -------
+    path
+    """
     return folder / f"shard-{shard:05d}.safetensors"
 
 
 def read_journal(path: Path, *, repair: bool = False) -> list[dict[str, Any]]:
-    """Lines of a journal; a last line cut off by a kill is left out and, with `repair`, cut from the file."""
+    """Lines of a journal; a last line that a kill cut off is left out.
+
+    Parameters
+    ----------
+    path : path
+    repair : bool
+        Cut such a line from the file, too.
+
+    Returns
+    -------
+    list of dict
+    """
     if not path.exists():
         return []
     data = path.read_bytes()
@@ -79,7 +100,16 @@ class Dataset:
         return len(self.index)
 
     def split(self, name: str, *, closed_only: bool = False) -> NDArray[np.int64]:
-        """Indices of the meshes of one split, "train" or "validation".
+        """Indices of the meshes of one split.
+
+        Parameters
+        ----------
+        name : {"train", "validation"}
+        closed_only : bool
+
+        Returns
+        -------
+        int array of shape (n,)
 
         Raises
         ------
@@ -92,7 +122,17 @@ class Dataset:
         return np.array(chosen, np.int64)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> dict[str, Tensor]:
-        """Samples of b meshes, float16: `surface` (b, 8192, 6), `near` (b, 8192, 4), `volume` (b, 8192, 4)."""
+        """Samples of some meshes.
+
+        Parameters
+        ----------
+        indices : sequence of int
+
+        Returns
+        -------
+        dict of float16 tensors
+            `surface` (b, 8192, 6), `near` (b, 8192, 4), `volume` (b, 8192, 4).
+        """
         lines = [self.index[int(i)] for i in indices]
         return {
             kind: torch.stack([self._shards[line["shard"]].get_slice(kind)[line["row"]] for line in lines])

@@ -9,7 +9,7 @@ import dataclasses
 class MeshItem:
     """One mesh to prepare: a file, or the seed of a procedural shape.
 
-    Attributes
+    Parameters
     ----------
     name : str
         Unique within a data set.

@@ -44,6 +44,14 @@ VALIDATION = 0.06
 def mesh_items(sources: Sequence[str | Path]) -> list[MeshItem]:
     """Items for mesh files and folders (searched recursively), sorted by name; a file's stem is its group.
 
+    Parameters
+    ----------
+    sources : sequence of paths
+
+    Returns
+    -------
+    list of MeshItem
+
     Raises
     ------
     DatasetError
@@ -158,7 +166,16 @@ def prepare(
 
 
 def split_share(group: str) -> float:
-    """A number in [0, 1) that depends on the name of a group alone."""
+    """A number in [0, 1) that depends on the name of a group alone.
+
+    Parameters
+    ----------
+    group : str
+
+    Returns
+    -------
+    float
+    """
     return int.from_bytes(hashlib.sha256(group.lower().encode()).digest()[:8], "big") / 2**64
 
 

@@ -52,6 +52,11 @@ def sample_solid(solid: Solid, seed: int, points: int = POINTS) -> Samples:
 def check_signs(samples: Samples) -> None:
     """Refuse samples whose signs cannot be right.
 
+    Parameters
+    ----------
+    samples : dict
+        As `sample_solid` makes them.
+
     Raises
     ------
     MeshError

@@ -25,11 +25,23 @@ STARTING = 600.0
 
 
 def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
-    """Read or make the mesh of `item`, sample it into the safetensors file `out`, and return what to index.
+    """Read or make a mesh and sample it into a safetensors file.
+
+    Parameters
+    ----------
+    item : MeshItem
+    seed : int
+    out : path
+
+    Returns
+    -------
+    dict
+        What to index.
 
     Raises
     ------
     MeshError
+        The mesh cannot be read, or bounds nothing.
     """
     from safetensors.numpy import save_file
 
@@ -70,7 +82,13 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
 
 
 class Worker:
-    """Runs `sample_item` in a child process that is killed when a mesh takes too long and started again."""
+    """Runs `sample_item` in a child process that is killed when a mesh takes too long and started again.
+
+    Parameters
+    ----------
+    seconds : float
+        Time limit of a mesh.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -132,7 +150,8 @@ class Worker:
                     else f"took longer than {seconds:g} s; raise the limit or simplify the mesh"
                 )
             line += part
-        return json.loads(line)
+        result: dict[str, Any] = json.loads(line)
+        return result
 
 
 def main() -> None:

@@ -37,9 +37,33 @@ class Tokenizer(Protocol):
 
     model: TokenModel
 
-    def encode(self, mesh: Any, *, max_bytes: int, effort: str, seed: int) -> TokenStream: ...
+    def encode(self, mesh: Any, *, max_bytes: int, effort: str, seed: int) -> TokenStream:
+        """Encode a mesh.
 
-    def decode(self, stream: TokenStream, resolution: int) -> Any: ...
+        Parameters
+        ----------
+        mesh : path or mesh
+        max_bytes : int
+        effort : str
+        seed : int
+
+        Returns
+        -------
+        TokenStream
+        """
+
+    def decode(self, stream: TokenStream, resolution: int) -> Any:
+        """Decode a stream.
+
+        Parameters
+        ----------
+        stream : TokenStream
+        resolution : int
+
+        Returns
+        -------
+        trimesh.Trimesh
+        """
 
 
 def bench(
@@ -196,6 +220,16 @@ def summarise(meshes: Sequence[dict[str, Any]], budgets: Sequence[int]) -> list[
     A row has the number of ``meshes`` and of those that ``fit``, the mean F-scores over all (0 for a mesh that fits
     nothing) as ``f_score@T``, every score over those that fit as ``SCORE_fitting``, and for F-scores the
     mean ``SCORE_ceiling`` and ``SCORE_share`` of it.
+
+    Parameters
+    ----------
+    meshes : sequence of dict
+        Results of each mesh.
+    budgets : sequence of int
+
+    Returns
+    -------
+    list of dict
     """
     rows = []
     for name, chosen in (("all", list(meshes)), ("closed", [mesh for mesh in meshes if mesh["closed"]])):
@@ -223,7 +257,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The summary as a Markdown table."""
+    """The summary as a Markdown table.
+
+    Parameters
+    ----------
+    result : dict
+        Of `bench`.
+
+    Returns
+    -------
+    str
+    """
     header = [
         "meshes",
         "method",
@@ -248,7 +292,14 @@ def table(result: dict[str, Any]) -> str:
 
 
 def save_plot(result: dict[str, Any], path: str | Path) -> None:
-    """Rate-distortion curves of both methods with the mean ceiling, as a PNG."""
+    """Rate-distortion curves of both methods with the mean ceiling, as a PNG.
+
+    Parameters
+    ----------
+    result : dict
+        Of `bench`.
+    path : path
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")

@@ -35,7 +35,18 @@ _VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One mesh as Draco writes it."""
+    """One mesh as Draco writes it.
+
+    Parameters
+    ----------
+    method : str
+        How its faces became fewer.
+    faces : int
+    bits : int
+        Of a coordinate.
+    data : bytes
+        The Draco file.
+    """
 
     method: str
     faces: int
@@ -43,7 +54,14 @@ class Candidate:
     data: bytes
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices (n, 3) and faces (m, 3), in the evaluation frame."""
+        """The mesh in the file.
+
+        Returns
+        -------
+        vertices : array of shape (n, 3)
+            In the evaluation frame.
+        faces : array of shape (m, 3)
+        """
         import DracoPy
 
         mesh = DracoPy.decode(self.data)
@@ -92,7 +110,18 @@ def best_at_budgets(
 
 
 def draco_mesh(mesh: Any, scores: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh behind one result of `best_at_budgets`, decoded: vertices (n, 3) in the frame of `mesh`, faces (m, 3).
+    """The mesh behind one result of `best_at_budgets`, decoded.
+
+    Parameters
+    ----------
+    mesh : path or mesh
+    scores : dict
+
+    Returns
+    -------
+    vertices : array of shape (n, 3)
+        In the frame of `mesh`.
+    faces : array of shape (m, 3)
 
     Raises
     ------

@@ -67,25 +67,56 @@ class GeneratorConfig:
 
 
 def box_class(box: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Number of the proportions of boxes (n, 3): the longest axis, and the steps by which the others are shorter."""
+    """Numbers of the proportions of boxes: the longest axis, and the steps by which the others are shorter.
+
+    Parameters
+    ----------
+    box : array of shape (n, 3)
+        Half-extents.
+
+    Returns
+    -------
+    int array of shape (n,)
+    """
     ratio = np.clip(box / box.max(1, keepdims=True), THINNEST, 1)
     steps = np.rint(np.log(ratio) / np.log(THINNEST) * (BINS - 1)).astype(np.int64)
     longest = steps.argmin(1)  # the first of those that are as good as the longest
     others = np.stack([np.delete(row, axis) for row, axis in zip(steps, longest, strict=True)])
-    return (longest * BINS + others[:, 0]) * BINS + others[:, 1]
+    return np.asarray((longest * BINS + others[:, 0]) * BINS + others[:, 1])
 
 
 def class_box(number: int) -> NDArray[np.float64]:
-    """Half-extents (3,), the longest 1, of a number of `box_class`."""
+    """The box that a number of `box_class` stands for.
+
+    Parameters
+    ----------
+    number : int
+
+    Returns
+    -------
+    array of shape (3,)
+        Half-extents, the longest 1.
+    """
     number, second = divmod(int(number), BINS)
     longest, first = divmod(number, BINS)
     return np.insert(THINNEST ** (np.array([first, second]) / (BINS - 1)), longest, 1.0)
 
 
 def running_inputs(quantizer: ScaleQuantizer, ids: Sequence[Int[Tensor, "b _"]], scales: int) -> list[Tensor]:
-    """What the tokens of each of the first scales are told of the ids before them, tensors (b, k, c).
+    """What the tokens of each of the first scales are told of the ids before them.
 
     The sum of the coarser scales' contributions, reduced to the tokens; zero for the first scale, which has none.
+
+    Parameters
+    ----------
+    quantizer : ScaleQuantizer
+    ids : sequence of int tensors of shape (b, k)
+        Of the scales that are known.
+    scales : int
+
+    Returns
+    -------
+    list of tensors of shape (b, k, c)
     """
     parts = [quantizer.codebook[chosen] for chosen in ids]
     batch = len(parts[0]) if parts else 1
@@ -97,7 +128,12 @@ def running_inputs(quantizer: ScaleQuantizer, ids: Sequence[Int[Tensor, "b _"]],
 
 
 class ScaleTransformer(nn.Module):
-    """Category, box and running reconstruction to the logits of the box and of every token's id."""
+    """Category, box and running reconstruction to the logits of the box and of every token's id.
+
+    Parameters
+    ----------
+    config : GeneratorConfig
+    """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -120,7 +156,19 @@ class ScaleTransformer(nn.Module):
     def forward(
         self, category: Int[Tensor, " b"], box: Int[Tensor, " b"], inputs: Sequence[Float[Tensor, "b _ c"]]
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k v"]]:
-        """Logits of the box, which see the category alone, and of the ids of those scales that have inputs."""
+        """Logits of the box, which see the category alone, and of the ids of those scales that have inputs.
+
+        Parameters
+        ----------
+        category, box : int tensors of shape (b,)
+        inputs : sequence of tensors of shape (b, k, c)
+            Of `running_inputs`.
+
+        Returns
+        -------
+        box : tensor of shape (b, n)
+        codes : tensor of shape (b, k, v)
+        """
         states = [self.category(category)[:, None], self.box(box)[:, None]]
         if inputs:
             told = torch.cat(list(inputs), dim=1)
@@ -154,7 +202,18 @@ class MeshGenerator:
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path | None = None, codec: str | Path | None = None) -> MeshGenerator:
-        """The generator of a model folder or the embedded one, with its tokenizer (`codec`: that one's folder).
+        """A generator with trained weights, and its tokenizer.
+
+        Parameters
+        ----------
+        path_or_name : path or str, optional
+            A model folder, or (None) the embedded generator.
+        codec : path or str, optional
+            The tokenizer's folder; by default the embedded tokenizer of the id that the generator names.
+
+        Returns
+        -------
+        MeshGenerator
 
         Raises
         ------
@@ -184,10 +243,11 @@ class MeshGenerator:
         top_p: float = 0.9,
         guidance: float = 2.0,
     ) -> list[TokenStream]:
-        """Draw `count` shapes.
+        """Draw new shapes.
 
         Parameters
         ----------
+        count : int
         category : str, optional
             One of `categories`; any shape, if not given.
         seed : int
@@ -198,6 +258,10 @@ class MeshGenerator:
             Ids are drawn from the most probable ones that together have this share (nucleus sampling).
         guidance : float
             Logits move by this multiple of what the category changes (classifier-free guidance); 1 is none.
+
+        Returns
+        -------
+        list of TokenStream
 
         Raises
         ------
@@ -213,11 +277,12 @@ class MeshGenerator:
         generator = torch_generator(seed, "sample")
 
         def logits(box: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-            found = self.network(wanted, box, inputs)
+            found: tuple[Tensor, Tensor] = self.network(wanted, box, inputs)
             if category is None or guidance == 1:
                 return found
             free = self.network(torch.zeros_like(wanted), box, inputs)
-            return tuple(f + guidance * (w - f) for w, f in zip(found, free, strict=True))  # type: ignore[return-value]
+            guided = [f + guidance * (w - f) for w, f in zip(found, free, strict=True)]
+            return guided[0], guided[1]
 
         def draw(found: Tensor) -> Tensor:
             return draw_nucleus(found / temperature, top_p, generator)
@@ -239,7 +304,19 @@ class MeshGenerator:
 
 
 def draw_nucleus(logits: Float[Tensor, "*b v"], top_p: float, generator: torch.Generator) -> Int[Tensor, "*b"]:
-    """One index for each row, from the most probable ones that together have a share of at least `top_p`."""
+    """Draw from the most probable codes that together have a share (Holtzman et al. 2020, arXiv 1904.09751).
+
+    Parameters
+    ----------
+    logits : tensor of shape (..., v)
+    top_p : float
+        That share, at least.
+    generator : torch.Generator
+
+    Returns
+    -------
+    int tensor of shape (...)
+    """
     shares, order = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True, stable=True)
     before = shares.cumsum(-1) - shares
     kept = torch.where(before < top_p, shares, 0.0)

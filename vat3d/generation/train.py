@@ -54,7 +54,16 @@ class NamedSamples(Samples, Protocol):
 
 @dataclass(frozen=True)
 class Shapes:
-    """Ids (n, tokens) of shapes, numbers of their boxes (n,) and of their categories (n,), 0 for none."""
+    """Tokens of shapes.
+
+    Parameters
+    ----------
+    ids : int tensor of shape (n, tokens)
+    box : int tensor of shape (n,)
+        As in `box_class`.
+    category : int tensor of shape (n,)
+        From 1 on; 0 for none.
+    """
 
     ids: Tensor
     box: Tensor
@@ -64,12 +73,30 @@ class Shapes:
         return len(self.ids)
 
     def take(self, rows: Any) -> Shapes:
-        """Some of the shapes."""
+        """Some of the shapes.
+
+        Parameters
+        ----------
+        rows : slice or int array
+
+        Returns
+        -------
+        Shapes
+        """
         return Shapes(self.ids[rows], self.box[rows], self.category[rows])
 
 
 def category_names(datasets: Sequence[NamedSamples]) -> list[list[str]]:
-    """Category of each mesh of each data set; empty where it has none, or one of fewer than `FEWEST` meshes."""
+    """Category of each mesh of each data set; empty where it has none, or one of fewer than `FEWEST` meshes.
+
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+
+    Returns
+    -------
+    list of lists of str
+    """
     named = [
         [line["category"].lower() if line["source"] in NAMED_SOURCES else "" for line in dataset.index]
         for dataset in datasets
@@ -87,7 +114,22 @@ def shape_tokens(
     rounds: int,
     seed: int,
 ) -> Shapes:
-    """Encode the shapes of a split: as they are in the first round, mirrored and stretched in later ones."""
+    """Encode the shapes of a split: as they are in the first round, mirrored and stretched in later ones.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+    datasets : sequence of Dataset
+    split : {"train", "validation"}
+    categories : sequence of str
+        Those that are numbered, from 1 on.
+    rounds : int
+    seed : int
+
+    Returns
+    -------
+    Shapes
+    """
     config = TrainConfig(volume=8, near=8)
     names = category_names(datasets)
     numbers = {name: 1 + number for number, name in enumerate(categories)}
@@ -123,9 +165,22 @@ def cross_entropies(
     generator: torch.Generator | None = None,
     precision: str = "float32",
 ) -> tuple[Tensor, list[Tensor]]:
-    """Mean cross-entropy in nats of the box, and of the ids of each scale, each tensor (b, k).
+    """Mean cross-entropy of the box, and that of each id.
 
-    With `generator` some categories are withheld and some ids that the inputs are made of are wrong, as in training.
+    Parameters
+    ----------
+    network : ScaleTransformer
+    codec : CodecNetwork
+    shapes : Shapes
+    generator : torch.Generator, optional
+        Withholds some categories, and makes some ids wrong that the inputs are made of, as in training.
+    precision : {"auto", "float32", "bfloat16"}
+
+    Returns
+    -------
+    box : tensor of shape ()
+        In nats.
+    scales : list of tensors of shape (b, k)
     """
     tokens = list(network.config.tokens)
     category, told = shapes.category, shapes.ids
@@ -147,7 +202,20 @@ def cross_entropies(
 def validate(
     network: ScaleTransformer, codec: CodecNetwork, shapes: Shapes, counts: Sequence[Tensor]
 ) -> dict[str, Any]:
-    """Nats per token on shapes not trained on, in all and for each scale, beside the unigram and the uniform coder."""
+    """Nats per token on shapes not trained on, in all and for each scale, beside the unigram and the uniform coder.
+
+    Parameters
+    ----------
+    network : ScaleTransformer
+    codec : CodecNetwork
+    shapes : Shapes
+    counts : sequence of tensors of shape (v,)
+        How often each code comes in each scale in training.
+
+    Returns
+    -------
+    dict
+    """
     found = [cross_entropies(network, codec, shapes.take(slice(k, k + 64)))[1] for k in range(0, len(shapes), 64)]
     scales = [torch.cat(parts) for parts in zip(*found, strict=True)]
     unigram = [
@@ -174,7 +242,27 @@ def train(
     progress: bool = True,
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Train a generator of `tokenizer`'s tokens into the model folder `out`; returns the last figures.
+    """Train a generator of a tokenizer's tokens.
+
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+    out : path
+        Model folder.
+    tokenizer : MeshTokenizer
+    budget : Budget
+    seed : int
+    resume : bool
+        Go on in `out`; without it a folder that holds a run is refused.
+    progress : bool
+        A progress bar on standard error.
+    precision : {"auto", "float32", "bfloat16"}
+        Of matrix products.
+
+    Returns
+    -------
+    dict
+        The last figures.
 
     Raises
     ------

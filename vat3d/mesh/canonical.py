@@ -26,7 +26,7 @@ MERGE_STEP = 2.0**-20
 class CanonicalMesh:
     """A mesh in the evaluation frame: centred on its bounding box, longest half-side 1.
 
-    Attributes
+    Parameters
     ----------
     vertices : float64 array of shape (n_vertices, 3)
         Distinct, all referenced, in lexicographic order.
@@ -210,7 +210,16 @@ def _outward(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray
 
 
 def geometry_hash(mesh: CanonicalMesh) -> str:
-    """32 hex digits that are equal for the same triangles in any order, place and size (to 1e-4 of the half-side)."""
+    """32 hex digits that are equal for the same triangles in any order, place and size (to 1e-4 of the half-side).
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+
+    Returns
+    -------
+    str
+    """
     digest = hashlib.sha256(np.rint(mesh.vertices * 1e4).astype("<i4").tobytes())
     digest.update(mesh.faces.astype("<i4").tobytes())
     return digest.hexdigest()[:32]

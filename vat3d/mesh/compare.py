@@ -45,7 +45,16 @@ def evaluate(reference: Any, other: Any) -> dict[str, Any]:
 
 
 def ceiling(reference: Any) -> dict[str, Any]:
-    """`evaluate` of the reference against itself: what sampling alone costs (the two sides have other samples)."""
+    """`evaluate` of the reference against itself: what sampling alone costs (the two sides have other samples).
+
+    Parameters
+    ----------
+    reference : path or mesh
+
+    Returns
+    -------
+    dict
+    """
     return evaluate(reference, reference)
 
 
@@ -76,15 +85,34 @@ class Reference:
         return is_closed(self.vertices, self.faces)
 
     def _framed(self, vertices: np.ndarray) -> np.ndarray:
-        return (vertices - self.centre) / self.half_side
+        return np.asarray((vertices - self.centre) / self.half_side)
 
     def surface_scores(self, vertices: np.ndarray, faces: np.ndarray) -> dict[str, float]:
-        """F-scores, chamfer distance and normal consistency of a mesh in the reference's own units."""
+        """F-scores, chamfer distance and normal consistency of a mesh in the reference's own units.
+
+        Parameters
+        ----------
+        vertices : array of shape (n, 3)
+        faces : int array of shape (m, 3)
+
+        Returns
+        -------
+        dict
+        """
         other = _sampled(self._framed(vertices), faces, self.samples, _OTHER_SEED)
         return surface_scores(self.surface, other, THRESHOLDS)
 
     def compare(self, other: Any) -> dict[str, Any]:
-        """All that `evaluate` returns."""
+        """All that `evaluate` returns.
+
+        Parameters
+        ----------
+        other : path or mesh
+
+        Returns
+        -------
+        dict
+        """
         vertices, faces, _ = load_mesh(other)
         scores: dict[str, Any] = self.surface_scores(vertices, faces)
         vertices = self._framed(vertices)
@@ -118,4 +146,4 @@ def _inside(vertices: np.ndarray, faces: np.ndarray, points: np.ndarray) -> np.n
 
     mesh = canonical_mesh(vertices, faces)
     points = np.ascontiguousarray((points - mesh.centre) / mesh.half_side)
-    return np.abs(igl.fast_winding_number(mesh.vertices, mesh.faces, points)) > 0.5
+    return np.asarray(np.abs(igl.fast_winding_number(mesh.vertices, mesh.faces, points)) > 0.5)

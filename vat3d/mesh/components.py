@@ -26,7 +26,13 @@ REMEMBERED = 24
 
 
 class WindingNumber:
-    """How often faces wind about points (n, 3), whichever way round; both fill rules ask about the same ones."""
+    """How often faces wind about points, whichever way round; both fill rules ask about the same points.
+
+    Parameters
+    ----------
+    vertices : array of shape (n, 3)
+    faces : int array of shape (m, 3)
+    """
 
     def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> None:
         import igl
@@ -36,7 +42,7 @@ class WindingNumber:
             tree.init(vertices, faces)
 
         def wound(data: bytes) -> NDArray[np.float64]:
-            return np.abs(tree.winding_number(np.frombuffer(data).reshape(-1, 3)))
+            return np.asarray(np.abs(tree.winding_number(np.frombuffer(data).reshape(-1, 3))))
 
         self._anew, self._lately = wound, lru_cache(REMEMBERED)(wound)
 
@@ -45,8 +51,21 @@ class WindingNumber:
 
 
 def loose_faces(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which of the chosen faces have outside on both sides, and which of those have others in the same place, that
-    cancel them (a single one has winding numbers of a half); sought only where three faces or more share an edge."""
+    """Faces that bound nothing, sought only where three faces or more share an edge.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+    in_closed : bool array of shape (n_faces,)
+        Those of closed components.
+
+    Returns
+    -------
+    loose : bool array of shape (n_faces,)
+        Which of them have outside on both sides.
+    paired : bool array of shape (n_faces,)
+        Which of those have others in the same place, that cancel them (a single one has winding numbers of a half).
+    """
     loose, paired = np.zeros((2, len(mesh.faces)), bool)
     if mesh.report["nonmanifold_edges"] and in_closed.any():
         faces = np.ascontiguousarray(mesh.faces[in_closed])
@@ -59,7 +78,18 @@ def loose_faces(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDAr
 
 
 def closed_components(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each component bounds a solid, and whether it does so in spite of an open rim."""
+    """Which components bound a solid.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+
+    Returns
+    -------
+    closed : bool array of shape (n_components,)
+    holed : bool array of shape (n_components,)
+        Which do so in spite of an open rim.
+    """
     edges, edge, direction = edge_table(mesh.faces)
     odd = np.bincount(edge) % 2 == 1
     owner = np.empty(len(edges), np.int64)

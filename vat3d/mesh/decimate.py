@@ -8,19 +8,22 @@ from vat3d.errors import CodecError
 
 
 def decimate(vertices: np.ndarray, faces: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """A closed mesh with about `count` faces.
+    """A closed mesh with about so many faces.
 
     Quadric edge collapse first; where that opens the mesh or makes it non-manifold, manifold3d's simplification with
     the smallest tolerance that reaches `count`, which keeps it closed.
 
     Parameters
     ----------
-    vertices : array of shape (n, 3); faces : int array of shape (m, 3)
-    count : int, at least 4
+    vertices : array of shape (n, 3)
+    faces : int array of shape (m, 3)
+    count : int
+        At least 4.
 
     Returns
     -------
-    vertices : float64 array; faces : int64 array
+    vertices : float64 array
+    faces : int64 array
 
     Raises
     ------
@@ -70,7 +73,16 @@ def _simplify_manifold(vertices: np.ndarray, faces: np.ndarray, count: int) -> t
 
 
 def is_closed_manifold(faces: np.ndarray) -> bool:
-    """Whether every side of every triangle is passed exactly once in each direction."""
+    """Whether every side of every triangle is passed exactly once in each direction.
+
+    Parameters
+    ----------
+    faces : int array of shape (m, 3)
+
+    Returns
+    -------
+    bool
+    """
     faces = np.asarray(faces, np.int64)
     if not len(faces):
         return False

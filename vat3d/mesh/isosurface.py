@@ -42,7 +42,19 @@ class GridField:
         return np.nan_to_num(np.concatenate(parts), nan=1e3, posinf=1e3, neginf=-1e3)
 
     def at(self, numbers: np.ndarray, side: int) -> np.ndarray:
-        """Values at the grid points of these numbers, sorted and each there once."""
+        """Values at grid points.
+
+        Parameters
+        ----------
+        numbers : int array of shape (n,)
+            Of the points, sorted, each there once.
+        side : int
+            Cells along a side of the grid.
+
+        Returns
+        -------
+        array of shape (n,)
+        """
         known, values = self._known.get(side, (numbers[:0], np.empty(0)))
         places = np.searchsorted(known, numbers)
         new = np.ones(len(numbers), bool)
@@ -226,4 +238,4 @@ def _place(
     difference = at_low - at_high
     share = np.where(difference != 0, low + (high - low) * at_low / np.where(difference != 0, difference, 1), share)
     share = np.clip(share, _MARGIN, 1 - _MARGIN)
-    return start + share[:, None] * (stop - start)
+    return np.asarray(start + share[:, None] * (stop - start))

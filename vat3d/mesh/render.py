@@ -69,7 +69,16 @@ def render_mesh(
 
 
 def mesh_box(mesh: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner, (3,) each, of the vertices that faces refer to."""
+    """The box of the vertices that faces refer to.
+
+    Parameters
+    ----------
+    mesh : path or mesh
+
+    Returns
+    -------
+    low, high : arrays of shape (3,)
+    """
     vertices, faces, _ = load_mesh(mesh)
     used = vertices[np.unique(faces)]
     return used.min(0), used.max(0)

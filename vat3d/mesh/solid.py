@@ -98,7 +98,16 @@ class Solid:
         return float(self._area @ np.where(self._two_sided, 2.0, 1.0))
 
     def filled(self, fill: str) -> Solid:
-        """The solid of the same mesh by a fill rule."""
+        """The solid of the same mesh by a fill rule.
+
+        Parameters
+        ----------
+        fill : {"nonzero", "even-odd"}
+
+        Returns
+        -------
+        Solid
+        """
         other = copy(self)
         other.fill = fill
         return other
@@ -136,7 +145,16 @@ class Solid:
         return distance
 
     def face_distance(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Distances (n,) of points (n, 3) from the mesh's faces, whatever is inside."""
+        """Distances from the mesh's faces, whatever is inside.
+
+        Parameters
+        ----------
+        points : array of shape (n, 3)
+
+        Returns
+        -------
+        float64 array of shape (n,)
+        """
         at, parts = np.ascontiguousarray(points, np.float64), []
         for tree, faces in ((self._closed_tree, self._closed_faces), (self._open_tree, self._open_faces)):
             if tree is not None:
@@ -153,7 +171,16 @@ class Solid:
         return distance - self._growth(behind, ahead)
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Whether points (n, 3) lie inside, before what is thin is thickened; quicker than `signed_distance`."""
+        """Whether points lie inside, before what is thin is thickened; quicker than `signed_distance`.
+
+        Parameters
+        ----------
+        points : array of shape (n, 3)
+
+        Returns
+        -------
+        bool array of shape (n,)
+        """
         at = np.ascontiguousarray(points, np.float64)
         inside = self._wound(at) if self._closed_tree is not None else np.zeros(len(at), bool)
         if self._open_tree is not None:
@@ -167,6 +194,11 @@ class Solid:
         Area-uniform over the faces of closed parts, moved where they are thin, and over the two offset sides of sheets
         (one side each where two loose faces lie in one place); what lies inside another part is left out if such is
         inside.
+
+        Parameters
+        ----------
+        n : int
+        seed : int
 
         Returns
         -------
@@ -228,25 +260,63 @@ class Solid:
         return THICKER * ((~one & ~other).astype(float) - (one & other & (self.fill == EVEN_ODD)))
 
     def hidden(self, points: NDArray[np.float64], normals: NDArray[np.float64], depth: float) -> NDArray[np.bool_]:
-        """Which points (n, 3) of the mesh have inside on both sides, `depth` away along their normals (n, 3)."""
+        """Which points of the mesh have inside on both sides.
+
+        Parameters
+        ----------
+        points, normals : arrays of shape (n, 3)
+        depth : float
+            How far away.
+
+        Returns
+        -------
+        bool array of shape (n,)
+        """
         return self.contains(points + depth * normals) & self.contains(points - depth * normals)
 
     def has_internal_surfaces(self, surface: SurfaceSamples) -> bool:
-        """Whether the even-odd rule shows much of the mesh's surface, of which these are samples in random order, that
-        otherwise lies deep within parts."""
+        """Whether the even-odd rule shows much of the mesh's surface that otherwise lies deep within parts.
+
+        Parameters
+        ----------
+        surface : SurfaceSamples
+            Of the mesh, in random order.
+
+        Returns
+        -------
+        bool
+        """
         if self.mesh.report["components"] == 1:
             return False
         points, normals = surface.points[:HIDDEN_SAMPLES], surface.normals[:HIDDEN_SAMPLES]
         return float(self.filled(NONZERO).hidden(points, normals, DEEP).mean()) > HIDDEN
 
     def is_thin(self, surface: SurfaceSamples) -> bool:
-        """Whether much of the mesh's surface, of which these are samples in random order, is of sheets, or of parts
-        that `signed_distance` thickens."""
+        """Whether much of the mesh's surface is of sheets, or of parts that `signed_distance` thickens.
+
+        Parameters
+        ----------
+        surface : SurfaceSamples
+            Of the mesh, in random order.
+
+        Returns
+        -------
+        bool
+        """
         return float(self._within(surface, THIN).mean()) < 1 - THIN_SHARE
 
     def has_walls(self, surface: SurfaceSamples) -> bool:
-        """Whether what is thin of the mesh's surface, of which these are samples in random order, are walls with a
-        thickness of their own, rather than sheets or walls that are hardly thicker."""
+        """Whether thin parts of the mesh are walls with a thickness of their own, rather than sheets or hardly thicker.
+
+        Parameters
+        ----------
+        surface : SurfaceSamples
+            Of the mesh, in random order.
+
+        Returns
+        -------
+        bool
+        """
         thick = self._within(surface, WALL_THICKNESS)[~self._within(surface, THIN)]
         return bool(self.report["closed"] and 2 * thick.sum() > len(thick))
 
@@ -256,16 +326,32 @@ class Solid:
         return self.contains(points + step) | self.contains(points - step)
 
     def volume_fraction(self, n: int = 4096) -> float:
-        """Share of the mesh's bounding box that is inside, from `n` fixed points."""
+        """Share of the mesh's bounding box that is inside.
+
+        Parameters
+        ----------
+        n : int
+            Fixed points that are looked at.
+
+        Returns
+        -------
+        float
+        """
         low, high = self.mesh.vertices.min(0), self.mesh.vertices.max(0)
         return float(self.contains(low + (high - low) * numpy_generator(0, "fraction").random((n, 3))).mean())
 
     def training_surface(self, resolution: int = 256) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The closed surface of the solid as a mesh, extracted on a grid of `resolution` cells a side.
+        """The closed surface of the solid as a mesh.
+
+        Parameters
+        ----------
+        resolution : int
+            Cells along a side of the grid.
 
         Returns
         -------
-        vertices : float64 array of shape (n, 3), faces : int64 array of shape (m, 3)
+        vertices : float64 array of shape (n, 3)
+        faces : int64 array of shape (m, 3)
         """
         from vat3d.mesh.isosurface import extract_surface
 
@@ -291,7 +377,7 @@ def _tree(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Any:
 def _distance(
     tree: Any, vertices: NDArray[np.float64], faces: NDArray[np.int64], points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    return np.sqrt(tree.squared_distance(vertices, faces, points)[0])
+    return np.asarray(np.sqrt(tree.squared_distance(vertices, faces, points)[0]))
 
 
 def _uniform_on(corners: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -299,4 +385,6 @@ def _uniform_on(corners: NDArray[np.float64], rng: np.random.Generator) -> NDArr
     u, v = rng.random((2, len(corners)))
     over = u + v > 1
     u, v = np.where(over, 1 - u, u), np.where(over, 1 - v, v)
-    return corners[:, 0] + u[:, None] * (corners[:, 1] - corners[:, 0]) + v[:, None] * (corners[:, 2] - corners[:, 0])
+    return np.asarray(
+        corners[:, 0] + u[:, None] * (corners[:, 1] - corners[:, 0]) + v[:, None] * (corners[:, 2] - corners[:, 0])
+    )

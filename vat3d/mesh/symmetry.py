@@ -21,7 +21,19 @@ SAMPLES, FEW, DOUBT = 4000, 400, 0.1
 
 
 def best_mirror(solid: Solid, surface: SurfaceSamples) -> int:
-    """The axes across whose middle a solid's mesh, of which these are samples in random order, is its mirror image."""
+    """The axes across whose middle a mesh is its own mirror image.
+
+    Parameters
+    ----------
+    solid : Solid
+    surface : SurfaceSamples
+        Of its mesh, in random order.
+
+    Returns
+    -------
+    int
+        1 for x, 2 for y, 4 for z, added up.
+    """
     points, extents, mirror = surface.points[:SAMPLES], np.abs(solid.mesh.vertices).max(0), 0
     for axis in np.flatnonzero(extents >= LEAST_EXTENT):
         if _lie_on(solid, points * np.where(np.arange(3) == axis, -1, 1)):
@@ -30,10 +42,20 @@ def best_mirror(solid: Solid, surface: SurfaceSamples) -> int:
 
 
 def upright(solid: Solid, surface: SurfaceSamples) -> NDArray[np.float64] | None:
-    """The rotation (3, 3), by as little as can be, that brings planes across which a solid's mesh is its own mirror
-    image to lie along the axes; None if it has no such plane through its centroid and square to a principal axis.
+    """The rotation, by as little as can be, that brings mirror planes of a mesh to lie along the axes.
 
     (A shape's mirror plane holds its centroid, and its normal is a principal axis of its moments of inertia.)
+
+    Parameters
+    ----------
+    solid : Solid
+    surface : SurfaceSamples
+        Of its mesh, in random order.
+
+    Returns
+    -------
+    array of shape (3, 3), optional
+        None if there is no such plane through its centroid and square to a principal axis.
     """
     centroid, axes = _principal_axes(solid)
     axes = axes[np.abs((solid.mesh.vertices - centroid) @ axes.T).max(0) >= LEAST_EXTENT]

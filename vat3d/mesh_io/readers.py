@@ -34,7 +34,17 @@ _PLY_TYPES = {
 
 
 def triangulate(polygons: Iterable[Sequence[int]]) -> NDArray[np.int64]:
-    """Triangle fans (m, 3) of polygons given by vertex indices; those of fewer than three corners are skipped."""
+    """Cut polygons into triangle fans; those of fewer than three corners are skipped.
+
+    Parameters
+    ----------
+    polygons : iterable of sequences of int
+        Vertex indices.
+
+    Returns
+    -------
+    int array of shape (m, 3)
+    """
     polygons = list(polygons)
     if all(len(p) == 3 for p in polygons):
         return np.array(polygons, np.int64).reshape(-1, 3)
@@ -43,7 +53,16 @@ def triangulate(polygons: Iterable[Sequence[int]]) -> NDArray[np.int64]:
 
 
 def read_obj(data: bytes) -> Mesh:
-    """Wavefront OBJ: the `v` and `f` lines."""
+    """Wavefront OBJ: the `v` and `f` lines.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    vertices, faces : arrays of shape (n, 3) and (m, 3)
+    """
     vertices: list[list[bytes]] = []
     polygons: list[list[int]] = []
     textured, loose = False, 0
@@ -73,7 +92,16 @@ def read_obj(data: bytes) -> Mesh:
 
 
 def read_off(data: bytes) -> Mesh:
-    """Object File Format, with or without colours and normals."""
+    """Object File Format, with or without colours and normals.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    vertices, faces : arrays of shape (n, 3) and (m, 3)
+    """
     lines = [line for line in (raw.split(b"#", 1)[0].strip() for raw in data.splitlines()) if line]
     match = re.match(rb"(?:ST|C|N)*OFF\b\s*|OFF(?=\d)", lines[0] if lines else b"")
     if match is None:
@@ -106,7 +134,16 @@ def read_off(data: bytes) -> Mesh:
 
 
 def read_stl(data: bytes) -> Mesh:
-    """STL, binary or text. Its triangles share no vertices; `vat3d.mesh.canonical` merges them."""
+    """STL, binary or text. Its triangles share no vertices; `vat3d.mesh.canonical` merges them.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    vertices, faces : arrays of shape (n, 3) and (m, 3)
+    """
     if len(data) >= 84:
         (count,) = struct.unpack_from("<I", data, 80)
         if len(data) == 84 + 50 * count or not data.lstrip().startswith(b"solid"):
@@ -128,7 +165,16 @@ def read_stl(data: bytes) -> Mesh:
 
 
 def read_ply(data: bytes) -> Mesh:
-    """PLY in its three encodings: x, y, z of `vertex` and the corner lists of `face`."""
+    """PLY in its three encodings: x, y, z of `vertex` and the corner lists of `face`.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    vertices, faces : arrays of shape (n, 3) and (m, 3)
+    """
     end = re.search(rb"^end_header\r?\n", data[: 1 << 16], re.MULTILINE)
     if not data.startswith(b"ply") or end is None:
         raise MeshError("the file has no PLY header; it is another format or cut off")
@@ -262,7 +308,16 @@ def _ply_claim(elements: list[tuple[str, int, list[list[str]]]], room: int, leas
 
 
 def read_glb(data: bytes) -> Mesh:
-    """Binary glTF without outside resources, through trimesh, all instances merged."""
+    """Binary glTF without outside resources, through trimesh, all instances merged.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    vertices, faces : arrays of shape (n, 3) and (m, 3)
+    """
     check_glb(data)
     import trimesh
 
@@ -281,6 +336,10 @@ def read_glb(data: bytes) -> Mesh:
 
 def check_glb(data: bytes) -> None:
     """Refuse a GLB whose chunks, accessors, links or scene graph cannot be trusted.
+
+    Parameters
+    ----------
+    data : bytes
 
     Raises
     ------

@@ -19,6 +19,12 @@ def save_mesh(path: str | Path, vertices: NDArray[np.floating], faces: NDArray[n
 
     OBJ and PLY keep float64 where float32 would not do; STL and GLB cannot.
 
+    Parameters
+    ----------
+    path : path
+    vertices : array of shape (n, 3)
+    faces : int array of shape (m, 3)
+
     Returns
     -------
     list of str

@@ -19,6 +19,21 @@ def field_loss(
     Near the surface the optimum is ``logit = -d / sharpness``, so that distances are learned to a fraction of a cell;
     far away the target saturates and nothing is asked but the sign. A second term of weight `sharper_weight`, `SHARPER`
     times less soft and with the same optimum, asks for the sign in parts thinner than `sharpness`.
+
+    Parameters
+    ----------
+    logits : tensor of shape (b, n)
+        Of the network, positive inside.
+    signed_distance : tensor of shape (b, n)
+        True distances, negative inside.
+    sharpness : float
+        Length over which a distance makes a logit of 1.
+    sharper_weight : float
+
+    Returns
+    -------
+    tensor of shape (b, n)
+        In nats.
     """
     depth = -signed_distance / sharpness
     loss = _cross_entropy(logits, depth)
@@ -35,5 +50,14 @@ def _cross_entropy(logits: Tensor, true_logits: Tensor) -> Tensor:
 
 
 def gaussian_kl(mean: Float[Tensor, "*b c"], log_variance: Float[Tensor, "*b c"]) -> Float[Tensor, ""]:
-    """Mean divergence from the standard normal, in nats per latent number (Kingma & Welling 2014, appendix B)."""
+    """Mean divergence from the standard normal, in nats per latent number (Kingma & Welling 2014, appendix B).
+
+    Parameters
+    ----------
+    mean, log_variance : tensors of one shape
+
+    Returns
+    -------
+    tensor of shape ()
+    """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()

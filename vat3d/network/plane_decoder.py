@@ -19,7 +19,12 @@ from vat3d.network.triplane import cell_features, fourier, patchify, stretch_box
 
 
 class PlaneDecoder(nn.Module):
-    """Joint in-context transformer over learned plane tokens and latent tokens, then convolutional upsampling."""
+    """Joint in-context transformer over learned plane tokens and latent tokens, then convolutional upsampling.
+
+    Parameters
+    ----------
+    config : CodecConfig
+    """
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -51,7 +56,19 @@ class PlaneDecoder(nn.Module):
     def forward(
         self, latent: Float[Tensor, "b p r r c"], box: Float[Tensor, "b 3"]
     ) -> list[Float[Tensor, "b p _ _ _"]]:
-        """Feature planes of a latent grid, for a mesh of half-extents `box`: of `plane` cells, and of twice as many."""
+        """Feature planes of a latent grid.
+
+        Parameters
+        ----------
+        latent : tensor of shape (b, 3, r, r, c)
+        box : tensor of shape (b, 3)
+            Half-extents of the mesh.
+
+        Returns
+        -------
+        list of tensors of shape (b, 3, side, side, f)
+            Of ``config.plane`` cells a side and, with ``config.detail``, of twice as many.
+        """
         batch = len(latent)
         tokens = self.latent(patchify(latent)) + self.latent_anchor(self.anchors)
         planes = self.plane_tokens + self.plane_anchor(self.anchors) + self.box(fourier(box, 2))[:, None]
@@ -66,13 +83,27 @@ class PlaneDecoder(nn.Module):
 
 
 def raise_planes(planes: Float[Tensor, "m r r c"]) -> Float[Tensor, "m s s d"]:
-    """Channels to space: twice the side, a quarter of the channels."""
+    """Channels to space: twice the side, a quarter of the channels.
+
+    Parameters
+    ----------
+    planes : tensor of shape (m, r, r, c)
+
+    Returns
+    -------
+    tensor of shape (m, 2 r, 2 r, c / 4)
+    """
     m, r, _, c = planes.shape
     return planes.view(m, r, r, 2, 2, c // 4).transpose(2, 3).reshape(m, 2 * r, 2 * r, c // 4)
 
 
 class FieldHead(nn.Module):
-    """Bilinear samples of the three planes and the point's own place, to one logit: positive inside."""
+    """Bilinear samples of the three planes and the point's own place, to one logit: positive inside.
+
+    Parameters
+    ----------
+    config : CodecConfig
+    """
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -89,7 +120,20 @@ class FieldHead(nn.Module):
         points: Float[Tensor, "b n 3"],
         box: Float[Tensor, "b 3"],
     ) -> Float[Tensor, "b n"]:
-        """Logits at `points`, given in the evaluation frame."""
+        """Logits at points.
+
+        Parameters
+        ----------
+        planes : sequence of tensors
+            Of `PlaneDecoder`.
+        points : tensor of shape (b, n, 3)
+            In the evaluation frame.
+        box : tensor of shape (b, 3)
+
+        Returns
+        -------
+        float32 tensor of shape (b, n)
+        """
         stretched = points / stretch_box(box)[:, None]
         grid = (to_planes(stretched)[..., :2].flip(-1).flatten(0, 1)[:, :, None] / HALF_DOMAIN).contiguous()
         place = torch.cat([fourier(stretched, 4), points, box[:, None].expand_as(points)], dim=-1)
@@ -97,7 +141,8 @@ class FieldHead(nn.Module):
         if self.detail is not None:
             hidden = hidden + self.detail(_sample(planes[1], grid))
         hidden = functional.silu(self.middle(functional.silu(hidden)))
-        return self.out(hidden).float().squeeze(-1)
+        result: Tensor = self.out(hidden).float().squeeze(-1)
+        return result
 
 
 def _sample(planes: Float[Tensor, "b p R R f"], grid: Float[Tensor, "m n 1 2"]) -> Float[Tensor, "b n d"]:

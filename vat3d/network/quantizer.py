@@ -32,7 +32,20 @@ from vat3d.network.config import CodecConfig
 
 
 def area_weights(side: int, grid: int) -> Float[Tensor, "s g"]:
-    """Averages of `grid` cells over `side` equal intervals, rows summing to 1."""
+    """Averages of cells over equal intervals.
+
+    Parameters
+    ----------
+    side : int
+        Intervals.
+    grid : int
+        Cells.
+
+    Returns
+    -------
+    tensor of shape (side, grid)
+        Rows sum to 1.
+    """
     edges = torch.linspace(0, grid, side + 1)
     low, high = edges[:-1, None], edges[1:, None]
     cells = torch.arange(grid, dtype=torch.float32)
@@ -41,7 +54,19 @@ def area_weights(side: int, grid: int) -> Float[Tensor, "s g"]:
 
 
 def linear_weights(side: int, grid: int) -> Float[Tensor, "g s"]:
-    """Linear interpolation from `side` cell centres to `grid` cell centres, constant beyond the outer centres."""
+    """Linear interpolation from cell centres to others, constant beyond the outer ones.
+
+    Parameters
+    ----------
+    side : int
+        Cells from which.
+    grid : int
+        Cells to which.
+
+    Returns
+    -------
+    tensor of shape (grid, side)
+    """
     position = ((torch.arange(grid) + 0.5) * side / grid - 0.5).clamp(0, side - 1)
     low = position.floor().clamp(max=max(side - 2, 0)).long()
     share = (position - low)[:, None]
@@ -50,7 +75,16 @@ def linear_weights(side: int, grid: int) -> Float[Tensor, "g s"]:
 
 
 def centre_first(side: int) -> Int[Tensor, " k"]:
-    """Order of the 3 side^2 cells of a scale: by distance from the plane's centre, the three planes in turn."""
+    """Order of the 3 side^2 cells of a scale: by distance from the plane's centre, the three planes in turn.
+
+    Parameters
+    ----------
+    side : int
+
+    Returns
+    -------
+    int tensor of shape (3 side^2,)
+    """
     offsets = 2 * torch.arange(side) - (side - 1)
     distance = (offsets[:, None] ** 2 + offsets[None] ** 2).flatten()
     cells = torch.argsort(distance, stable=True)
@@ -58,8 +92,20 @@ def centre_first(side: int) -> Int[Tensor, " k"]:
 
 
 def cosine_waves(grid: int) -> Float[Tensor, "g g"]:
-    """The orthonormal cosine waves over `grid` cells, slowest first (DCT-II)."""
-    waves = (torch.arange(grid)[:, None] * (torch.arange(grid) + 0.5) * (torch.pi / grid)).cos() * (2 / grid) ** 0.5
+    """The orthonormal cosine waves over `grid` cells, slowest first (DCT-II).
+
+    Parameters
+    ----------
+    grid : int
+
+    Returns
+    -------
+    tensor of shape (grid, grid)
+        One wave a row.
+    """
+    waves: Tensor = (torch.arange(grid)[:, None] * (torch.arange(grid) + 0.5) * (torch.pi / grid)).cos() * (
+        2 / grid
+    ) ** 0.5
     waves[0] /= 2**0.5
     return waves
 
@@ -68,9 +114,16 @@ def cosine_waves(grid: int) -> Float[Tensor, "g g"]:
 class Quantized:
     """What the quantiser made of a latent grid.
 
-    `latent` is the sum of all kept scales, with straight-through gradients; `ids` the codes of each scale (b, k);
-    -1 where a sample dropped the token; `loss` the mean codebook error over partial sums and the commitment error;
-    `inputs` for each scale the vectors (m, c) that were replaced by codes.
+    Parameters
+    ----------
+    latent : tensor of shape (b, 3, r, r, c)
+        The sum of all kept scales, with straight-through gradients.
+    ids : list of int tensors of shape (b, k)
+        Codes of each scale, -1 where a sample dropped the token.
+    loss : tensor of shape (2,)
+        Mean codebook error over partial sums, and commitment error.
+    inputs : list of tensors of shape (m, c)
+        For each scale the vectors that were replaced by codes.
     """
 
     latent: Tensor
@@ -80,7 +133,12 @@ class Quantized:
 
 
 class ScaleQuantizer(nn.Module):
-    """The codebook, the components, gains and convolutions of the scales, and the walk from coarse to fine."""
+    """The codebook, the components, gains and convolutions of the scales, and the walk from coarse to fine.
+
+    Parameters
+    ----------
+    config : CodecConfig
+    """
 
     waves: Tensor
     low: Tensor
@@ -103,7 +161,7 @@ class ScaleQuantizer(nn.Module):
             self.register_buffer("basis_step", torch.ones(max(self.components)))
             self.register_buffer("mean", torch.zeros(3, self.grid, self.grid, self.channels))
             self.register_buffer("axes", torch.zeros(self.basis.shape), persistent=False)
-            self.register_load_state_dict_post_hook(lambda module, _: module._set_axes())
+            self.register_load_state_dict_post_hook(lambda module, _: module._set_axes())  # type: ignore[no-untyped-call]
         self.log_spread = nn.ParameterList(torch.zeros(count) for count in self.components)
         self.log_gain = nn.Parameter(torch.linspace(0, -2, len(self.sides)))
         convs = [nn.Conv2d(config.channels, config.channels, 3, padding=1, bias=False) for _ in self.sides]
@@ -116,12 +174,30 @@ class ScaleQuantizer(nn.Module):
             self.register_buffer(f"order_{k}", centre_first(side), persistent=False)
 
     def start(self, batch: int) -> Float[Tensor, "b p r r c"]:
-        """The latent of no tokens: the mean over training shapes, or zero where there are no components."""
+        """The latent of no tokens: the mean over training shapes, or zero where there are no components.
+
+        Parameters
+        ----------
+        batch : int
+
+        Returns
+        -------
+        tensor of shape (batch, 3, r, r, c)
+        """
         shape = (batch, 3, self.grid, self.grid, self.channels)
         return self.mean.expand(shape) if self.components else self.codebook.new_zeros(shape)
 
     def spectrum(self, grid: Float[Tensor, "b p r r c"]) -> Float[Tensor, "b m"]:
-        """The lower frequencies of every plane and channel."""
+        """The lower frequencies of every plane and channel.
+
+        Parameters
+        ----------
+        grid : tensor of shape (b, 3, r, r, c)
+
+        Returns
+        -------
+        tensor of shape (b, m)
+        """
         return torch.einsum("ir,js,bprsc->bpijc", self.waves, self.waves, grid)[:, :, self.low].flatten(1)
 
     def _set_axes(self) -> None:
@@ -129,17 +205,38 @@ class ScaleQuantizer(nn.Module):
         self.axes = self.basis.float() * self.basis_step[:, None]
 
     def reduce(self, grid: Float[Tensor, "b p r r c"], scale: int) -> Float[Tensor, "b k c"]:
-        """Vectors of a scale's tokens, in token order, in units of the scale's gains."""
+        """Vectors of a scale's tokens, in token order, in units of the scale's gains.
+
+        Parameters
+        ----------
+        grid : tensor of shape (b, 3, r, r, c)
+        scale : int
+
+        Returns
+        -------
+        tensor of shape (b, k, c)
+        """
         if scale < len(self.components):
             found = self.spectrum(grid) @ self.axes[: self.components[scale]].T
-            return (found / self.log_spread[scale].exp()).unflatten(1, (-1, self.channels))
+            result: Tensor = (found / self.log_spread[scale].exp()).unflatten(1, (-1, self.channels))
+            return result
         scale -= len(self.components)
         weights = getattr(self, f"reduce_{scale}")
         cells = torch.einsum("ir,js,bprsc->bpijc", weights, weights, grid).flatten(1, 3)
         return cells[:, getattr(self, f"order_{scale}")] / self.log_gain[scale].exp()
 
     def expand(self, vectors: Float[Tensor, "b k c"], scale: int) -> Float[Tensor, "b p r r c"]:
-        """A scale's contribution to the grid from its token vectors; the mirror of `reduce`, and linear."""
+        """A scale's contribution to the grid from its token vectors; the mirror of `reduce`, and linear.
+
+        Parameters
+        ----------
+        vectors : tensor of shape (b, k, c)
+        scale : int
+
+        Returns
+        -------
+        tensor of shape (b, 3, r, r, c)
+        """
         if scale < len(self.components):
             return self._compose(vectors.flatten(1) * self.log_spread[scale].exp())
         scale -= len(self.components)
@@ -149,7 +246,8 @@ class ScaleQuantizer(nn.Module):
         cells = cells.view(-1, 3, side, side, self.channels)
         grid = torch.einsum("ri,sj,bpijc->bprsc", weights, weights, cells) * self.log_gain[scale].exp()
         mixed = self.smooth[scale](grid.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return grid + mixed.unflatten(0, (-1, 3))
+        result: Tensor = grid + mixed.unflatten(0, (-1, 3))
+        return result
 
     def _compose(self, found: Float[Tensor, "b n"]) -> Float[Tensor, "b p r r c"]:
         """The grid that the first n components make up."""
@@ -158,7 +256,16 @@ class ScaleQuantizer(nn.Module):
         return torch.einsum("ir,js,bpijc->bprsc", self.waves, self.waves, spectrum)
 
     def assemble(self, parts: Sequence[Float[Tensor, "b _ c"]]) -> Float[Tensor, "b p r r c"]:
-        """Latent grid of the token vectors of the first scales; the last one may hold fewer than its full count."""
+        """Latent grid of the token vectors of the first scales; the last one may hold fewer than its full count.
+
+        Parameters
+        ----------
+        parts : sequence of tensors of shape (b, k, c)
+
+        Returns
+        -------
+        tensor of shape (b, 3, r, r, c)
+        """
         latent = self.start(len(parts[0]) if parts else 1)
         found = latent.new_zeros(len(latent), max(self.components, default=0))
         for scale, vectors in enumerate(parts):
@@ -171,15 +278,31 @@ class ScaleQuantizer(nn.Module):
         return latent + self._compose(found) if self.components else latent
 
     def from_vectors(self, vectors: Float[Tensor, "b k c"]) -> Float[Tensor, "b p r r c"]:
-        """Latent grid of the vectors of the first k tokens, scale after scale."""
+        """Latent grid of the vectors of the first tokens, scale after scale.
+
+        Parameters
+        ----------
+        vectors : tensor of shape (b, k, c)
+
+        Returns
+        -------
+        tensor of shape (b, 3, r, r, c)
+        """
         ends = torch.tensor(self.scales).cumsum(0).tolist()
         return self.assemble(vectors.tensor_split([end for end in ends if end < vectors.shape[1]], dim=1))
 
     def nearest(self, vectors: Float[Tensor, "m c"], cost: Float[Tensor, "#m v"] | None = None) -> Int[Tensor, " m"]:
         """Index of the nearest code in float32; ties go to the lowest index.
 
-        With `cost`, of the code that is least in half the squared distance plus cost (entropy-constrained vector
-        quantisation, Chou, Lookabaugh & Gray 1989).
+        Parameters
+        ----------
+        vectors : tensor of shape (m, c)
+        cost : tensor of shape (m or 1, v), optional
+            Added to half the squared distance (entropy-constrained vector quantisation, Chou, Lookabaugh & Gray 1989).
+
+        Returns
+        -------
+        int tensor of shape (m,)
         """
         codes = self.codebook.float()
         scores = torch.addmm(codes.square().sum(1) / 2, vectors.float(), codes.T, alpha=-1)
@@ -187,7 +310,12 @@ class ScaleQuantizer(nn.Module):
 
     @torch.no_grad()
     def weights(self) -> Float[Tensor, " n"]:
-        """Squared error in the latent, per unit of squared error in a token's vector, for each token."""
+        """Squared error in the latent, per unit of squared error in a token's vector, for each token.
+
+        Returns
+        -------
+        tensor of shape (n,)
+        """
         parts = [(2 * spread).exp().view(-1, self.channels).mean(1) for spread in self.log_spread]
         for side, gain in zip(self.sides, self.log_gain, strict=True):
             parts.append(((self.grid / side) ** 2 * (2 * gain).exp()).expand(3 * side * side))
@@ -214,6 +342,10 @@ class ScaleQuantizer(nn.Module):
             For each scale what a code costs, for each token or for all.
         given : tensor of shape (b, k), optional
             Ids of the first scales, which stay.
+
+        Returns
+        -------
+        Quantized
         """
         weights = self.weights()
         if kept is None:
@@ -245,7 +377,16 @@ class ScaleQuantizer(nn.Module):
         return Quantized(straight, ids, torch.stack([torch.stack(losses).mean(), commitment]), inputs)
 
     def dequantize(self, ids: Sequence[Int[Tensor, "b _"]]) -> Float[Tensor, "b p r r c"]:
-        """Latent grid of a prefix of tokens; the last scale may hold fewer than its full count."""
+        """Latent grid of a prefix of tokens; the last scale may hold fewer than its full count.
+
+        Parameters
+        ----------
+        ids : sequence of int tensors of shape (b, k)
+
+        Returns
+        -------
+        tensor of shape (b, 3, r, r, c)
+        """
         return self.assemble([self.codebook[chosen] for chosen in ids])
 
     @torch.no_grad()
@@ -254,6 +395,11 @@ class ScaleQuantizer(nn.Module):
 
         Assumes a rate-distortion-like decline: a scale is taken to remove half of the residual's amplitude that it can
         see, which is close enough for gradients to take over. The components stay as they are found here.
+
+        Parameters
+        ----------
+        latent : tensor of shape (b, 3, r, r, c)
+        generator : torch.Generator
         """
         if self.components:
             self.mean.copy_(latent.mean(0))
@@ -278,7 +424,15 @@ class ScaleQuantizer(nn.Module):
 
     @torch.no_grad()
     def revive(self, inputs: Sequence[Tensor], dead: Tensor, generator: torch.Generator) -> None:
-        """Put codes that nothing chose for long onto vectors of the current batch, scales drawn evenly."""
+        """Put codes that nothing chose for long onto vectors of the current batch, scales drawn evenly.
+
+        Parameters
+        ----------
+        inputs : sequence of tensors of shape (m, c)
+            Vectors of each scale.
+        dead : bool tensor of shape (v,)
+        generator : torch.Generator
+        """
         wanted = torch.nonzero(dead).flatten()
         pools = [pool for pool in inputs if len(pool)]
         if not len(wanted) or not pools:

@@ -32,6 +32,10 @@ def splat(points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"], side:
     normals : array of shape (b, n, 3)
     side : int
         Cells along a plane's side.
+
+    Returns
+    -------
+    tensor of shape (b, 3, side, side, f)
     """
     seen, facing = to_planes(points), to_planes(normals)
     index, offset = plane_cells(seen[..., :2], side)
@@ -56,6 +60,10 @@ class PointFeatures(nn.Module):
     """Learned features of oriented points as each plane sees them, averaged over the points of a cell.
 
     What `splat` cannot say: which depth goes with which normal, where several layers lie behind one another.
+
+    Parameters
+    ----------
+    channels : int
     """
 
     OCTAVES = 4
@@ -68,7 +76,17 @@ class PointFeatures(nn.Module):
     def forward(
         self, points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"], side: int
     ) -> Float[Tensor, "b p r r f"]:
-        """Means over the cells of planes of `side` cells a side; zero in empty cells."""
+        """Means over the cells of planes of `side` cells a side; zero in empty cells.
+
+        Parameters
+        ----------
+        points, normals : tensors of shape (b, n, 3)
+        side : int
+
+        Returns
+        -------
+        tensor of shape (b, 3, side, side, f)
+        """
         seen = to_planes(points)
         index, offset = plane_cells(seen[..., :2], side)
         rows = torch.cat([offset, fourier(seen[..., 2:], self.OCTAVES), to_planes(normals)], dim=-1)
@@ -76,13 +94,18 @@ class PointFeatures(nn.Module):
         flat, cells = index.flatten(), len(points) * 3 * side * side
         sums = features.new_zeros(cells, features.shape[-1]).index_add(0, flat, features.flatten(0, 2))
         hits = torch.bincount(flat, minlength=cells).clamp_min(1)
-        return (sums / hits[:, None]).view(len(points), 3, side, side, -1)
+        result: Tensor = (sums / hits[:, None]).view(len(points), 3, side, side, -1)
+        return result
 
 
 class SurfaceEncoder(nn.Module):
     """Splat, convolutional stem, joint in-context transformer over learned latents and plane-cell tokens.
 
     Only the latents are kept; with the stem's local features they give mean and log-variance of the latent grid.
+
+    Parameters
+    ----------
+    config : CodecConfig
     """
 
     def __init__(self, config: CodecConfig) -> None:
@@ -119,6 +142,10 @@ class SurfaceEncoder(nn.Module):
             Surface points in stretched units; normals in the evaluation frame.
         box : tensor of shape (b, 3)
             Half-extents in the evaluation frame, the longest 1.
+
+        Returns
+        -------
+        mean, log_variance : tensors of shape (b, 3, r, r, c)
         """
         batch = len(points)
         planes = [

@@ -5,10 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from manifold3d import CrossSection
+from manifold3d import CrossSection, Manifold
 
 from vat3d.procedural.parts import (
-    Manifold,
     Rng,
     around,
     ball,

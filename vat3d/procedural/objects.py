@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from manifold3d import CrossSection
+from manifold3d import CrossSection, Manifold
 
 from vat3d.procedural.parts import (
-    Manifold,
     Rng,
     ball,
     both_sides,

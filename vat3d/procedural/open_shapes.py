@@ -21,7 +21,18 @@ Mesh = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 def sheet(points: NDArray[np.float64], around: bool = False) -> Mesh:
-    """A grid of points (n, m, 3) as triangles; with `around`, the last column meets the first."""
+    """A grid of points as triangles.
+
+    Parameters
+    ----------
+    points : array of shape (n, m, 3)
+    around : bool
+        The last column meets the first.
+
+    Returns
+    -------
+    vertices, faces : arrays of shape (n m, 3) and (k, 3)
+    """
     n, m = points.shape[:2]
     number = np.arange(n * m).reshape(n, m)
     if around:
@@ -32,7 +43,17 @@ def sheet(points: NDArray[np.float64], around: bool = False) -> Mesh:
 
 
 def walled(points: NDArray[np.float64], thickness: float) -> NDArray[np.float64]:
-    """Rows of a surface that goes all around, then rows of its inside, back to the first row."""
+    """Rows of a surface that goes all around, then rows of its inside, back to the first row.
+
+    Parameters
+    ----------
+    points : array of shape (n, m, 3)
+    thickness : float
+
+    Returns
+    -------
+    array of shape (2 n + 1, m, 3)
+    """
     ahead, beside = np.gradient(points, axis=0), np.roll(points, -1, 1) - np.roll(points, 1, 1)
     normal = np.cross(beside, ahead)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-12
@@ -40,14 +61,32 @@ def walled(points: NDArray[np.float64], thickness: float) -> NDArray[np.float64]
 
 
 def together(parts: Sequence[Mesh]) -> Mesh:
-    """Several meshes as one, side by side."""
+    """Several meshes as one, side by side.
+
+    Parameters
+    ----------
+    parts : sequence of (vertices, faces)
+
+    Returns
+    -------
+    vertices, faces : arrays
+    """
     starts = np.cumsum([0, *(len(vertices) for vertices, _ in parts[:-1])])
     faces = [faces + start for (_, faces), start in zip(parts, starts, strict=True)]
     return np.concatenate([vertices for vertices, _ in parts]), np.concatenate(faces)
 
 
 def cut_away(rng: Rng) -> Mesh:
-    """A closed shape, hollow, with an opening on one side or on two."""
+    """A closed shape, hollow, with an opening on one side or on two.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    vertices, faces : arrays
+    """
     vertices, faces, _ = shape(int(rng.integers(2**31)))
     solid = solid_from(vertices, faces)
     direction = np.eye(3)[rng.integers(3)] if chance(rng, 0.6) else rng.standard_normal(3)
@@ -67,8 +106,18 @@ def cut_away(rng: Rng) -> Mesh:
 
 
 def turned_sheet(rng: Rng) -> Mesh:
-    """Domes, bowls, hats, lampshades, vases, tubes: a curve turned about the z axis, all around or in part; some have
-    a thin wall and are closed."""
+    """Domes, bowls, hats, lampshades, vases, tubes: a curve turned about the z axis, all around or in part.
+
+    Some have a thin wall and are closed.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    vertices, faces : arrays
+    """
     u = rng.uniform
     corners = int(rng.integers(3, 7))
     height = u(0.2, 2.0)
@@ -96,7 +145,16 @@ def turned_sheet(rng: Rng) -> Mesh:
 
 
 def waving(rng: Rng) -> Mesh:
-    """Curtains, flags, sails, roofs, ribbons: a curve swept along another, and ruffled."""
+    """Curtains, flags, sails, roofs, ribbons: a curve swept along another, and ruffled.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    vertices, faces : arrays
+    """
     u = rng.uniform
     a, b = np.linspace(-1, 1, 32), np.linspace(-1, 1, 24)
     across = curve(np.stack([np.linspace(-1, 1, 5), u(-0.5, 0.5, 5) * pick(rng, 0.2, 1)], 1), 32)
@@ -107,7 +165,17 @@ def waving(rng: Rng) -> Mesh:
 
 
 def leaf(rng: Rng, length: float, width: float, bend: float) -> Mesh:
-    """A pointed sheet from the origin along x, bent downwards."""
+    """A pointed sheet from the origin along x, bent downwards.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    length, width, bend : float
+
+    Returns
+    -------
+    vertices, faces : arrays
+    """
     t = np.linspace(0, 1, 8)
     half = width * np.sin(np.pi * t ** rng.uniform(0.5, 1.2)) ** 0.8 + 0.02 * width
     middle = np.stack([length * t, 0 * t, length * bend * t * (0.5 - t)], 1)
@@ -116,7 +184,16 @@ def leaf(rng: Rng, length: float, width: float, bend: float) -> Mesh:
 
 
 def foliage(rng: Rng) -> Mesh:
-    """Stems with flat leaves, on some a pot; ferns, bouquets, palms, feathers."""
+    """Stems with flat leaves, on some a pot; ferns, bouquets, palms, feathers.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    vertices, faces : arrays
+    """
     u = rng.uniform
     parts: list[Mesh] = []
     long, wide, bend, lift = u(0.25, 0.9), u(0.04, 0.22), u(-0.5, 1.5), u(-0.3, 1.2)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from manifold3d import Manifold
 
-from vat3d.procedural.parts import Blend, Manifold, Rng, chance, pick, rotation, tube, union
+from vat3d.procedural.parts import Blend, Rng, chance, pick, rotation, tube, union
 
 
 def quadruped(rng: Rng) -> Manifold:

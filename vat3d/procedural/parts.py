@@ -24,17 +24,47 @@ GRID_CELLS = 200_000
 
 
 def chance(rng: Rng, probability: float) -> bool:
-    """True with the given probability."""
+    """True with the given probability.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    probability : float
+
+    Returns
+    -------
+    bool
+    """
     return bool(rng.random() < probability)
 
 
 def pick(rng: Rng, *choices: Any) -> Any:
-    """One of `choices`."""
+    """One of some choices.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    *choices : object
+
+    Returns
+    -------
+    object
+    """
     return choices[int(rng.integers(len(choices)))]
 
 
 def builder_name(rng: Rng, builders: Mapping[str, tuple[Any, float]], name: str | None) -> str:
-    """`name`, or one drawn by the relative frequencies in a table of builders.
+    """A given name, or one drawn by the relative frequencies in a table of builders.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    builders : mapping of str to (builder, frequency)
+    name : str, optional
+
+    Returns
+    -------
+    str
 
     Raises
     ------
@@ -55,7 +85,21 @@ def _triple(at: Numbers) -> tuple[float, float, float]:
 
 
 def box(size: Numbers, at: Numbers = (0, 0, 0), bevel: float = 0.0) -> Manifold:
-    """A box of full side lengths `size` centred at `at`, its edges cut by `bevel`."""
+    """A box.
+
+    Parameters
+    ----------
+    size : three numbers
+        Full side lengths.
+    at : three numbers
+        Its centre.
+    bevel : float
+        By which its edges are cut.
+
+    Returns
+    -------
+    Manifold
+    """
     size = np.asarray(size, float)
     if bevel <= 0:
         return Manifold.cube(tuple(size), True).translate(_triple(at))
@@ -65,12 +109,41 @@ def box(size: Numbers, at: Numbers = (0, 0, 0), bevel: float = 0.0) -> Manifold:
 
 
 def ball(at: Numbers, radii: Numbers, segments: int = 24) -> Manifold:
-    """An ellipsoid with half-axes `radii` (one number for a sphere)."""
+    """An ellipsoid.
+
+    Parameters
+    ----------
+    at : three numbers
+        Its centre.
+    radii : one or three numbers
+        Half-axes.
+    segments : int
+        Around.
+
+    Returns
+    -------
+    Manifold
+    """
     return Manifold.sphere(1.0, segments).scale(tuple(np.broadcast_to(radii, 3).astype(float))).translate(_triple(at))
 
 
 def rod(a: Numbers, b: Numbers, radius: float, end_radius: float | None = None, segments: int = 16) -> Manifold:
-    """A cylinder, prism or frustum from `a` to `b`."""
+    """A cylinder, prism or frustum between two points.
+
+    Parameters
+    ----------
+    a, b : three numbers
+    radius : float
+        At `a`.
+    end_radius : float, optional
+        At `b`; the same, if not given.
+    segments : int
+        Around.
+
+    Returns
+    -------
+    Manifold
+    """
     a, b = np.asarray(a, float), np.asarray(b, float)
     length = float(np.linalg.norm(b - a))
     frame = _frame((b - a) / length)
@@ -79,47 +152,147 @@ def rod(a: Numbers, b: Numbers, radius: float, end_radius: float | None = None, 
 
 
 def limb(a: Numbers, b: Numbers, radius: float, end_radius: float | None = None, segments: int = 16) -> Manifold:
-    """A rod with round ends."""
+    """A rod with round ends.
+
+    Parameters
+    ----------
+    a, b : three numbers
+    radius : float
+        At `a`.
+    end_radius : float, optional
+        At `b`; the same, if not given.
+    segments : int
+        Around.
+
+    Returns
+    -------
+    Manifold
+    """
     return Manifold.batch_hull([ball(a, radius, segments), ball(b, end_radius or radius, segments)])
 
 
 def lathe(profile: Numbers, segments: int = 40, degrees: float = 360.0) -> Manifold:
-    """Revolve a profile of (radius, z) points, listed from bottom to top, about the z axis."""
+    """Revolve a profile about the z axis.
+
+    Parameters
+    ----------
+    profile : array of shape (n, 2)
+        Points (radius, z), from bottom to top.
+    segments : int
+        Around.
+    degrees : float
+
+    Returns
+    -------
+    Manifold
+    """
     profile = np.asarray(profile, float)
     outline = np.concatenate([[[0, profile[0, 1]]], profile, [[0, profile[-1, 1]]]])
     return Manifold.revolve(cross_section(outline), segments, degrees)
 
 
 def ring(radius: float, thickness: float, segments: int = 40, sides: int = 14) -> Manifold:
-    """A torus about the z axis."""
+    """A torus about the z axis.
+
+    Parameters
+    ----------
+    radius, thickness : float
+    segments, sides : int
+        Around the ring, and around its section.
+
+    Returns
+    -------
+    Manifold
+    """
     return Manifold.revolve(CrossSection.circle(thickness, sides).translate((radius, 0)), segments)
 
 
 def plate(outline: CrossSection, height: float, top: float = 1.0, twist: float = 0.0) -> Manifold:
-    """Extrude an outline from z = 0 to `height`; `top` scales it on the way, `twist` turns it by degrees."""
+    """Extrude an outline from z = 0.
+
+    Parameters
+    ----------
+    outline : CrossSection
+    height : float
+    top : float
+        What the outline is scaled by on the way.
+    twist : float
+        Degrees by which it is turned.
+
+    Returns
+    -------
+    Manifold
+    """
     return Manifold.extrude(outline, height, 24 if twist else 0, twist, (top, top))
 
 
 def cross_section(points: Numbers) -> CrossSection:
-    """The area inside a closed polygon of either direction."""
+    """The area inside a closed polygon of either direction.
+
+    Parameters
+    ----------
+    points : array of shape (n, 2)
+
+    Returns
+    -------
+    CrossSection
+    """
     return CrossSection([np.asarray(points, float)], manifold3d.FillRule.NonZero)
 
 
 def stroke(points: Numbers, width: float) -> CrossSection:
-    """A polyline drawn with a round pen."""
+    """A polyline drawn with a round pen.
+
+    Parameters
+    ----------
+    points : array of shape (n, 2)
+    width : float
+
+    Returns
+    -------
+    CrossSection
+    """
     points = np.asarray(points, float)
     dots = [CrossSection.circle(width / 2, 12).translate(tuple(p)) for p in points]
     return CrossSection.batch_boolean([CrossSection.batch_hull(pair) for pair in pairwise(dots)], manifold3d.OpType.Add)
 
 
 def regular_polygon(n: int, radius: float = 1.0, phase: float = 0.0) -> NDArray[np.float64]:
-    """Corners (n, 2) of a regular polygon."""
+    """Corners of a regular polygon.
+
+    Parameters
+    ----------
+    n : int
+    radius : float
+    phase : float
+        Radians of the first corner.
+
+    Returns
+    -------
+    array of shape (n, 2)
+    """
     angle = phase + 2 * np.pi * np.arange(n) / n
     return radius * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
 def tube(path: Numbers, radius: Numbers, closed: bool = False, sides: int = 14, flat: float = 1.0) -> Manifold:
-    """Sweep a circle (an ellipse where `flat` < 1) of varying `radius` along a path of points."""
+    """Sweep a circle along a path of points.
+
+    Parameters
+    ----------
+    path : array of shape (n, 3)
+    radius : float or array of shape (n,)
+    closed : bool
+        The path's end meets its start.
+    sides : int
+        Around.
+    flat : float
+        Below 1: an ellipse instead of a circle.
+
+    Returns
+    -------
+    Manifold
+    """
     path = np.asarray(path, float)
     n = len(path)
     tangent = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
@@ -147,7 +320,21 @@ def tube(path: Numbers, radius: Numbers, closed: bool = False, sides: int = 14, 
 
 
 def superquadric(radii: Numbers, e1: float, e2: float, n: int = 24) -> Manifold:
-    """A superquadric: exponents near 0 give a box, 1 an ellipsoid, 2 an octahedron."""
+    """A superquadric: exponents near 0 give a box, 1 an ellipsoid, 2 an octahedron.
+
+    Parameters
+    ----------
+    radii : three numbers
+        Half-axes.
+    e1, e2 : float
+        Exponents.
+    n : int
+        Rows.
+
+    Returns
+    -------
+    Manifold
+    """
     unit, faces = arrays(Manifold.sphere(1.0, n))
     theta = np.arctan2(unit[:, 2], np.hypot(unit[:, 0], unit[:, 1]))
     phi = np.arctan2(unit[:, 1], unit[:, 0])
@@ -167,44 +354,113 @@ def superquadric(radii: Numbers, e1: float, e2: float, n: int = 24) -> Manifold:
 
 
 def solid_from(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Manifold:
-    """A manifold3d solid from a closed triangle mesh."""
+    """A manifold3d solid from a closed triangle mesh.
+
+    Parameters
+    ----------
+    vertices : array of shape (n, 3)
+    faces : int array of shape (m, 3)
+
+    Returns
+    -------
+    Manifold
+    """
     # copies, since manifold3d refuses read-only arrays
     return Manifold(manifold3d.Mesh64(np.array(vertices, np.float64, order="C"), np.array(faces, np.uint64, order="C")))
 
 
 def arrays(solid: Manifold) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices (n, 3) and outward faces (m, 3) of a solid."""
+    """The mesh of a solid.
+
+    Parameters
+    ----------
+    solid : Manifold
+
+    Returns
+    -------
+    vertices : array of shape (n, 3)
+    faces : int array of shape (m, 3)
+        Outward.
+    """
     mesh = solid.to_mesh64()
     return np.asarray(mesh.vert_properties, np.float64)[:, :3], np.asarray(mesh.tri_verts).astype(np.int64)
 
 
 def union(parts: Iterable[Manifold]) -> Manifold:
-    """Everything that is inside any part."""
+    """Everything that is inside any part.
+
+    Parameters
+    ----------
+    parts : iterable of Manifold
+
+    Returns
+    -------
+    Manifold
+    """
     return Manifold.batch_boolean(list(parts), manifold3d.OpType.Add)
 
 
 def both_sides(parts: Iterable[Manifold]) -> list[Manifold]:
-    """The parts and their mirror images in the plane y = 0."""
+    """The parts and their mirror images in the plane y = 0.
+
+    Parameters
+    ----------
+    parts : iterable of Manifold
+
+    Returns
+    -------
+    list of Manifold
+    """
     parts = list(parts)
     return parts + [part.mirror((0, 1, 0)) for part in parts]
 
 
 def around(part: Manifold, n: int) -> list[Manifold]:
-    """`n` copies turned about the z axis."""
+    """Copies turned about the z axis.
+
+    Parameters
+    ----------
+    part : Manifold
+    n : int
+
+    Returns
+    -------
+    list of Manifold
+    """
     return [part.rotate((0, 0, 360.0 * k / n)) for k in range(n)]
 
 
 def curve(points: Numbers, n: int = 40) -> NDArray[np.float64]:
-    """A smooth curve of `n` points through the given ones."""
+    """A smooth curve through points.
+
+    Parameters
+    ----------
+    points : array of shape (m, d)
+    n : int
+
+    Returns
+    -------
+    array of shape (n, d)
+    """
     from scipy.interpolate import make_interp_spline
 
     points = np.asarray(points, float)
     knots = np.linspace(0, 1, len(points))
-    return make_interp_spline(knots, points, k=min(3, len(points) - 1))(np.linspace(0, 1, n))
+    return np.asarray(make_interp_spline(knots, points, k=min(3, len(points) - 1))(np.linspace(0, 1, n)))
 
 
 def profile_curve(points: Numbers, n: int = 40) -> NDArray[np.float64]:
-    """A smooth lathe profile through (radius, z) points without overshoot, heights ascending."""
+    """A smooth lathe profile through (radius, z) points without overshoot, heights ascending.
+
+    Parameters
+    ----------
+    points : array of shape (m, 2)
+    n : int
+
+    Returns
+    -------
+    array of shape (n, 2)
+    """
     from scipy.interpolate import PchipInterpolator
 
     points = np.asarray(points, float)
@@ -226,23 +482,54 @@ class Blend:
         self._parts: list[tuple[Any, ...]] = []
 
     def bone(self, a: Numbers, b: Numbers, radius: float, end_radius: float | None = None) -> None:
-        """A round cone from `a` to `b`."""
+        """Add a round cone between two points.
+
+        Parameters
+        ----------
+        a, b : three numbers
+        radius : float
+            At `a`.
+        end_radius : float, optional
+            At `b`; the same, if not given.
+        """
         a, b = np.asarray(a, float), np.asarray(b, float)
         self._parts.append(("bone", a, b, radius, radius if end_radius is None else end_radius))
 
     def chain(self, points: Numbers, radii: Sequence[float] | NDArray[np.float64]) -> None:
-        """Round cones along a path."""
+        """Add round cones along a path.
+
+        Parameters
+        ----------
+        points : array of shape (n, 3)
+        radii : sequence of float
+        """
         points = np.asarray(points, float)
         for a, b, ra, rb in zip(points, points[1:], radii, radii[1:], strict=False):
             self.bone(a, b, ra, rb)
 
     def blob(self, at: Numbers, radii: Numbers, turn: Numbers | None = None) -> None:
-        """An ellipsoid with half-axes `radii`, turned by the rotation matrix `turn`."""
+        """Add an ellipsoid.
+
+        Parameters
+        ----------
+        at : three numbers
+            Its centre.
+        radii : three numbers
+            Half-axes.
+        turn : array of shape (3, 3), optional
+            Rotation.
+        """
         matrix = np.eye(3) if turn is None else np.asarray(turn, float)
         self._parts.append(("blob", np.asarray(at, float), np.broadcast_to(radii, 3).astype(float), matrix))
 
     def mirror(self, start: int = 0) -> None:
-        """Add mirror images (y to -y) of the parts from number `start` on."""
+        """Add mirror images (y to -y) of parts.
+
+        Parameters
+        ----------
+        start : int
+            Of the parts from this number on.
+        """
         flip = np.array([1.0, -1.0, 1.0])
         for part in self._parts[start:]:
             if part[0] == "bone":
@@ -254,7 +541,12 @@ class Blend:
         return len(self._parts)
 
     def solid(self) -> Manifold:
-        """The surface of the smooth union, by marching cubes."""
+        """The surface of the smooth union, by marching cubes.
+
+        Returns
+        -------
+        Manifold
+        """
         from skimage.measure import marching_cubes
 
         corners = [_bounds(part) for part in self._parts]
@@ -295,17 +587,27 @@ def _distance(part: tuple[Any, ...], points: NDArray[np.float32]) -> NDArray[np.
         offset = points - a.astype(np.float32)
         along = np.clip(offset @ axis / max(float(axis @ axis), 1e-12), 0, 1)
         offset -= along[..., None] * axis
-        return np.sqrt(np.einsum("...i,...i", offset, offset)) - (ra + along * (rb - ra))
+        return np.asarray(np.sqrt(np.einsum("...i,...i", offset, offset)) - (ra + along * (rb - ra)))
     _, at, radii, turn = part
     local = ((points - at.astype(np.float32)) @ turn.astype(np.float32)) / radii.astype(np.float32)
     length = np.sqrt(np.einsum("...i,...i", local, local))
     local /= radii.astype(np.float32)
     slope = np.sqrt(np.einsum("...i,...i", local, local))
-    return length * (length - 1) / np.maximum(slope, 1e-6)
+    return np.asarray(length * (length - 1) / np.maximum(slope, 1e-6))
 
 
 def rotation(axis: str, degrees: float) -> NDArray[np.float64]:
-    """Rotation matrix about "x", "y" or "z"."""
+    """Rotation matrix about an axis.
+
+    Parameters
+    ----------
+    axis : {"x", "y", "z"}
+    degrees : float
+
+    Returns
+    -------
+    array of shape (3, 3)
+    """
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     matrix = np.eye(3)

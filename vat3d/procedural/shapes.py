@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from manifold3d import Manifold
 from numpy.typing import NDArray
 
 from setcore.seeding import numpy_generator
 from vat3d.errors import MeshError
 from vat3d.procedural import furniture, objects, organic, solids, vehicles
-from vat3d.procedural.parts import Manifold, Rng, arrays, builder_name, chance
+from vat3d.procedural.parts import Rng, arrays, builder_name, chance
 
 FAMILIES: dict[str, tuple[Callable[[Rng], Manifold], float]] = {
     "quadruped": (organic.quadruped, 3.0),
@@ -95,7 +96,17 @@ def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], ND
 
 
 def deform(solid: Manifold, rng: Rng) -> Manifold:
-    """Stretch the axes, and sometimes bend, twist, taper or ripple, smoothly and invertibly."""
+    """Stretch the axes, and sometimes bend, twist, taper or ripple, smoothly and invertibly.
+
+    Parameters
+    ----------
+    solid : Manifold
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Manifold
+    """
     low, high = np.reshape(solid.bounding_box(), (2, 3))
     centre, half = (low + high) / 2, float((high - low).max()) / 2
     stretch = np.exp(rng.normal(0, 0.22, 3))
@@ -111,6 +122,6 @@ def deform(solid: Manifold, rng: Rng) -> Manifold:
         c, s = np.cos(twist * z), np.sin(twist * z)
         p[:, 0], p[:, 1] = c * p[:, 0] - s * p[:, 1], s * p[:, 0] + c * p[:, 1]
         p[:, 0] += bend * z**2
-        return p + wave * np.sin(pitch * p[:, [1, 2, 0]] + phase)
+        return np.asarray(p + wave * np.sin(pitch * p[:, [1, 2, 0]] + phase))
 
     return solid.warp_batch(move)

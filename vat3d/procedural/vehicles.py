@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+from manifold3d import Manifold
 
 from vat3d.procedural.parts import (
-    Manifold,
     Rng,
     around,
     ball,

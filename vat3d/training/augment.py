@@ -21,8 +21,20 @@ from vat3d.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """Surface points and normals (b, n, 3) for the encoder; queries (b, m, 3) with signed distances (b, m), of which
-    the first `volume` are volume samples; half-extents `box` (b, 3). All in the evaluation frame."""
+    """Shapes of a training step, in the evaluation frame.
+
+    Parameters
+    ----------
+    points, normals : tensors of shape (b, n, 3)
+        On the surface, for the encoder.
+    box : tensor of shape (b, 3)
+        Half-extents.
+    queries : tensor of shape (b, m, 3)
+    distances : tensor of shape (b, m)
+        Signed, negative inside.
+    volume : int
+        So many queries, the first ones, are volume samples; the others lie near the surface.
+    """
 
     points: Tensor
     normals: Tensor
@@ -35,9 +47,22 @@ class Batch:
 def make_batch(
     samples: Mapping[str, Tensor], config: TrainConfig, generator: torch.Generator, *, augment: bool = True
 ) -> Batch:
-    """Draw points from `samples` (as `vat3d.data.dataset.Dataset.batch` gives them) and deform them.
+    """Draw points from stored samples and deform them.
 
     Volume samples are drawn from inside the stretched box where there are enough: outside of it nothing is unknown.
+
+    Parameters
+    ----------
+    samples : mapping of str to tensor
+        As `vat3d.data.dataset.Dataset.batch` gives them.
+    config : TrainConfig
+    generator : torch.Generator
+    augment : bool
+        Deform the shapes.
+
+    Returns
+    -------
+    Batch
     """
     surface = _draw(samples["surface"], config.surface, generator).float()
     points, normals = surface[..., :3], functional.normalize(surface[..., 3:], dim=-1)
@@ -72,6 +97,17 @@ def deform(
     """Random axis order and mirror images; for some samples a turn, a stretch along each axis, and a gentle bend.
 
     The result is centred on its box and scaled to longest half-side 1 again.
+
+    Parameters
+    ----------
+    points, normals : tensors of shape (b, n, 3)
+    queries : tensor of shape (b, m, 3)
+    distances : tensor of shape (b, m)
+    generator : torch.Generator
+
+    Returns
+    -------
+    points, normals, queries, distances, box : tensors
     """
     batch = len(points)
 

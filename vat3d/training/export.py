@@ -34,6 +34,14 @@ def parent_tokens(config: CodecConfig) -> NDArray[np.int64]:
 
     For a token of principal components that of the same components in the scale before, for new components the token
     before; for a token with a place the token of the scale before that holds its middle, on the same plane.
+
+    Parameters
+    ----------
+    config : CodecConfig
+
+    Returns
+    -------
+    int array of shape (n_tokens,)
     """
     parents, start, known = [np.empty(0, dtype=np.int64)], 0, 0
     for count in config.scales[: len(config.components)]:
@@ -56,7 +64,20 @@ def parent_tokens(config: CodecConfig) -> NDArray[np.int64]:
 
 
 def code_buckets(codebook: Tensor, count: int = BUCKETS, rounds: int = 20) -> NDArray[np.int64]:
-    """Codes in `count` groups of neighbours (k-means from codes far apart; deterministic)."""
+    """Groups of neighbouring codes (k-means from codes far apart; deterministic).
+
+    Parameters
+    ----------
+    codebook : tensor of shape (v, c)
+    count : int
+        Groups.
+    rounds : int
+
+    Returns
+    -------
+    int array of shape (v,)
+        The group of each code.
+    """
     chosen = [int(codebook.norm(dim=1).argmin())]
     while len(chosen) < min(count, len(codebook)):
         chosen.append(int(torch.cdist(codebook, codebook[chosen]).amin(1).argmax()))
@@ -74,8 +95,21 @@ def code_buckets(codebook: Tensor, count: int = BUCKETS, rounds: int = 20) -> ND
 def encoded_latents(
     network: CodecNetwork, datasets: Sequence[Samples], *, seed: int = 0, count: int = 1024
 ) -> list[tuple[Tensor, Tensor]]:
-    """The encoder's latents of about `count` training shapes, deformed as in training, in batches of b shapes; with
-    each batch how many tokens its shapes keep (b,), prefixes as in training."""
+    """The encoder's latents of training shapes, deformed as in training.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+    datasets : sequence of Dataset
+    seed : int
+    count : int
+        About so many shapes.
+
+    Returns
+    -------
+    list of pairs of tensors
+        For each batch latents (b, 3, r, r, c), and how many tokens its shapes keep (b,), prefixes as in training.
+    """
     config, found = TrainConfig(batch=16), []
     kept_generator = torch_generator(seed, "tables")
     for number, dataset in enumerate(datasets):
@@ -92,9 +126,19 @@ def encoded_latents(
 
 @torch.no_grad()
 def priced_ids(network: CodecNetwork, latents: Sequence[tuple[Tensor, Tensor]], *, seed: int = 0) -> NDArray[np.int64]:
-    """Ids of latents as `encoded_latents` gives them, shape (shapes, tokens), -1 where a token was dropped.
+    """Ids of latents whose codes are chosen at random prices, as in training, bits being those of the round before.
 
-    Codes are chosen at random prices as in training, the bits being those of the ids of the round before.
+    Parameters
+    ----------
+    network : CodecNetwork
+    latents : sequence of pairs of tensors
+        Of `encoded_latents`.
+    seed : int
+
+    Returns
+    -------
+    int array of shape (shapes, tokens)
+        -1 where a token was dropped.
     """
     scales, config = network.config.scales, TrainConfig()
     bits: list[Tensor] | None = None
@@ -112,7 +156,7 @@ def priced_ids(network: CodecNetwork, latents: Sequence[tuple[Tensor, Tensor]], 
 def write_release(
     folder: str | Path, network: CodecNetwork, ids: NDArray[np.int64], facts: dict[str, Any] | None = None
 ) -> TokenModel:
-    """Write `config.json`, `model.safetensors` (fp16) and `tokens.safetensors` (tables, id) into `folder`.
+    """Write the network (in half precision), its entropy tables and its id into a model folder.
 
     Parameters
     ----------
@@ -124,6 +168,10 @@ def write_release(
     facts : dict, optional
         Kept in `config.json` beside the config, such as steps and minutes of training; codes in use and perplexity of
         each scale are added.
+
+    Returns
+    -------
+    TokenModel
     """
     config = network.config
     tables = fit_tables(
@@ -151,6 +199,23 @@ def export(
     seed: int = 0,
     count: int = 1024,
 ) -> TokenModel:
-    """Fit tables on about `count` training shapes and write the release."""
+    """Fit entropy tables on training shapes and write the model folder.
+
+    Parameters
+    ----------
+    folder : path
+        Exists.
+    network : CodecNetwork
+    datasets : sequence of Dataset
+    facts : dict, optional
+        Of the training.
+    seed : int
+    count : int
+        About so many shapes.
+
+    Returns
+    -------
+    TokenModel
+    """
     latents = encoded_latents(network, datasets, seed=seed, count=count)
     return write_release(folder, network, priced_ids(network, latents, seed=seed), facts)

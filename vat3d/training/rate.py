@@ -18,6 +18,17 @@ def kept_tokens(scales: Sequence[int], batch: int, generator: torch.Generator) -
     """How many tokens each sample of a batch keeps: for a quarter up to a random scale's end, else log-uniform.
 
     The log-uniform draw begins at a twentieth of all tokens, which is below the smallest useful file.
+
+    Parameters
+    ----------
+    scales : sequence of int
+        Tokens in each.
+    batch : int
+    generator : torch.Generator
+
+    Returns
+    -------
+    int tensor of shape (batch,)
     """
     ends = torch.tensor(scales).cumsum(0)
     total = int(ends[-1])
@@ -28,9 +39,23 @@ def kept_tokens(scales: Sequence[int], batch: int, generator: torch.Generator) -
 
 
 def bit_prices(kept: Tensor, weights: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """What a bit is worth to each sample of a batch, in half squared error of the latent, shape (b,).
+    """What a bit is worth to each sample of a batch.
 
     Log-uniform between the bounds of `config` times the weight of the sample's last token; a quarter pay nothing.
+
+    Parameters
+    ----------
+    kept : int tensor of shape (b,)
+        Tokens of each sample.
+    weights : tensor of shape (n_tokens,)
+        Of `ScaleQuantizer.weights`.
+    config : TrainConfig
+    generator : torch.Generator
+
+    Returns
+    -------
+    tensor of shape (b,)
+        In half squared error of the latent.
     """
     low, high = math.log(config.price_low), math.log(config.price_high)
     price = torch.exp(low + (high - low) * torch.rand(len(kept), generator=generator)) * weights[kept - 1]
@@ -38,7 +63,14 @@ def bit_prices(kept: Tensor, weights: Tensor, config: TrainConfig, generator: to
 
 
 class CodeUse(nn.Module):
-    """How often each scale chose each code lately: what it costs, and whether it is dead. A module, for checkpoints."""
+    """How often each scale chose each code lately: what it costs, and whether it is dead. A module, for checkpoints.
+
+    Parameters
+    ----------
+    scales, codes : int
+    decay : float
+        Of the counts, each batch.
+    """
 
     counts: Tensor
 
@@ -48,7 +80,13 @@ class CodeUse(nn.Module):
         self.decay = decay
 
     def update(self, ids: Sequence[Tensor]) -> None:
-        """Count a batch; ids of -1 were dropped."""
+        """Count a batch.
+
+        Parameters
+        ----------
+        ids : sequence of int tensors of shape (b, k)
+            Of each scale; -1 was dropped.
+        """
         for scale, chosen in enumerate(ids):
             found = chosen[chosen >= 0]
             if len(found):
@@ -56,29 +94,70 @@ class CodeUse(nn.Module):
                 self.counts[scale].lerp_(share.float(), 1 - self.decay)
 
     def dead(self, below: float = 0.02) -> Tensor:
-        """Codes that every scale chooses at less than `below` times the uniform rate."""
+        """Codes that hardly any scale chooses.
+
+        Parameters
+        ----------
+        below : float
+            At less than this share of the uniform rate.
+
+        Returns
+        -------
+        bool tensor of shape (codes,)
+        """
         return (self.counts < below).all(0)
 
     def bits(self) -> list[Tensor]:
-        """What each code costs at each scale, a tensor of shape (1, codes) for each."""
+        """What each code costs at each scale.
+
+        Returns
+        -------
+        list of tensors of shape (1, codes)
+        """
         share = (self.counts / self.counts.sum(1, keepdim=True)).clamp_min(2.0**-16)
         return list(-share.log2()[:, None])
 
     def revived(self, dead: Tensor) -> None:
-        """Codes that were put somewhere else start at the uniform rate, or their price would keep them dead."""
+        """Codes that were put somewhere else start at the uniform rate, or their price would keep them dead.
+
+        Parameters
+        ----------
+        dead : bool tensor of shape (codes,)
+        """
         self.counts[:, dead] = 1.0
 
     def in_use(self) -> list[int]:
-        """How many codes each scale chooses at more than a fiftieth of the uniform rate."""
+        """How many codes each scale chooses at more than a fiftieth of the uniform rate.
+
+        Returns
+        -------
+        list of int
+        """
         return (self.counts >= 0.02).sum(1).tolist()
 
     def perplexity(self) -> list[float]:
-        """Effective number of codes of each scale."""
+        """Effective number of codes of each scale.
+
+        Returns
+        -------
+        list of float
+        """
         share = self.counts / self.counts.sum(1, keepdim=True)
         return torch.exp(torch.special.entr(share).sum(1)).tolist()
 
 
 def scale_bits(ids: Tensor, codes: int) -> Tensor:
-    """What each code costs by its share of `ids` (those of -1 aside), shape (1, codes)."""
+    """What each code costs by its share.
+
+    Parameters
+    ----------
+    ids : int tensor
+        -1 does not count.
+    codes : int
+
+    Returns
+    -------
+    tensor of shape (1, codes)
+    """
     counts = torch.bincount(ids[ids >= 0], minlength=codes) + 1.0
     return (counts.sum() / counts).log2()[None]

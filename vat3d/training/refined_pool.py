@@ -69,7 +69,13 @@ class TuningConfig:
 
 
 class Moving(nn.Module):
-    """Numbers of every group, and the state of their optimiser (Adam), which is all that a checkpoint needs."""
+    """Numbers of every group, and the state of their optimiser (Adam), which is all that a checkpoint needs.
+
+    Parameters
+    ----------
+    *shape : int
+        Groups, then the shape of each one's numbers.
+    """
 
     values: Tensor
     moments: Tensor
@@ -80,12 +86,27 @@ class Moving(nn.Module):
         self.register_buffer("moments", torch.zeros(2, *shape))
 
     def start(self, group: int, values: Tensor | float) -> None:
-        """First values of a group."""
+        """First values of a group.
+
+        Parameters
+        ----------
+        group : int
+        values : tensor or float
+        """
         self.values[group], self.moments[:, group] = values, 0.0
 
     @torch.no_grad()
     def move(self, group: int, gradient: Tensor, rate: float, count: int) -> None:
-        """The group's step number `count`; where no gradient ever was, nothing moves."""
+        """A step of a group's numbers; where no gradient ever was, nothing moves.
+
+        Parameters
+        ----------
+        group : int
+        gradient : tensor
+        rate : float
+        count : int
+            Number of the step, from 1 on.
+        """
         adam_step(self.values[group], gradient, (self.moments[0, group], self.moments[1, group]), count, rate)
 
 
@@ -94,6 +115,13 @@ class Pool(nn.Module):
 
     Step s visits group s mod `groups`. Group g is filled at its first visit, and again after every `visits` of its
     visits, g visits earlier the first time, so that the groups are at different stages.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+    config : TuningConfig
+    datasets : sequence of Dataset
+    seed : int
     """
 
     def __init__(self, network: CodecNetwork, config: TuningConfig, datasets: Sequence[Samples], seed: int) -> None:
@@ -108,7 +136,16 @@ class Pool(nn.Module):
         self._batches: dict[int, tuple[int, Batch, Tensor, Tensor]] = {}
 
     def age(self, step: int) -> tuple[int, int]:
-        """Which filling of its group step `step` meets, and how many visits that has had."""
+        """Which filling of its group step `step` meets, and how many visits that has had.
+
+        Parameters
+        ----------
+        step : int
+
+        Returns
+        -------
+        filling, visit : int
+        """
         return divmod(step // self.config.groups + self._head_start(step), self.config.visits)
 
     def _head_start(self, step: int) -> int:
@@ -116,11 +153,34 @@ class Pool(nn.Module):
         return step % self.config.groups * self.config.visits // self.config.groups
 
     def sparse(self, step: int) -> bool:
-        """Whether the shapes that `step` meets have a residual."""
+        """Whether the shapes that `step` meets have a residual.
+
+        Parameters
+        ----------
+        step : int
+
+        Returns
+        -------
+        bool
+        """
         return self.base > 0 and (step % self.config.groups + self.age(step)[0]) % self.config.residuals > 0
 
     def shapes(self, step: int) -> tuple[Batch, Tensor, Tensor]:
-        """The group's shapes with all their samples, how many tokens each keeps (b,), and its price of a bit (b,)."""
+        """The shapes of a step's group.
+
+        Parameters
+        ----------
+        step : int
+
+        Returns
+        -------
+        batch : Batch
+            With all their samples.
+        kept : int tensor of shape (b,)
+            How many tokens each keeps.
+        price : tensor of shape (b,)
+            Of a bit.
+        """
         group, (filling, _) = step % self.config.groups, self.age(step)
         if group not in self._batches or self._batches[group][0] != filling:
             config = replace(self.config.training, volume=self.config.stored, near=self.config.stored)
@@ -137,7 +197,13 @@ class Pool(nn.Module):
 
     @torch.no_grad()
     def fill(self, network: CodecNetwork, step: int) -> None:
-        """The encoder's tokens as first vectors, and residuals of zero."""
+        """Fill a step's group with the encoder's tokens, and residuals of zero.
+
+        Parameters
+        ----------
+        network : CodecNetwork
+        step : int
+        """
         batch, kept, _ = self.shapes(step)
         with autocast(self.config.training.precision):
             mean = network.encode(batch.points, batch.normals, batch.box)[0]
@@ -150,7 +216,18 @@ class Pool(nn.Module):
         self.residual.start(group, 0.0)
 
     def visit(self, network: CodecNetwork, step: int) -> Tensor:
-        """Loss of the group's shapes, with its gradient in the network, and a step on what is refined."""
+        """Move what is refined of a step's group by one step, and leave the gradient of its loss in the network.
+
+        Parameters
+        ----------
+        network : CodecNetwork
+        step : int
+
+        Returns
+        -------
+        tensor of shape ()
+            The loss.
+        """
         sparse, group, (filling, visit) = self.sparse(step), step % self.config.groups, self.age(step)
         moving, first = (
             (self.residual, self.config.residual_rate) if sparse else (self.vectors, self.config.vector_rate)
@@ -192,8 +269,20 @@ class Pool(nn.Module):
 def residual_in_training(
     numbers: Float[Tensor, "b p r s c"], settled: bool, generator: torch.Generator
 ) -> tuple[Float[Tensor, "b p r s c"], Float[Tensor, " b"]]:
-    """What a residual decodes as, with noise for rounding or, once `settled`, rounded with gradients straight through;
-    and the bits of each shape's."""
+    """What a residual decodes as while it is refined, and its bits.
+
+    Parameters
+    ----------
+    numbers : tensor of shape (b, p, r, s, c)
+    settled : bool
+        Rounded, with gradients straight through; else with noise for rounding.
+    generator : torch.Generator
+
+    Returns
+    -------
+    told : tensor of shape (b, p, r, s, c)
+    bits : tensor of shape (b,)
+    """
     rounded = numbers.detach().round().clamp(-LARGEST, LARGEST)
     if settled:
         told, priced = numbers + (rounded - numbers).detach(), numbers

@@ -38,9 +38,26 @@ def losses(
     network: CodecNetwork, batch: Batch, config: TrainConfig, fraction: float, use: CodeUse | None,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, float], list[Tensor], list[Tensor]]:  # fmt: skip
-    """Loss of one batch, its parts for the progress line, and the quantiser's ids and inputs.
+    """Loss of one batch.
 
-    Without `use` there is no quantiser, and no ids and inputs.
+    Parameters
+    ----------
+    network : CodecNetwork
+    batch : Batch
+    config : TrainConfig
+    fraction : float
+        Of the budget that is used.
+    use : CodeUse, optional
+        None: there is no quantiser yet.
+    generator : torch.Generator
+
+    Returns
+    -------
+    loss : tensor of shape ()
+    parts : dict
+        For the progress line.
+    ids, inputs : lists of tensors
+        Of the quantiser; empty without one.
     """
     with autocast(config.precision):
         mean, log_variance = network.encode(batch.points, batch.normals, batch.box)
@@ -76,7 +93,20 @@ def losses(
 def draw(
     datasets: Sequence[Samples], splits: Sequence[Any], config: TrainConfig, rng: np.random.Generator
 ) -> Mapping[str, Tensor]:
-    """Stored samples of an equal share of a batch from every data set."""
+    """Stored samples of an equal share of a batch from every data set.
+
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+    splits : sequence of int arrays
+        Indices to draw from, of each data set.
+    config : TrainConfig
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    mapping of str to tensor
+    """
     owners = np.sort(rng.permutation(np.arange(config.batch) % len(datasets)))
     drawn = []
     for number, (dataset, split) in enumerate(zip(datasets, splits, strict=True)):
@@ -87,7 +117,19 @@ def draw(
 
 
 def learning_rate(step: int, fraction: float, config: TrainConfig) -> float:
-    """Warm-up by steps, then constant, then from `cooldown` of the budget on a cosine down to a hundredth."""
+    """Warm-up by steps, then constant, then from `cooldown` of the budget on a cosine down to a hundredth.
+
+    Parameters
+    ----------
+    step : int
+    fraction : float
+        Of the budget that is used.
+    config : TrainConfig
+
+    Returns
+    -------
+    float
+    """
     rise = min(1.0, (step + 1) / config.warmup)
     late = max(0.0, fraction - config.cooldown) / (1 - config.cooldown)
     return config.learning_rate * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * late)))
@@ -141,6 +183,14 @@ def train(
 def training_splits(datasets: Sequence[Samples]) -> list[Any]:
     """Indices of the training meshes of each data set.
 
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+
+    Returns
+    -------
+    list of int arrays
+
     Raises
     ------
     InputError
@@ -153,7 +203,17 @@ def training_splits(datasets: Sequence[Samples]) -> list[Any]:
 
 
 def new_network(codec: CodecConfig, seed: int) -> CodecNetwork:
-    """A network with weights that depend on `seed` alone; the global random state is left as it was."""
+    """A network with weights that depend on `seed` alone; the global random state is left as it was.
+
+    Parameters
+    ----------
+    codec : CodecConfig
+    seed : int
+
+    Returns
+    -------
+    CodecNetwork
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
         return CodecNetwork(codec)
@@ -232,7 +292,17 @@ def _latents(
 
 
 def averaged_network(codec: CodecConfig, average: MovingAverage) -> CodecNetwork:
-    """The network with the moving average of the weights."""
+    """The network with the moving average of the weights.
+
+    Parameters
+    ----------
+    codec : CodecConfig
+    average : MovingAverage
+
+    Returns
+    -------
+    CodecNetwork
+    """
     network = CodecNetwork(codec)
     prefix = "network."
     network.load_state_dict(
@@ -242,7 +312,18 @@ def averaged_network(codec: CodecConfig, average: MovingAverage) -> CodecNetwork
 
 
 def figures(network: CodecNetwork, fixed: Sequence[Batch], use: CodeUse | None) -> dict[str, Any]:
-    """Validation figures, and with `use`, once there is a quantiser, how many codes each scale uses."""
+    """Validation figures, and, once there is a quantiser, how many codes each scale uses.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+    fixed : sequence of Batch
+    use : CodeUse, optional
+
+    Returns
+    -------
+    dict
+    """
     found: dict[str, Any] = validate(network, fixed, use is not None)
     if use is not None:
         found["perplexity"] = [round(value) for value in use.perplexity()]

@@ -42,7 +42,7 @@ def tune(
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Tune the tokenizer of a model folder into the model folder `out`; returns the last figures.
+    """Tune the tokenizer of a model folder.
 
     Parameters
     ----------
@@ -59,6 +59,11 @@ def tune(
         Go on in `out`; without it a folder that holds a run is refused.
     progress : bool
         A progress bar on standard error.
+
+    Returns
+    -------
+    dict
+        The last figures.
 
     Raises
     ------

@@ -21,14 +21,44 @@ class Samples(Protocol):
     """What training asks of a data set; `vat3d.data.dataset.Dataset` is one."""
 
     def split(self, name: str) -> Any:
-        """Indices of the split `name`."""
+        """Indices of the meshes of a split.
+
+        Parameters
+        ----------
+        name : {"train", "validation"}
+
+        Returns
+        -------
+        int array
+        """
 
     def batch(self, indices: Any) -> dict[str, Tensor]:
-        """Sample tensors of some meshes."""
+        """Sample tensors of some meshes.
+
+        Parameters
+        ----------
+        indices : sequence of int
+
+        Returns
+        -------
+        dict of tensors
+        """
 
 
 def fixed_batches(datasets: Sequence[Samples], config: TrainConfig, count: int = 48) -> Iterator[Batch]:
-    """Validation shapes, evenly from the data sets, at their own pose."""
+    """Validation shapes, evenly from the data sets, at their own pose.
+
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+    config : TrainConfig
+    count : int
+        Shapes.
+
+    Yields
+    ------
+    Batch
+    """
     whole = dataclasses.replace(config, volume=4096, near=64)
     for dataset in datasets:
         indices = np.asarray(dataset.split("validation"))[: count // len(datasets)]
@@ -45,6 +75,17 @@ def validate(network: CodecNetwork, batches: Sequence[Batch], quantise: bool) ->
     The stand-in is the harmonic mean of the share of surface points where the decoded distance is below .02, and the
     share of all query points decoded closer than .02 to the surface that truly are, weighted over volume samples.
     Without batches (no validation meshes) there are no figures.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+    batches : sequence of Batch
+    quantise : bool
+        Look at prefixes of tokens, not at the latent alone.
+
+    Returns
+    -------
+    dict
     """
     if not batches:
         return {}
