@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -20,21 +20,13 @@ from torch import Tensor, nn
 
 from setcore.attention import MultiHeadAttention, SwiGLU
 
-Attention: TypeAlias = Callable[[int, int], MultiHeadAttention]
+Factory: TypeAlias = Callable[[int, int], MultiHeadAttention]
 
 
 class _AttentionBlock(nn.Module):
     """Attention, then a gated feed-forward layer, each behind a norm and added to what came in."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        hidden: int,
-        *,
-        log_length: bool = False,
-        attention: Attention = MultiHeadAttention,
-    ) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, log_length: bool, attention: Factory) -> None:
         super().__init__()
         self.log_length = log_length
         self.layer_norm_1 = nn.LayerNorm(width)
@@ -60,6 +52,11 @@ class SelfAttentionBlock(_AttentionBlock):
     attention : callable
         Makes the attention of (width, heads).
     """
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, *, log_length: bool = False, attention: Factory = MultiHeadAttention
+    ) -> None:
+        super().__init__(width, heads, hidden, log_length, attention)
 
     def _attention_input(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         normed = self.layer_norm_1(tokens)
@@ -102,8 +99,10 @@ class CrossAttentionBlock(_AttentionBlock):
         As in `SelfAttentionBlock`; L is the size of the set attended to.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, **options: Any) -> None:
-        super().__init__(width, heads, hidden, **options)
+    def __init__(
+        self, width: int, heads: int, hidden: int, *, log_length: bool = False, attention: Factory = MultiHeadAttention
+    ) -> None:
+        super().__init__(width, heads, hidden, log_length, attention)
         self.layer_norm_inputs = nn.LayerNorm(width)
 
     def _attention_input(self, queries: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +155,7 @@ class InducedSetBlock(nn.Module):
 
     def __init__(
         self, width: int, heads: int, hidden: int, inducing: int, *, log_length: bool = False,
-        attention: Attention = MultiHeadAttention,
+        attention: Factory = MultiHeadAttention,
     ) -> None:  # fmt: skip
         super().__init__()
         self.inducing = nn.Parameter(torch.randn(1, inducing, width) / math.sqrt(width))
@@ -193,7 +192,7 @@ class PoolingBlock(nn.Module):
 
     def __init__(
         self, width: int, heads: int, hidden: int, seeds: int, *, log_length: bool = False,
-        attention: Attention = MultiHeadAttention,
+        attention: Factory = MultiHeadAttention,
     ) -> None:  # fmt: skip
         super().__init__()
         self.seeds = nn.Parameter(torch.randn(1, seeds, width) / math.sqrt(width))
@@ -230,7 +229,7 @@ class InContextBlocks(nn.Module):
 
     def __init__(
         self, width: int, heads: int, hidden: int, layers: int, *, log_length: bool = False,
-        attention: Attention = MultiHeadAttention,
+        attention: Factory = MultiHeadAttention,
     ) -> None:  # fmt: skip
         super().__init__()
         self.layers = nn.ModuleList(

@@ -23,6 +23,18 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 def config_from_dict(config_class: type[Config], values: Any, where: str) -> Config:
     """A frozen config from an object of plain JSON values, nested dataclasses included.
 
+    Parameters
+    ----------
+    config_class : dataclass
+    values : mapping of str to plain JSON values
+        Fields that are missing take their defaults.
+    where : str
+        What the values are, for messages.
+
+    Returns
+    -------
+    instance of `config_class`
+
     Raises
     ------
     CheckpointError
@@ -64,7 +76,14 @@ def _as_tuples(value: Any) -> Any:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors to one safetensors file, atomically."""
+    """Write tensors to one safetensors file, atomically.
+
+    Parameters
+    ----------
+    path : path
+    tensors : mapping of str to tensor
+    metadata : mapping of str to str, optional
+    """
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(contiguous, temporary, metadata=dict(metadata) if metadata else None)
@@ -72,6 +91,14 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read a safetensors file.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    dict of str to tensor
 
     Raises
     ------
@@ -88,12 +115,31 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Compare names and shapes of `state` with those of `model`; raises as `check_tensors` does."""
+    """Compare names and shapes of a state with those of a model.
+
+    Parameters
+    ----------
+    model : nn.Module
+    state : mapping of str to tensor
+    where : str
+        Where the state is from, for messages.
+
+    Raises
+    ------
+    CheckpointError
+        As `check_tensors`.
+    """
     check_tensors(model.state_dict(), state, where)
 
 
 def check_tensors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
-    """Compare names and shapes of `state` with those of `expected`.
+    """Compare names and shapes of tensors with those expected.
+
+    Parameters
+    ----------
+    expected, state : mapping of str to tensor
+    where : str
+        Where the state is from, for messages.
 
     Raises
     ------
@@ -112,21 +158,53 @@ def check_tensors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], w
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Check `state`, then load it into `model` in the model's own precision."""
+    """Check a state, then load it into a model.
+
+    Parameters
+    ----------
+    model : nn.Module
+    state : mapping of str to tensor
+        Of any precision; the model gets float32.
+    where : str
+        Where the state is from, for messages.
+
+    Raises
+    ------
+    CheckpointError
+        As `check_tensors`; the model is not changed then.
+    """
     check_state(model, state, where)
     model.load_state_dict({name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
                            for name, tensor in state.items()})  # fmt: skip
 
 
 def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Floating point tensors as fp16, others as they are."""
+    """Floating point tensors as fp16, others as they are.
+
+    Parameters
+    ----------
+    state : mapping of str to tensor
+
+    Returns
+    -------
+    dict of str to tensor
+    """
     return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def save_model(folder: str | Path, config: Any, model: nn.Module, *, half: bool = False, **extra: Any) -> None:
-    """Write `config.json` ({"config": ..., **extra}) and `model.safetensors` into an existing `folder`.
+    """Write `config.json` (``{"config": ..., **extra}``) and `model.safetensors` into a folder.
 
-    With `half` floating point tensors are stored as fp16, the form in which embedded weights are committed.
+    Parameters
+    ----------
+    folder : path
+        An existing one.
+    config : dataclass
+    model : nn.Module
+    half : bool
+        Store floating point tensors as fp16, the form in which embedded weights are committed.
+    **extra
+        Plain JSON values to keep beside the config.
     """
     folder = Path(folder)
     state = model.state_dict()
@@ -135,11 +213,23 @@ def save_model(folder: str | Path, config: Any, model: nn.Module, *, half: bool 
 
 
 def load_config(folder: str | Path, config_class: type[Config]) -> tuple[Config, dict[str, Any]]:
-    """The config of a model folder and whatever else was stored beside it.
+    """The config of a model folder.
+
+    Parameters
+    ----------
+    folder : path
+    config_class : dataclass
+
+    Returns
+    -------
+    config : instance of `config_class`
+    extra : dict
+        What else was stored beside it.
 
     Raises
     ------
     CheckpointError
+        It is absent, damaged, or of another class.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():

@@ -21,6 +21,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the suffix of `path`, since many writers choose the format by it. Of two processes that
     write the same path, one wins whole.
 
+    Parameters
+    ----------
+    path : path
+        The file to write.
+
     Raises
     ------
     InputError
@@ -51,18 +56,40 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` atomically."""
+    """Write a file atomically.
+
+    Parameters
+    ----------
+    path : path
+    data : bytes
+    """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON to `path` atomically; NaN and infinity are refused."""
+    """Write a value as indented JSON, atomically.
+
+    Parameters
+    ----------
+    path : path
+    value : object
+        Plain JSON values; NaN and infinity are refused.
+    """
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON from `path`.
+    """Read a JSON file.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    object
+        Plain JSON values.
 
     Raises
     ------
@@ -79,7 +106,12 @@ def read_json(path: str | Path) -> Any:
 
 @contextlib.contextmanager
 def locked_folder(folder: str | Path) -> Iterator[Path]:
-    """Create `folder` if need be and hold its lock, so that two processes never train into one folder.
+    """Hold the lock of a folder, so that two processes never train into one.
+
+    Parameters
+    ----------
+    folder : path
+        Made if need be.
 
     Raises
     ------

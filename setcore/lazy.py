@@ -27,11 +27,11 @@ def lazy_exports(
         ``__getattr__`` (which also knows ``__version__``), ``__dir__`` and ``__all__``.
     """
 
-    def load(name: str) -> Any:
+    def _load(name: str) -> Any:
         if name == "__version__":
             return installed_version()
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(exports[name]), name)
 
-    return load, lambda: sorted(exports), list(exports)
+    return _load, lambda: sorted(exports), list(exports)

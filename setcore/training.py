@@ -28,16 +28,16 @@ LOG_FILE = "training_log.jsonl"
 class Budget:
     """How long a run lasts: a number of steps, or minutes of time used, kept across resumes.
 
-    Parameters
-    ----------
-    steps : int, optional
-    minutes : float, optional
-        One of the two is given.
-
     Raises
     ------
     InputError
         Both or none are given, or a budget is not positive and finite.
+
+    Attributes
+    ----------
+    steps : int, optional
+    minutes : float, optional
+        One of the two is given.
     """
 
     steps: int | None = None
@@ -105,7 +105,12 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Used until now."""
+        """Used until now.
+
+        Returns
+        -------
+        float
+        """
         return time.perf_counter() - self._start
 
 
@@ -342,7 +347,12 @@ class TrainingLoop:
 
     @property
     def seconds(self) -> float:
-        """Time used, that of earlier runs included."""
+        """Time used, that of earlier runs included.
+
+        Returns
+        -------
+        float
+        """
         return self._watch.seconds
 
     def __iter__(self) -> Iterator[float]:
@@ -366,6 +376,22 @@ class TrainingLoop:
             bar.update(100 - bar.n)
         if self._saved != self.step:
             self.save()
+
+    def descend(self, rate: float, clip: float = 1.0) -> None:
+        """Take the optimiser's step on the gradients that are there, and clear them.
+
+        Parameters
+        ----------
+        rate : float
+            Learning rate of this step.
+        clip : float
+            Largest norm of all gradients together.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+            nn.utils.clip_grad_norm_(group["params"], clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def log(self) -> None:
         """Report, and write what is known of the last step as one line of the log."""

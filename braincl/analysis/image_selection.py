@@ -57,9 +57,18 @@ class Selection(NamedTuple):
 class Belief(NamedTuple):
     """What is known of the tuning and offset of voxels, at several noise levels.
 
-    centre (E,): the embedding at which the offset stands; covariance (l, F, F) of tuning and offset, in units of a
-    voxel's signal scale; noise (l,): variance of a response's noise in these units; weight (l,): squared signal scale,
-    summed over the voxels at that noise level; prior (E, E): covariance before any picture.
+    Attributes
+    ----------
+    centre : tensor (E,)
+        The embedding at which the offset stands.
+    covariance : tensor (l, F, F)
+        Of tuning and offset, in units of a voxel's signal scale.
+    noise : tensor (l,)
+        Variance of a response's noise in these units.
+    weight : tensor (l,)
+        Squared signal scale, summed over the voxels at that noise level.
+    prior : tensor (E, E)
+        Covariance of tuning before any picture.
     """
 
     centre: Tensor
@@ -116,16 +125,16 @@ def select_images(
     prior = encoder.starting_prior(X.shape[1])
     first: list[int] = []
     if context is None:
-        first = [most_central(X, wanted, torch.as_tensor(prior.covariances[0]))]
-        belief = belief_from_one(prior, X[first[0]], wanted)
+        first = [_most_central(X, wanted, torch.as_tensor(prior.covariances[0]))]
+        belief = _belief_from_one(prior, X[first[0]], wanted)
     else:
         context = average_duplicates(context)
-        belief = belief_from_context(prior, context["embedding"].values, context["response"].values, wanted)
-    rows, unexplained = greedy(belief, X, wanted, count, first)
+        belief = _belief_from_context(prior, context["embedding"].values, context["response"].values, wanted)
+    rows, unexplained = _greedy(belief, X, wanted, count, first)
     return Selection(open_rows[rows], unexplained)
 
 
-def belief_from_one(prior: Prior, first: Float[Tensor, "e"], targets: Float[Tensor, "t e"]) -> Belief:
+def _belief_from_one(prior: Prior, first: Float[Tensor, "e"], targets: Float[Tensor, "t e"]) -> Belief:
     """What is known once `first` has been shown, before its response is looked at: the offset there, up to noise.
 
     With a flat prior on the offset, the first response is spent on it.
@@ -142,12 +151,12 @@ def belief_from_one(prior: Prior, first: Float[Tensor, "e"], targets: Float[Tens
     )  # fmt: skip
 
 
-def belief_from_context(prior: Prior, X: NDArray[Any], Y: NDArray[Any], targets: Float[Tensor, "t e"]) -> Belief:
+def _belief_from_context(prior: Prior, X: NDArray[Any], Y: NDArray[Any], targets: Float[Tensor, "t e"]) -> Belief:
     """What is known after responses Y (n, V) to pictures X (n, E); their noise is read off the responses."""
     context, standardise = Context(torch.as_tensor(X)), standardiser(Y)
     covariance, mean = torch.as_tensor(prior.covariances[0]), torch.as_tensor(prior.means[0])
     if not len(standardise.varying):
-        return belief_from_one(prior, context.offset, targets)
+        return _belief_from_one(prior, context.offset, targets)
     expert = context.gaussian("population", mean, context.add_basis(covariance))
     found = evidence(expert, len(X), context.project(torch.as_tensor(standardise(Y)).double()))
     weights = posterior_weights(found.log_likelihood + torch.as_tensor(prior.shares).log()[:, None])
@@ -164,7 +173,7 @@ def _with_offset(covariance: Tensor, variance: Tensor) -> Tensor:
     return padded
 
 
-def most_central(
+def _most_central(
     candidates: Float[Tensor, "j e"], targets: Float[Tensor, "t e"], covariance: Float[Tensor, "e e"]
 ) -> int:
     """The candidate with the least mean variance of ``(x_t - x_j) u`` over the targets."""
@@ -172,7 +181,7 @@ def most_central(
     return int((away @ covariance * away).sum(dim=1).argmin())
 
 
-def greedy(
+def _greedy(
     belief: Belief,
     candidates: Float[Tensor, "j e"],
     targets: Float[Tensor, "t e"],
@@ -213,7 +222,15 @@ def greedy(
 
 
 def write_selection(selection: Selection, candidates: xr.Dataset, path: str | Path) -> None:
-    """Write the list as CSV: rank, row among the candidates, image_id and image_file where known, unexplained share."""
+    """Write a selection as CSV: rank, row among the candidates, image_id and image_file where known, unexplained share.
+
+    Parameters
+    ----------
+    selection : Selection
+    candidates : Dataset
+        Those that the pictures were picked from.
+    path : path
+    """
     named = [name for name in ("image_id", "image_file") if name in candidates.coords]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -59,7 +59,17 @@ def predict_responses(encoder: LinearEncoder, context: xr.Dataset, query: xr.Dat
 
 
 def shared_pictures(context: xr.Dataset, query: xr.Dataset) -> int:
-    """Number of pictures, by image_id, that are both in the context and in the query."""
+    """Number of pictures that are both in the context and in the query.
+
+    Parameters
+    ----------
+    context, query : Dataset
+        With the coordinate `image_id`; a query without one shares none.
+
+    Returns
+    -------
+    int
+    """
     if "image_id" not in query.coords:
         return 0
     return len(np.intersect1d(context["image_id"].values, query["image_id"].values))

@@ -79,10 +79,10 @@ def query_text(
     check_model_backbone(encoder, context=context)
     context = average_duplicates(context)
     text = load_text_encoder(_backbone_of(context, backbone), weights)
-    check_same_weights(context, text)
+    _check_same_weights(context, text)
     directions = embed_prompts(text, prompts, templates)
     encoder.fit(context["embedding"].values, context["response"].values)
-    values = text_selectivity(np.asarray(encoder.coef_), directions, similarity)
+    values = _text_selectivity(np.asarray(encoder.coef_), directions, similarity)
     names = prompts
     if contrast:
         values, names = values[:1] - values[1:], [f"{prompts[0]} - {prompts[1]}"]
@@ -104,6 +104,17 @@ def embed_prompts(
     """Unit-norm embeddings of prompts, each the mean over templates (Radford et al. 2021, section 3.1.4).
 
     The embedding of each filled-in template is brought to unit norm, they are averaged, and so is the mean.
+
+    Parameters
+    ----------
+    text : TextEncoder
+    prompts : sequence of str
+    templates : sequence of str
+        Each holds ``{}`` once, where a prompt goes.
+
+    Returns
+    -------
+    array of shape (p, E)
     """
     rows = []
     with torch.inference_mode():
@@ -114,7 +125,7 @@ def embed_prompts(
     return torch.stack(rows).numpy()
 
 
-def text_selectivity(weights: NDArray[Any], directions: NDArray[Any], similarity: str = "cosine") -> NDArray[Any]:
+def _text_selectivity(weights: NDArray[Any], directions: NDArray[Any], similarity: str = "cosine") -> NDArray[Any]:
     """Similarity (p, V) of voxel weights (V, E) and unit-norm text embeddings (p, E), 0 where the weights are 0.
 
     Raises
@@ -137,6 +148,13 @@ def text_selectivity(weights: NDArray[Any], directions: NDArray[Any], similarity
 def roi_summary(found: xr.Dataset, seed: int = 0) -> list[dict[str, Any]]:
     """Mean selectivity of each area for each prompt, with its 95 % bootstrap interval over voxels.
 
+    Parameters
+    ----------
+    found : Dataset
+        From `query_text`.
+    seed : int
+        Of the bootstrap.
+
     Returns
     -------
     list of dict
@@ -153,7 +171,7 @@ def roi_summary(found: xr.Dataset, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def check_same_weights(context: xr.Dataset, text: TextEncoder) -> None:
+def _check_same_weights(context: xr.Dataset, text: TextEncoder) -> None:
     """Refuse texts and pictures that were embedded with different weights: their spaces have nothing in common.
 
     Raises

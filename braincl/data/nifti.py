@@ -67,7 +67,7 @@ def voxel_table(mask_path: str | Path, above: float | None = None) -> xr.Dataset
 def read_voxels(
     path: str | Path, table: xr.Dataset, volumes: NDArray[np.bool_] | None = None, *, same_affine: bool = True
 ) -> NDArray[np.float32]:
-    """Values of a NIfTI image at the voxels of `table`: (voxel,) of a 3-D image, (volume, voxel) of a 4-D one.
+    """Values of a NIfTI image at the voxels of a table.
 
     A 4-D image is read a few volumes at a time: memory is that of the voxels that are kept.
 
@@ -81,6 +81,11 @@ def read_voxels(
     same_affine : bool
         Refuse an image whose affine is not that of `table`. False is for images known to be on the same grid, written
         by a tool that keeps no affine.
+
+    Returns
+    -------
+    array of shape (voxel,) or (volume, voxel)
+        One axis for a 3-D image, two for a 4-D one.
 
     Raises
     ------
@@ -110,16 +115,25 @@ def read_voxels(
 def open_nifti(path: str | Path) -> Any:
     """Open a NIfTI image; its values are not read yet, so that damage behind the header is not found.
 
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    image of nibabel
+
     Raises
     ------
     ResponseError
+        The file is absent, or damaged in its header.
     """
     nibabel: Any = import_module("nibabel")
     with _damage_named(path):
         return nibabel.load(path, keep_file_open=True)  # else gzip begins anew for each part that is read
 
 
-def to_volume(values: Any, dataset: xr.Dataset) -> NDArray[np.float32]:
+def _to_volume(values: Any, dataset: xr.Dataset) -> NDArray[np.float32]:
     """Values of voxels in their places in the grid; 0 outside the voxels.
 
     Parameters
@@ -164,7 +178,7 @@ def to_image(values: Any, dataset: xr.Dataset) -> Any:
     """
     nibabel: Any = import_module("nibabel")
     _, affine, _ = grid_of(dataset)
-    image = nibabel.Nifti1Image(to_volume(values, dataset), affine)
+    image = nibabel.Nifti1Image(_to_volume(values, dataset), affine)
     code = SPACES.get(str(dataset.attrs.get("space", "")), SPACES["aligned"])
     image.header.set_sform(affine, code)
     image.header.set_qform(affine, code)
@@ -209,17 +223,38 @@ def _in_header_of(mask: str | Path, values: Any, dataset: xr.Dataset) -> Any:
     header = image.header.copy()
     header.set_data_dtype(np.float32)
     header["scl_slope"], header["scl_inter"], header["cal_min"], header["cal_max"] = np.nan, np.nan, 0, 0
-    return type(image)(to_volume(values, dataset), image.affine, header)
+    return type(image)(_to_volume(values, dataset), image.affine, header)
 
 
 def check_nifti_name(path: str | Path) -> None:
-    """Refuse a file name from which nibabel would not write NIfTI."""
+    """Refuse a file name from which nibabel would not write NIfTI.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    ResponseError
+        It does not end in .nii or .nii.gz.
+    """
     if not str(path).endswith((".nii", ".nii.gz")):
         raise ResponseError(f"{path}: name the NIfTI file .nii or .nii.gz")
 
 
 def grid_of(dataset: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64], tuple[int, ...]]:
-    """Voxel indices (voxel, 3), affine (4, 4) and grid shape of a response set.
+    """Where the voxels of a response set lie.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With coordinates `i`, `j`, `k` and attributes `affine` and `grid_shape`.
+
+    Returns
+    -------
+    indices : int array of shape (voxel, 3)
+    affine : array of shape (4, 4)
+    shape : tuple of int
 
     Raises
     ------

@@ -78,9 +78,19 @@ def open_responses(source: str | Path | xr.Dataset, require_embedding: bool = Tr
 def open_embeddings(source: str | Path | xr.Dataset) -> xr.Dataset:
     """Open a file that needs only ``embedding (image, feature)``: query images, or features made by `braincl embed`.
 
+    Parameters
+    ----------
+    source : path of a NetCDF-4 file, or Dataset
+
+    Returns
+    -------
+    Dataset
+        In memory, float32.
+
     Raises
     ------
     ResponseError
+        Naming what is missing and what to do.
     """
     dataset, where = _read(source)
     dataset = _common_checks(dataset, where, ("embedding",))
@@ -90,7 +100,12 @@ def open_embeddings(source: str | Path | xr.Dataset) -> xr.Dataset:
 
 
 def save_responses(dataset: xr.Dataset, path: str | Path) -> None:
-    """Validate a response set and write it to `path` as NetCDF-4, atomically.
+    """Validate a response set and write it as NetCDF-4, atomically.
+
+    Parameters
+    ----------
+    dataset : response set
+    path : path
 
     Raises
     ------
@@ -102,7 +117,13 @@ def save_responses(dataset: xr.Dataset, path: str | Path) -> None:
 
 
 def save_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
-    """Write any Dataset as NetCDF-4, atomically."""
+    """Write any Dataset as NetCDF-4, atomically.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    path : path
+    """
     with atomic_path(path) as temporary:
         dataset.drop_encoding().to_netcdf(temporary, engine="h5netcdf")
 
@@ -113,6 +134,15 @@ def average_duplicates(dataset: xr.Dataset) -> xr.Dataset:
     Rows come in the order in which pictures first appear. Trials of one picture are joined along 'repeat'. The new
     coordinate ``duplicates (image)`` counts the rows that were averaged. Where no picture comes twice, arrays are
     shared with `dataset`, not copied.
+
+    Parameters
+    ----------
+    dataset : response set
+
+    Returns
+    -------
+    Dataset
+        Each picture once.
 
     Raises
     ------
@@ -151,9 +181,15 @@ def average_duplicates(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def join_embeddings(responses: xr.Dataset, features: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
-    """Bring the embeddings of `features` into a response set by `image_id`.
+    """Bring embeddings into a response set by `image_id`.
 
     Images without an embedding are left out of the result.
+
+    Parameters
+    ----------
+    responses : response set
+    features : Dataset with ``embedding (image, feature)``
+        With the coordinate `image_id`.
 
     Returns
     -------
@@ -190,6 +226,10 @@ def join_embeddings(responses: xr.Dataset, features: xr.Dataset) -> tuple[xr.Dat
 
 def check_same_embedding(context: xr.Dataset, query: xr.Dataset) -> None:
     """Refuse embeddings that say themselves that they were made in two ways.
+
+    Parameters
+    ----------
+    context, query : Dataset with ``embedding (image, feature)``
 
     Raises
     ------

@@ -49,12 +49,21 @@ DATASETS: dict[str, DataSet] = {module.LAYOUT.name: module.LAYOUT for module in 
 
 
 def find_dataset(name: str) -> DataSet:
-    """The data set of that name.
+    """What is known of a data set.
+
+    Parameters
+    ----------
+    name : str
+        A key of `DATASETS`.
+
+    Returns
+    -------
+    DataSet
 
     Raises
     ------
     ResponseError
-        Naming near matches.
+        There is none of that name; near matches are named.
     """
     if name not in DATASETS:
         near = difflib.get_close_matches(name.lower(), DATASETS, cutoff=0.6)
@@ -64,12 +73,25 @@ def find_dataset(name: str) -> DataSet:
 
 
 def read_dataset(name: str, folder: str | Path, subject: str, **options: Any) -> xr.Dataset:
-    """Response set of a subject of a data set in `folder`, by the reader of that data set.
+    """A subject of a data set, by the reader of that data set.
+
+    Parameters
+    ----------
+    name : str
+        A key of `DATASETS`.
+    folder : path
+    subject : str
+    **options
+        Those of the data set's reader.
+
+    Returns
+    -------
+    response set
 
     Raises
     ------
     ResponseError
-        Also where the reader does not know an option.
+        The reader does not know an option, or files are missing or damaged.
     """
     reader = READERS[find_dataset(name).name]
     of_generic = inspect.signature(read_nifti).parameters if name == "generic" else {}

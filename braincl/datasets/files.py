@@ -18,12 +18,22 @@ from braincl.errors import ResponseError
 
 
 def need_file(path: Path, what: str) -> Path:
-    """`path`, which must be a file.
+    """A path that must be a file.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What the file is for, for the message.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     ResponseError
-        Saying what the file is for.
+        It is not there.
     """
     if not path.is_file():
         raise ResponseError(f"{path} is missing: {what}")
@@ -31,11 +41,20 @@ def need_file(path: Path, what: str) -> Path:
 
 
 def need_folder(path: str | Path) -> Path:
-    """`path`, which must be a folder.
+    """A path that must be a folder.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     ResponseError
+        It is not there.
     """
     if not Path(path).is_dir():
         raise ResponseError(f"{path} is not a folder; name the folder that the data set lies in")
@@ -44,6 +63,16 @@ def need_folder(path: str | Path) -> Path:
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows of a table with a head line: separated by tabs in .tsv, by commas otherwise.
+
+    Parameters
+    ----------
+    path : path
+    columns : sequence of str
+        Those that must be there.
+
+    Returns
+    -------
+    list of dict of str to str
 
     Raises
     ------
@@ -69,9 +98,18 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file that are not blank.
 
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    list of str
+
     Raises
     ------
     ResponseError
+        The file is absent or is not text.
     """
     need_file(path, "a list with one line a trial")
     try:
@@ -82,9 +120,20 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_mat(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-    """Arrays of a MATLAB file by name, in MATLAB's order of axes; all arrays with `names` None.
+    """Arrays of a MATLAB file by name.
 
     Versions up to 7 are read by SciPy, version 7.3 (HDF5, where axes are stored reversed) by h5py.
+
+    Parameters
+    ----------
+    path : path
+    names : sequence of str, optional
+        None: all arrays.
+
+    Returns
+    -------
+    dict of str to array
+        In MATLAB's order of axes.
 
     Raises
     ------
@@ -116,6 +165,12 @@ def read_mat(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArra
 def open_hdf5(path: Path, fault: str, advice: str = "") -> Iterator[Any]:
     """An HDF5 file to read in a ``with`` block.
 
+    Parameters
+    ----------
+    path : path
+    fault, advice : str
+        For messages: what the file is not, and what to do.
+
     Raises
     ------
     ResponseError
@@ -134,7 +189,7 @@ def open_hdf5(path: Path, fault: str, advice: str = "") -> Iterator[Any]:
         raise ResponseError(f"{path} {fault} ({type(error).__name__}: {error}){hint}") from error
 
 
-def read_label_table(path: Path) -> dict[int, str]:
+def _read_label_table(path: Path) -> dict[int, str]:
     """Names by number from a FreeSurfer colour table: lines of a number, a name, and colours that are not needed.
 
     Raises
@@ -154,7 +209,19 @@ def read_label_table(path: Path) -> dict[int, str]:
 
 
 def read_labels(volume: Path, table: Path, voxels: xr.Dataset) -> NDArray[Any]:
-    """Name of each voxel's label, (voxel); "" where the label is 0 or less.
+    """Name of each voxel's label.
+
+    Parameters
+    ----------
+    volume, table : path
+        Labels as a NIfTI image, and their names as a FreeSurfer colour table.
+    voxels : Dataset
+        The voxel axis, as from `voxel_table`.
+
+    Returns
+    -------
+    array of str, shape (voxel,)
+        Empty where the label is 0 or less.
 
     Raises
     ------
@@ -162,7 +229,7 @@ def read_labels(volume: Path, table: Path, voxels: xr.Dataset) -> NDArray[Any]:
         The volume has a label that the table does not name, or is on another grid.
     """
     values = read_voxels(need_file(volume, "a volume of labels"), voxels)
-    names = read_label_table(table)
+    names = _read_label_table(table)
     if unknown := sorted({float(value) for value in np.unique(values)} - {float(n) for n in names} - {-1.0, 0.0}):
         raise ResponseError(
             f"{volume} has the label {unknown[0]:g}, which {table} does not name (it names {_ranges(names)}); they "
@@ -175,6 +242,17 @@ def with_rois(voxels: xr.Dataset, labels: dict[str, NDArray[Any]]) -> xr.Dataset
     """The voxel axis with the coordinate `roi`: the first name that a voxel has in `labels`, else "other".
 
     With several atlases each is kept as a coordinate of its own, `roi_ATLAS`, since their areas overlap.
+
+    Parameters
+    ----------
+    voxels : Dataset
+        The voxel axis.
+    labels : dict of str to array of str, shape (voxel,)
+        Names by atlas; empty where a voxel has none.
+
+    Returns
+    -------
+    Dataset
     """
     roi = np.full(voxels.sizes["voxel"], "", dtype=str)
     for names in labels.values():
@@ -188,6 +266,14 @@ def with_rois(voxels: xr.Dataset, labels: dict[str, NDArray[Any]]) -> xr.Dataset
 
 def file_ids(files: Iterable[Path]) -> dict[Path, str]:
     """`image_id` of picture files: the first 16 hex digits of the SHA-1 of the file.
+
+    Parameters
+    ----------
+    files : iterable of Path
+
+    Returns
+    -------
+    dict of Path to str
 
     Raises
     ------

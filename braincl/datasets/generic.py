@@ -98,7 +98,7 @@ def read_nifti(
         _sessions(files, counts, rows, ids, voxels, scale),
         voxels.assign_attrs(subject=subject, dataset="generic", scale=scale),
         zscore=zscore,
-        test_ids=split_ids(rows, ids, str(images)),
+        test_ids=_split_ids(rows, ids, str(images)),
         trials=trials,
         noise_ceiling=noise_ceiling,
     )
@@ -108,10 +108,21 @@ def read_nifti(
 def read_folder(folder: str | Path, subject: str = "", **options: Any) -> xr.Dataset:
     """`read_nifti` of a folder that holds ``*betas*.nii.gz`` (taken by name), one ``*.csv`` and one ``*mask*.nii.gz``.
 
+    Parameters
+    ----------
+    folder : path
+    subject : str
+    **options
+        Those of `read_nifti`.
+
+    Returns
+    -------
+    response set
+
     Raises
     ------
     ResponseError
-        Also where a file is missing or it is not clear which one is meant.
+        A file is missing, it is not clear which one is meant, or `read_nifti` cannot use it.
     """
     betas, tables, masks = (found.files for found in check_folder(LAYOUT, folder))
     masks = [options.pop("mask")] if options.get("mask") is not None else masks
@@ -126,9 +137,18 @@ def read_folder(folder: str | Path, subject: str = "", **options: Any) -> xr.Dat
 def count_volumes(path: str | Path) -> int:
     """Number of volumes of a 4-D NIfTI image, from its header.
 
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    int
+
     Raises
     ------
     ResponseError
+        The image is damaged or has no fourth axis.
     """
     shape = open_nifti(path).shape
     if len(shape) != 4:
@@ -136,7 +156,7 @@ def count_volumes(path: str | Path) -> int:
     return int(shape[3])
 
 
-def split_ids(rows: Sequence[Mapping[str, str]], ids: Sequence[str], where: str) -> set[str] | None:
+def _split_ids(rows: Sequence[Mapping[str, str]], ids: Sequence[str], where: str) -> set[str] | None:
     """The pictures whose rows say "test" in the column `split`; None where there is no such column.
 
     Raises
@@ -154,7 +174,17 @@ def split_ids(rows: Sequence[Mapping[str, str]], ids: Sequence[str], where: str)
 
 
 def with_image_files(dataset: xr.Dataset, files: Mapping[str, str]) -> xr.Dataset:
-    """The set with `image_file (image)`, by `image_id`."""
+    """The set with the coordinate `image_file (image)`.
+
+    Parameters
+    ----------
+    dataset : response set
+    files : mapping of image_id to name of the file
+
+    Returns
+    -------
+    Dataset
+    """
     return dataset.assign_coords(image_file=("image", np.array([files[i] for i in dataset["image_id"].values], str)))
 
 

@@ -35,7 +35,17 @@ class Part:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What the command `braincl data` says of a data set; `data_manifests/NAME.yaml` says it at length."""
+    """What the command `braincl data` says of a data set; `data_manifests/NAME.yaml` says it at length.
+
+    Attributes
+    ----------
+    name, title, licence, source : str
+    reader : str
+        The function that reads it.
+    parts : tuple of Part
+    subjects : tuple of str
+        Empty where there are too many to name.
+    """
 
     name: str
     title: str
@@ -47,7 +57,15 @@ class DataSet:
 
 
 class Found(NamedTuple):
-    """A part with the files that are there, and the sessions that are lacking between them."""
+    """A part of a data set as it was found.
+
+    Attributes
+    ----------
+    part : Part
+    files : list of Path
+    gaps : list of str
+        Sessions that are lacking between those that are there.
+    """
 
     part: Part
     files: list[Path]
@@ -55,7 +73,19 @@ class Found(NamedTuple):
 
 
 def check_folder(dataset: DataSet, folder: str | Path, subject: str | None = None) -> list[Found]:
-    """Which parts of a data set lie in `folder`; with `subject` None those of any subject count.
+    """Which parts of a data set lie in a folder.
+
+    Parameters
+    ----------
+    dataset : DataSet
+    folder : path
+    subject : str, optional
+        None: files of any subject count.
+
+    Returns
+    -------
+    list of Found
+        One for each part.
 
     Raises
     ------

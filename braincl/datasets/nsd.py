@@ -195,6 +195,10 @@ def export_nsd_pictures(
         None: all of them.
     progress : bool
 
+    Returns
+    -------
+    list of Path
+
     Raises
     ------
     ResponseError
@@ -208,17 +212,17 @@ def export_nsd_pictures(
     path = need_file(need_folder(folder) / STIMULI, "the pictures")
     Path(out).mkdir(parents=True, exist_ok=True)
 
-    def damaged(error: Exception) -> ResponseError:
+    def _damaged(error: Exception) -> ResponseError:
         return ResponseError(f"{path} does not hold the pictures of NSD ({error}); fetch it again")
 
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise damaged(error) from error
+        raise _damaged(error) from error
     written = []
     with file:
         if "imgBrick" not in file:
-            raise damaged(KeyError("imgBrick"))
+            raise _damaged(KeyError("imgBrick"))
         brick = file["imgBrick"]
         for nsd_id in tqdm(
             range(len(brick)) if nsd_ids is None else nsd_ids, "export pictures", disable=not progress, unit="image"
@@ -228,7 +232,7 @@ def export_nsd_pictures(
                 try:
                     pixels = Image.fromarray(brick[nsd_id])
                 except (OSError, IndexError, ValueError, TypeError) as error:
-                    raise damaged(error) from error
+                    raise _damaged(error) from error
                 with atomic_path(picture) as temporary:
                     pixels.save(temporary)
             written.append(picture)

@@ -122,9 +122,17 @@ def assemble(
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Refuse an option that is not one of `choices`.
 
+    Parameters
+    ----------
+    name : str
+        Of the option.
+    value : object
+    choices : iterable
+
     Raises
     ------
     ResponseError
+        Naming the choices.
     """
     if value not in (choices := list(choices)):
         raise ResponseError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")

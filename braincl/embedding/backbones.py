@@ -92,7 +92,16 @@ class ImageEncoder:
 
 
 def find_backbone(name: str) -> Backbone:
-    """The backbone of that name.
+    """An image encoder by its name.
+
+    Parameters
+    ----------
+    name : str
+        A key of `BACKBONES`.
+
+    Returns
+    -------
+    Backbone
 
     Raises
     ------
@@ -116,13 +125,18 @@ def load_encoder(backbone: Backbone, weights: str | Path | None = None) -> Image
         A file of tensors (safetensors, or .pt, .pth, .bin read with ``weights_only=True``), the whole model or its
         image side. ``hf-hub:ORG/NAME``: a repository, fetched once. None: the published weights, from the hub.
 
+    Returns
+    -------
+    ImageEncoder
+        In evaluation mode.
+
     Raises
     ------
     CheckpointError
         The weights cannot be had or read, or are of another architecture; the first tensor that differs is named.
     """
     path = _find_weights(backbone, weights)
-    state = read_weights(path)
+    state = _read_weights(path)
     network, prepare, preprocessing = build(backbone)
     _BUILDERS[backbone.library].fill(network, state, f"{path} for {backbone.name}")
     return ImageEncoder(backbone, network.eval(), prepare, preprocessing, _digest(path))
@@ -134,6 +148,11 @@ def load_text_encoder(backbone: Backbone, weights: str | Path | None = None) -> 
     Parameters
     ----------
     backbone, weights : as in `load_encoder`; the file must hold the whole model
+
+    Returns
+    -------
+    TextEncoder
+        In evaluation mode.
 
     Raises
     ------
@@ -149,7 +168,7 @@ def load_text_encoder(backbone: Backbone, weights: str | Path | None = None) -> 
             f"pictures with one that has: {named}"
         )
     path = _find_weights(backbone, weights)
-    state = read_weights(path)
+    state = _read_weights(path)
     if not any("token_embedding" in name for name in state):
         raise CheckpointError(
             f"{path} holds no text tower of {backbone.name}, only tensors such as {next(iter(state))!r}; give the file "
@@ -175,12 +194,26 @@ def _digest(path: Path) -> str:
 
 
 def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], str]:
-    """The architecture at random weights, its preprocessing, and that preprocessing in JSON."""
+    """The architecture of an image encoder and its preprocessing.
+
+    Parameters
+    ----------
+    backbone : Backbone
+
+    Returns
+    -------
+    network : nn.Module
+        At random weights.
+    prepare : callable
+        From an RGB picture of PIL to an input of the network, a tensor (3, height, width).
+    preprocessing : str
+        What `prepare` does, in JSON.
+    """
     network, prepare, settings = _BUILDERS[backbone.library].build(backbone)
     return network, prepare, json.dumps(settings, sort_keys=True, default=str)
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def _read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file by name; what training scripts wrap around them is taken off. Nothing in it is run.
 
     Raises
@@ -210,6 +243,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def load_by_order(network: nn.Module, stored: Mapping[str, Tensor], where: str) -> None:
     """Fill a network with tensors that come in its own order under other names.
+
+    Parameters
+    ----------
+    network : nn.Module
+    stored : mapping of str to tensor
+    where : str
+        Where the tensors are from, for messages.
 
     Raises
     ------

@@ -75,17 +75,32 @@ class InContextEncoder(LinearEncoder):
 
     @property
     def training_subjects(self) -> list[str]:
-        """Names of the subjects that the network was trained on."""
+        """Names of the subjects that the network was trained on.
+
+        Returns
+        -------
+        list of str
+        """
         return self._model_card.training_subjects
 
     @property
     def prior_reason(self) -> str:
-        """Why there is no population prior, where there is none."""
+        """Why there is no population prior, where there is none.
+
+        Returns
+        -------
+        str
+        """
         return self._model_card.prior_reason or "the model was trained without a population prior"
 
     @property
     def backbone(self) -> str:
-        """The image encoder whose embeddings the network was trained on; empty where it takes any or none is known."""
+        """The image encoder whose embeddings the network was trained on; empty where it takes any or none is known.
+
+        Returns
+        -------
+        str
+        """
         return self._model_card.backbone
 
     def population_prior(self) -> PriorRidge | None:

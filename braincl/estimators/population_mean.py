@@ -39,6 +39,11 @@ class PopulationMean(LinearEncoder):
         X : array of shape (n_images, n_features)
         y : array of shape (n_images, n_voxels) or (n_images,)
 
+        Returns
+        -------
+        PopulationMean
+            This one.
+
         Raises
         ------
         ResponseError

@@ -29,7 +29,7 @@ class Decomposition(NamedTuple):
     analysis: NDArray[Any]
 
 
-def decompose(X: NDArray[Any]) -> Decomposition:
+def _decompose(X: NDArray[Any]) -> Decomposition:
     """Eigendecomposition of the smaller of X X' and X' X, once for all voxels and all alphas.
 
     Computed in float64 and returned in the precision of X.
@@ -45,7 +45,7 @@ def decompose(X: NDArray[Any]) -> Decomposition:
     return Decomposition(*(part.astype(X.dtype) for part in parts))
 
 
-def cross_validated_errors(
+def _cross_validated_errors(
     X: NDArray[Any], Y: NDArray[Any], alphas: NDArray[Any], folds: Iterable[tuple[NDArray[Any], NDArray[Any]]]
 ) -> NDArray[Any]:
     """Mean squared error of ridge on held-out images, averaged over the folds.
@@ -66,7 +66,7 @@ def cross_validated_errors(
     count = 0
     for count, (train, held_out) in enumerate(folds, start=1):  # noqa: B007
         x_mean, y_mean = X[train].mean(axis=0), Y[train].mean(axis=0)
-        parts = decompose(X[train] - x_mean)
+        parts = _decompose(X[train] - x_mean)
         projected = parts.analysis @ (Y[train] - y_mean)
         scores = (X[held_out] - x_mean) @ parts.synthesis
         residual = Y[held_out] - y_mean
@@ -110,16 +110,22 @@ class RidgeCV(LinearEncoder):
         X : array of shape (n_images, n_features)
         y : array of shape (n_images, n_voxels) or (n_images,)
 
+        Returns
+        -------
+        RidgeCV
+            This one.
+
         Raises
         ------
         ResponseError
+            The context or the parameters cannot be used.
         """
         X, Y, _ = self._validate_fit(X, y)
         x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
-        parts = decompose(X - x_mean)
+        parts = _decompose(X - x_mean)
         alphas = self._candidates(float(parts.eigenvalues.sum()) / len(X)).astype(X.dtype)
         cv = check_cv(min(self.cv, len(X)) if isinstance(self.cv, int) else self.cv)
-        errors = cross_validated_errors(X, Y, alphas, cv.split(X))
+        errors = _cross_validated_errors(X, Y, alphas, cv.split(X))
         best = errors.argmin(axis=0) if self.per_voxel else np.full(Y.shape[1], errors.mean(axis=1).argmin())
         self.alpha_ = alphas[best]
         centred = np.where(self.constant_voxels_, 0, Y - y_mean)

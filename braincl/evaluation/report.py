@@ -20,7 +20,17 @@ from setcore.files import write_json
 
 
 def format_table(report: dict[str, Any]) -> str:
-    """The report of `evaluate` as a table to print."""
+    """A report as a table to print.
+
+    Parameters
+    ----------
+    report : dict
+        From `braincl.evaluate`.
+
+    Returns
+    -------
+    str
+    """
     columns = ("pearson_r", "explained_variance", "normalized_explained_variance", "coverage_90", "nll", "seconds")
     heads = ("r", "EV", "EV/ceiling", "cover 90", "nll", "seconds")
     lines = [f"{'method':12}{'n':>6}" + "".join(f"{head:>12}" for head in heads) + "   r, 95 %"]
@@ -42,8 +52,12 @@ def format_table(report: dict[str, Any]) -> str:
 class Evaluation(NamedTuple):
     """What `evaluate` returns.
 
-    report : the content of the JSON file
-    voxels : the scores of every method, context size, draw and voxel
+    Attributes
+    ----------
+    report : dict
+        The content of the JSON file.
+    voxels : Dataset
+        Scores of every method, context size, draw and voxel.
     """
 
     report: dict[str, Any]
@@ -51,6 +65,19 @@ class Evaluation(NamedTuple):
 
 
 class TestSubject(NamedTuple):
+    """A subject that is split into test pictures and a pool of context pictures.
+
+    Attributes
+    ----------
+    dataset : response set
+        Each picture once.
+    X : array of shape (n_images, n_features)
+    Y : array of shape (n_images, n_voxels)
+    splits : Splits
+    kept : bool array of shape (n_voxels,)
+        Voxels that vary over the test images.
+    """
+
     dataset: xr.Dataset  # each picture once
     X: NDArray[np.float32]
     Y: NDArray[np.float32]
@@ -59,7 +86,17 @@ class TestSubject(NamedTuple):
 
 
 def output_paths(json_path: str | Path) -> tuple[Path, Path, Path]:
-    """The files of an evaluation: the report, the per-voxel scores (.nc) and the plot (.png) beside it."""
+    """The files of an evaluation: the report, the per-voxel scores (.nc) and the plot (.png) beside it.
+
+    Parameters
+    ----------
+    json_path : path
+        Of the report.
+
+    Returns
+    -------
+    report, voxels, plot : Path
+    """
     path = Path(json_path)
     return path, path.with_suffix(".nc"), path.with_suffix(".png")
 
@@ -95,7 +132,24 @@ def score_row(
     ceiling: NDArray[Any] | None,
     interval: tuple[float, float],
 ) -> dict[str, Any]:
-    """One line of the table, from scores of shape (draw, voxel); voxels without a score do not count."""
+    """One line of the table: means over draws and voxels.
+
+    Parameters
+    ----------
+    method : str
+    n : int
+        Images in a context.
+    scores : dict of str to array of shape (draws,) or (draws, n_voxels)
+        Voxels without a score (NaN) do not count.
+    ceiling : array of shape (n_voxels,), optional
+        Noise ceiling, 0..1.
+    interval : (low, high)
+        Of the mean r.
+
+    Returns
+    -------
+    dict
+    """
     ev = scores["explained_variance"].mean(axis=0)  # NaN in all draws or in none
     normalized = math.nan if ceiling is None else normalized_explained_variance(ev, ceiling)
     return {
@@ -113,12 +167,37 @@ def score_row(
 
 
 def null_row(method: str, n: int, reason: str) -> dict[str, Any]:
+    """The line of a method that could not be run.
+
+    Parameters
+    ----------
+    method : str
+    n : int
+    reason : str
+
+    Returns
+    -------
+    dict
+    """
     values = ("pearson_r", "explained_variance", "normalized_explained_variance", "interval_low", "interval_high",
               "coverage_90", "nll", "seconds")  # fmt: skip
     return {"method": method, "n": n, **dict.fromkeys(values), "reason": reason}
 
 
 def difference_row(baseline: str, n: int, compared: tuple[float, float, float]) -> dict[str, Any]:
+    """One line of how the model compares with a baseline.
+
+    Parameters
+    ----------
+    baseline : str
+    n : int
+    compared : (mean, low, high)
+        Difference in r, and its interval.
+
+    Returns
+    -------
+    dict
+    """
     mean, low, high = map(_number, compared)
     return {
         "method": "model", "baseline": baseline, "n": n, "pearson_r": mean, "interval_low": low, "interval_high": high,
@@ -137,7 +216,22 @@ def _number(value: float) -> float | None:
 def metadata(
     given: xr.Dataset, data: TestSubject, encoder: Any, contexts: Sequence[int], draws: int, seed: int
 ) -> dict[str, Any]:
-    """What a reader of the report must know beside the scores, warnings included."""
+    """What a reader of the report must know beside the scores, warnings included.
+
+    Parameters
+    ----------
+    given : response set
+        As it came.
+    data : TestSubject
+    encoder : encoder
+        With `training_subjects`.
+    contexts : sequence of int
+    draws, seed : int
+
+    Returns
+    -------
+    dict
+    """
     subject = str(given.attrs.get("subject", ""))
     training = [str(name) for name in encoder.training_subjects]
     pictures, test = len(data.X), len(data.splits.test)

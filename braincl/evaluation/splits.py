@@ -14,14 +14,31 @@ from setcore.seeding import numpy_generator
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows of the test pictures, and per context size the rows of each draw."""
+    """Which rows are for testing and which for contexts.
+
+    Attributes
+    ----------
+    test : int array of shape (n_test,)
+    contexts : dict of int to list of int array
+        By context size, the rows of each draw.
+    """
 
     test: NDArray[np.int64]
     contexts: dict[int, list[NDArray[np.int64]]]
 
 
 def default_test_images(pictures: int) -> int:
-    """A quarter of the pictures, 300 at most."""
+    """How many pictures are for testing: a quarter, 300 at most.
+
+    Parameters
+    ----------
+    pictures : int
+        How many there are.
+
+    Returns
+    -------
+    int
+    """
     return min(300, pictures // 4)
 
 

@@ -39,7 +39,7 @@ class System(NamedTuple):
 class Expert:
     """One prior on one context.
 
-    Parameters
+    Attributes
     ----------
     kind : str
         "population", "mixture" or "generic".

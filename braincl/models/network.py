@@ -35,7 +35,12 @@ class InContextNetwork(nn.Module, ABC):
 
     @property
     def features(self) -> int:
-        """E, the width of the embeddings that the network takes; 0: any."""
+        """E, the width of the embeddings that the network takes; 0: any.
+
+        Returns
+        -------
+        int
+        """
         return int(self.config.features)
 
     def check_features(self, features: int) -> None:

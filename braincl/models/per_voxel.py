@@ -26,7 +26,7 @@ TOKENS_AT_ONCE = 40_000  # context tokens; about 2 GB at the size of the publish
 class PerVoxelConfig:
     """Sizes of a `PerVoxelNetwork`; the defaults are those of the published CLIP network.
 
-    Parameters
+    Attributes
     ----------
     features : int
         Embedding width E.

@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 class Prior:
     """A mixture of Gaussians over voxel weights; one component is a plain Gaussian.
 
-    Parameters
+    Attributes
     ----------
     log_weights : array of shape (c,)
     means : array of shape (c, E)
@@ -41,12 +41,23 @@ class Prior:
 
     @property
     def n_features(self) -> int:
-        """E, the width of the embedding."""
+        """E, the width of the embedding.
+
+        Returns
+        -------
+        int
+        """
         return int(self.means.shape[1])
 
     @cached_property
     def spectra(self) -> list[tuple[Array, Array]]:
-        """Eigenvalues (E,), none below rounding, and eigenvectors (E, E) of every component's covariance."""
+        """Eigendecompositions of the covariances.
+
+        Returns
+        -------
+        list of (array of shape (E,), array of shape (E, E))
+            By component: eigenvalues, none below rounding, and eigenvectors.
+        """
         found = [np.linalg.eigh(covariance) for covariance in self.covariances]
         return [(np.maximum(values, 1e-9 * values[-1]), vectors) for values, vectors in found]
 

@@ -14,8 +14,14 @@ def new_axes(axes: Any = None, size: tuple[float, float] = (6, 4), **options: An
     Parameters
     ----------
     axes : matplotlib axes, optional
-    size : (width, height) in inches, of a new figure
-    **options : of `matplotlib.figure.Figure.subplots`
+    size : (width, height)
+        In inches, of a new figure.
+    **options
+        Of `matplotlib.figure.Figure.subplots`.
+
+    Returns
+    -------
+    matplotlib axes, or an array of them
     """
     if axes is not None:
         return axes

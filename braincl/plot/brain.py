@@ -77,9 +77,23 @@ def draw_slices(
 
 
 def draw_glass_brain(values: Any, dataset: xr.Dataset, axes: Any = None, *, label: str = "", **options: Any) -> Any:
-    """Draw the largest value along each line of sight through a glass brain; parameters are those of `draw_slices`.
+    """Draw the largest value along each line of sight through a glass brain, whose outline is that of the MNI template.
 
-    The outline is that of the MNI template.
+    Parameters
+    ----------
+    values, dataset, axes, label
+        As in `draw_slices`.
+    **options
+        Of `nilearn.plotting.plot_glass_brain`.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Raises
+    ------
+    InputError, ResponseError
+        As `draw_slices`.
     """
     plotting = _nilearn("plotting")
     axes = new_axes(axes, (9, 3.2))

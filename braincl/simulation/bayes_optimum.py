@@ -21,7 +21,13 @@ SHARES, SCALES = 40, 61  # points of the grid
 
 
 class Prediction(NamedTuple):
-    """Mean and variance (t, V) of new responses, noise included."""
+    """New responses as an optimum predicts them.
+
+    Attributes
+    ----------
+    mean, variance : array of shape (t, V)
+        Noise included.
+    """
 
     mean: Array
     variance: Array
@@ -34,12 +40,18 @@ def knowing_optimum(
 
     Parameters
     ----------
-    X : array of shape (n, E), queries : array of shape (t, E)
+    X : array of shape (n, E)
         Embeddings minus the centre of the simulation.
     Y : array of shape (n, V)
+    queries : array of shape (t, E)
+        As X.
     prior : Prior
         The population.
-    offset, scale, share : arrays of shape (V,)
+    offset, scale, share : array of shape (V,)
+
+    Returns
+    -------
+    Prediction
     """
     y = np.asarray(Y, np.float64) - offset
     weights = np.zeros((1, 1))
@@ -54,13 +66,19 @@ def integrating_optimum(
 
     Parameters
     ----------
-    X : array of shape (n, E), queries : array of shape (t, E)
-        Embeddings, centred or not.
+    X : array of shape (n, E)
+        Embeddings, centred or not; n is 3 or more.
     Y : array of shape (n, V)
-        n is 3 or more.
+    queries : array of shape (t, E)
+        As X.
     prior : Prior
+        The population.
     signal_shares : (low, high)
         Range of the log-uniform distribution of h.
+
+    Returns
+    -------
+    Prediction
     """
     X, Y = np.asarray(X, np.float64), np.asarray(Y, np.float64)
     images, voxels = Y.shape

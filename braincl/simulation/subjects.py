@@ -75,7 +75,7 @@ def power_law_covariance(X: NDArray[Any], decay: float = 1.0, *, seed: int) -> A
     array of shape (E, E)
         Scaled so that the mean variance of ``X u`` is one.
     """
-    axes = principal_axes(X) @ banded_rotation(X.shape[1], seed=seed)
+    axes = _principal_axes(X) @ _banded_rotation(X.shape[1], seed=seed)
     variance = np.var(np.asarray(X, np.float64) @ axes, axis=0)
     values = np.arange(1, X.shape[1] + 1, dtype=np.float64) ** -decay
     values /= values @ variance
@@ -110,7 +110,7 @@ def category_prior(
     """
     rng = numpy_generator(seed, "categories")
     covariance = np.cov(np.asarray(X, np.float64).T, bias=True)
-    axes = principal_axes(X)[:, : max(components, 1) * 4]
+    axes = _principal_axes(X)[:, : max(components, 1) * 4]
     deviation = np.sqrt(np.einsum("ek,ef,fk->k", axes, covariance, axes).clip(min=1e-12))
     means = rng.standard_normal((components, axes.shape[1])) / deviation @ axes.T
     means *= np.sqrt(tuning / np.einsum("ce,ef,cf->c", means, covariance, means))[:, None]
@@ -124,11 +124,22 @@ def category_prior(
 
 
 def gaussian_prior(X: NDArray[Any], *, decay: float = 1.0, seed: int) -> Prior:
-    """One Gaussian with mean zero and the covariance of `power_law_covariance`."""
+    """One Gaussian with mean zero and the covariance of `power_law_covariance`.
+
+    Parameters
+    ----------
+    X : array of shape (i, E)
+    decay : float
+    seed : int
+
+    Returns
+    -------
+    Prior
+    """
     return Prior(np.zeros(1), np.zeros((1, X.shape[1])), power_law_covariance(X, decay, seed=seed)[None])
 
 
-def draw_weights(prior: Prior, n_voxels: int, *, seed: int) -> tuple[Array, NDArray[np.int64]]:
+def _draw_weights(prior: Prior, n_voxels: int, *, seed: int) -> tuple[Array, NDArray[np.int64]]:
     """Weights of voxels drawn from a prior.
 
     Returns
@@ -150,13 +161,31 @@ def draw_weights(prior: Prior, n_voxels: int, *, seed: int) -> tuple[Array, NDAr
 
 
 def simulate_subject(X: NDArray[Any], prior: Prior, n_voxels: int, *, seed: int, **options: Any) -> Simulation:
-    """A subject whose voxels are drawn from a prior; `options` are those of `simulate_responses`.
+    """A subject whose voxels are drawn from a prior.
 
-    The dataset's coordinate `roi` names each voxel's component.
+    Parameters
+    ----------
+    X : array of shape (i, E)
+        Embeddings.
+    prior : Prior
+    n_voxels : int
+    seed : int
+    **options
+        Those of `simulate_responses`.
+
+    Returns
+    -------
+    Simulation
+        The dataset's coordinate `roi` names each voxel's component.
+
+    Raises
+    ------
+    ResponseError
+        The prior has another number of features, or an option cannot be used.
     """
     if prior.n_features != X.shape[1]:
         raise ResponseError(f"the prior has {prior.n_features} features, the embeddings {X.shape[1]}")
-    weights, component = draw_weights(prior, n_voxels, seed=seed)
+    weights, component = _draw_weights(prior, n_voxels, seed=seed)
     options.setdefault("roi", np.array([f"component {c}" for c in component]))
     return simulate_responses(X, weights, seed=seed, **options)
 
@@ -214,8 +243,15 @@ def simulate_population(
 def with_truth(simulation: Simulation) -> xr.Dataset:
     """The response set with what it was made from: a valid response set that holds more than one.
 
-    ``true_signal (image, voxel)``, ``true_weights (voxel, feature)``, ``true_offset``, ``true_scale`` and
-    ``true_signal_share (voxel)`` and ``embedding_centre (feature)``: `Simulation` says how they go together.
+    Parameters
+    ----------
+    simulation : Simulation
+
+    Returns
+    -------
+    Dataset
+        ``true_signal (image, voxel)``, ``true_weights (voxel, feature)``, ``true_offset``, ``true_scale`` and
+        ``true_signal_share (voxel)`` and ``embedding_centre (feature)``: `Simulation` says how they go together.
     """
     of_voxels = {"offset": simulation.offset, "scale": simulation.scale, "signal_share": simulation.share}
     return simulation.dataset.assign(
@@ -323,13 +359,13 @@ def _noise(rows: int, voxels: int, rank: int, seed: int) -> Array:
     return np.asarray(np.sqrt(1 - SHARED_NOISE) * own + np.sqrt(SHARED_NOISE) * shared)
 
 
-def principal_axes(X: NDArray[Any]) -> Array:
+def _principal_axes(X: NDArray[Any]) -> Array:
     """Principal axes of embeddings X (i, E) as columns (E, E), the largest variance first."""
     centred = np.asarray(X, np.float64) - np.mean(X, axis=0, dtype=np.float64)
     return np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
 
 
-def banded_rotation(size: int, *, band: int = 8, seed: int) -> Array:
+def _banded_rotation(size: int, *, band: int = 8, seed: int) -> Array:
     """A random rotation (size, size) that mixes only axes within bands of `band` neighbours."""
     rng = numpy_generator(seed, "rotation")
     rotation = np.zeros((size, size))
@@ -371,14 +407,26 @@ def transplant_map(weights: NDArray[Any], X: NDArray[Any], *, seed: int) -> Arra
         raise ResponseError(f"weights on {source} features cannot fill {size}; reduce the embedding first")
     unit = _unit_norm(weights)
     directions = np.linalg.eigh(unit.T @ unit)[1][:, ::-1][:, :size]
-    return directions @ banded_rotation(size, seed=seed) @ principal_axes(X).T
+    return directions @ _banded_rotation(size, seed=seed) @ _principal_axes(X).T
 
 
 def transplant_weights(weights: NDArray[Any], carry: NDArray[Any], X: NDArray[Any]) -> Array:
-    """Weights (V, D) of a subject on another embedding, by the map of `transplant_map`: (V, E).
+    """Weights of a subject on another embedding.
 
     Each voxel's weights are brought to unit norm first (the norm of a fitted weight tells of its regularisation and
     noise, which a simulation draws anew); then all are scaled so that the mean variance of ``X u`` is one.
+
+    Parameters
+    ----------
+    weights : array of shape (V, D)
+    carry : array of shape (D, E)
+        From `transplant_map`.
+    X : array of shape (i, E)
+        The other embedding.
+
+    Returns
+    -------
+    array of shape (V, E)
     """
     carried = _unit_norm(weights) @ carry
     return np.asarray(carried / np.sqrt(np.var(np.asarray(X, np.float64) @ carried.T, axis=0).mean()))

@@ -73,22 +73,52 @@ class Schedule:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the stages, in their order."""
+        """Names of the stages, in their order.
+
+        Returns
+        -------
+        tuple of str
+        """
         return tuple(field.name for field in fields(self))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """In their order."""
+        """The stages, in their order.
+
+        Returns
+        -------
+        tuple of Stage
+        """
         return tuple(getattr(self, name) for name in self.names)
 
     def at(self, used: float) -> int:
-        """Position of the stage at `used` (0..1) of the budget."""
+        """Position of the stage that the run is in.
+
+        Parameters
+        ----------
+        used : float
+            Share of the budget, 0..1.
+
+        Returns
+        -------
+        int
+        """
         shares = [stage.share for stage in self.stages]
         taken = [position for position, share in enumerate(shares) if share]
         return next((p for p in taken if used < sum(shares[: p + 1]) - 1e-9), taken[-1])
 
     def with_shares(self, shares: tuple[float, float, float]) -> Schedule:
-        """The same stages with other shares of the budget."""
+        """The same stages with other shares of the budget.
+
+        Parameters
+        ----------
+        shares : (float, float, float)
+            By stage; they sum to one.
+
+        Returns
+        -------
+        Schedule
+        """
         parts = zip(self.names, self.stages, shares, strict=True)
         return Schedule(**{name: replace(stage, share=share) for name, stage, share in parts})
 
@@ -150,11 +180,24 @@ PRESETS = {
 
 
 def stored_schedule(training: dict[str, Any], where: str) -> Schedule | None:
-    """The schedule in the facts of training that a model folder holds; None where they state none.
+    """The schedule that a model was trained by.
+
+    Parameters
+    ----------
+    training : dict
+        The facts of training that a model folder holds.
+    where : str
+        Where they are from, for messages.
+
+    Returns
+    -------
+    Schedule or None
+        None where the facts state none.
 
     Raises
     ------
     CheckpointError
+        What they state is no schedule.
     """
     values = training.get("train_config", {}).get("schedule")
     return None if values is None else config_from_dict(Schedule, values, f"{where}: schedule")

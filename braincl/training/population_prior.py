@@ -77,7 +77,7 @@ class PopulationFit:
     report: dict[str, Any]
 
 
-def make_folds(subjects: Sequence[Subject]) -> list[Fold]:
+def _make_folds(subjects: Sequence[Subject]) -> list[Fold]:
     """Folds by subject, else by session, else by halves of the voxels."""
     names = sorted({subject.name for subject in subjects})
     if len(names) > 1:
@@ -101,13 +101,17 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
         Also try mixtures of Gaussians, where there are voxels enough.
     seed : int
         Of the mixtures' starts and of the contexts drawn for the choice.
+
+    Returns
+    -------
+    PopulationFit
     """
-    folds = make_folds(subjects)
+    folds = _make_folds(subjects)
     stored = [moments(subject.X, subject.Y) for subject in subjects]
     others = [_without(subjects, stored, fold) for fold in folds]
     tried: list[dict[str, Any]] = []
 
-    def score(priors: Sequence[Prior], components: int, iterations: int, shrinkage: float) -> float:
+    def _score(priors: Sequence[Prior], components: int, iterations: int, shrinkage: float) -> float:
         values = [_left_out_score(subjects, fold, prior, seed) for fold, prior in zip(folds, priors, strict=True)]
         r = float(np.mean(values))
         tried.append({"components": components, "iterations": iterations, "shrinkage": shrinkage, "pearson_r": r})
@@ -118,7 +122,7 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
     for iterations in ITERATIONS:
         for shrinkage in SHRINKAGES:
             priors = [path[iterations - 1].shrunk(shrinkage) for path in paths]
-            if (found := score(priors, 1, iterations, shrinkage)) > best:
+            if (found := _score(priors, 1, iterations, shrinkage)) > best:
                 best, gaussians, setting = found, priors, (iterations, shrinkage)
 
     chosen: tuple[int, int] | None = None
@@ -131,7 +135,7 @@ def fit_population(subjects: Sequence[Subject], *, mixtures: bool = True, seed: 
         before = best
         for iterations in MIXTURE_ITERATIONS:
             priors = [path[iterations - 1] for path in paths]
-            if (found := score(priors, components, iterations, 0.0)) > best:
+            if (found := _score(priors, components, iterations, 0.0)) > best:
                 best, parts, chosen = found, priors, (components, iterations)
         if best == before:
             break
@@ -163,13 +167,13 @@ def _left_out_score(subjects: Sequence[Subject], fold: Fold, prior: Prior, seed:
             size = min(size, len(X) // 2)
             order = rng.permutation(len(X))
             context, query = order[:size], order[size : size + 300]
-            predicted = mixture_predict(prior, X[context], Y[context], X[query])
+            predicted = _mixture_predict(prior, X[context], Y[context], X[query])
             r = pearson_r(Y[query], predicted)
             scores.append(float(np.nanmean(r)) if np.isfinite(r).any() else 0.0)
     return float(np.mean(scores))
 
 
-def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any]) -> NDArray[Any]:
+def _mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDArray[Any]) -> NDArray[Any]:
     """Predictions (t, V) under a mixture prior, exact but for the grid; a single Gaussian goes through `PriorRidge`."""
     if len(prior.means) == 1:
         return np.asarray(PriorRidge(prior).fit(X, Y).predict(queries))
@@ -195,7 +199,18 @@ def mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: NDA
 
 
 def load_or_fit(path: Path, subjects: Sequence[Subject], seed: int) -> PopulationFit:
-    """`fit_population`, or what an earlier run has stored of it at `path`.
+    """`fit_population`, or what an earlier run has stored of it.
+
+    Parameters
+    ----------
+    path : path
+        Of the stored fit.
+    subjects : sequence of Subject
+    seed : int
+
+    Returns
+    -------
+    PopulationFit
 
     Raises
     ------
@@ -238,5 +253,5 @@ def _unpack(tensors: dict[str, Tensor], subjects: Sequence[Subject], shapes: str
         assert found is not None
         return found
 
-    folds = [(fold, gaussian(str(n)), prior(f"{n}.mixture")) for n, fold in enumerate(make_folds(subjects))]
+    folds = [(fold, gaussian(str(n)), prior(f"{n}.mixture")) for n, fold in enumerate(_make_folds(subjects))]
     return PopulationFit(gaussian("all"), prior("all.mixture"), folds, text["report"])

@@ -96,13 +96,25 @@ def paired_bootstrap_difference(
 ) -> tuple[float, float, float]:
     """Difference in mean Pearson r of two methods on the same voxels and test images, with its percentile interval.
 
-    Every resample takes the same images and voxels for both methods and all draws. Parameters and errors are those of
-    `bootstrap_pearson`; the two methods may have different numbers of draws.
+    Every resample takes the same images and voxels for both methods and all draws.
+
+    Parameters
+    ----------
+    y : array of shape (n_images, n_voxels)
+    pred_a, pred_b : as `predictions` in `bootstrap_pearson`
+        The two methods may have different numbers of draws.
+    n_boot, seed, level
+        As in `bootstrap_pearson`.
 
     Returns
     -------
     mean, low, high : float
         Mean of r(a) - r(b) over voxels on the full sample, and the bounds of its interval.
+
+    Raises
+    ------
+    InputError
+        As `bootstrap_pearson`.
     """
     both = {"a": pred_a, "b": pred_b}
     return bootstrap_methods(y, both, [("a", "b")], n_boot=n_boot, seed=seed, level=level)[1]["a", "b"]

@@ -18,7 +18,12 @@ from setcore.seeding import numpy_generator
 
 @dataclass(frozen=True, eq=False)
 class SurfaceSamples:
-    """Points on a surface and the unit normals there, arrays of shape (n, 3)."""
+    """Points on a surface and the unit normals there.
+
+    Attributes
+    ----------
+    points, normals : array of shape (n, 3)
+    """
 
     points: np.ndarray
     normals: np.ndarray
@@ -28,7 +33,17 @@ class SurfaceSamples:
         return cKDTree(self.points)
 
     def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distance (m,) and index (m,) of the sample nearest to each of `points` (m, 3)."""
+        """The sample nearest to each point.
+
+        Parameters
+        ----------
+        points : array of shape (m, 3)
+
+        Returns
+        -------
+        distance : array of shape (m,)
+        index : array of shape (m,)
+        """
         distance, index = self._tree.query(points)
         return distance, index
 
@@ -83,22 +98,67 @@ def _canonical(triangles: np.ndarray) -> np.ndarray:
 
 
 def chamfer_distance(a: SurfaceSamples, b: SurfaceSamples) -> float:
-    """Mean distance from the samples of each side to the nearest of the other, both directions summed."""
+    """Mean distance from the samples of each side to the nearest of the other, both directions summed.
+
+    Parameters
+    ----------
+    a, b : SurfaceSamples
+
+    Returns
+    -------
+    float
+        In the units of the points.
+    """
     return float(b.nearest(a.points)[0].mean() + a.nearest(b.points)[0].mean())
 
 
 def f_score(reference: SurfaceSamples, other: SurfaceSamples, threshold: float) -> float:
-    """Harmonic mean of precision (share of `other` closer than `threshold` to `reference`) and recall (the reverse)."""
+    """Harmonic mean of precision and recall (Tatarchenko et al. 2019).
+
+    Precision is the share of `other` closer than the threshold to `reference`, recall the reverse.
+
+    Parameters
+    ----------
+    reference, other : SurfaceSamples
+    threshold : float
+        Distance, in the units of the points.
+
+    Returns
+    -------
+    float
+        0..1.
+    """
     return _f_score(reference.nearest(other.points)[0], other.nearest(reference.points)[0], threshold)
 
 
 def normal_consistency(a: SurfaceSamples, b: SurfaceSamples) -> float:
-    """Mean absolute cosine between normals at nearest samples, both directions averaged."""
+    """Mean absolute cosine between normals at nearest samples, both directions averaged.
+
+    Parameters
+    ----------
+    a, b : SurfaceSamples
+
+    Returns
+    -------
+    float
+        0..1.
+    """
     return _consistency(a, b, b.nearest(a.points)[1], a.nearest(b.points)[1])
 
 
 def volume_iou(inside_a: np.ndarray, inside_b: np.ndarray) -> float:
-    """Intersection over union of two solids, from whether common uniform points lie inside, shape (n,) each."""
+    """Intersection over union of two solids.
+
+    Parameters
+    ----------
+    inside_a, inside_b : bool array of shape (n,)
+        Whether common uniform points lie inside each solid.
+
+    Returns
+    -------
+    float
+        0..1; 1 where both are empty.
+    """
     inside_a, inside_b = np.asarray(inside_a, bool), np.asarray(inside_b, bool)
     union = int((inside_a | inside_b).sum())
     return float((inside_a & inside_b).sum() / union) if union else 1.0
@@ -108,6 +168,12 @@ def surface_scores(
     reference: SurfaceSamples, other: SurfaceSamples, thresholds: tuple[float, ...] = (0.01, 0.02)
 ) -> dict[str, float]:
     """F-scores, chamfer distance and normal consistency at once: the nearest samples are searched only once.
+
+    Parameters
+    ----------
+    reference, other : SurfaceSamples
+    thresholds : tuple of float
+        Of the F-scores, in the units of the points.
 
     Returns
     -------
@@ -123,7 +189,17 @@ def surface_scores(
 
 
 def is_closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
-    """Whether every edge has exactly two faces, once vertices at the same place are one."""
+    """Whether every edge has exactly two faces, once vertices at the same place are one.
+
+    Parameters
+    ----------
+    vertices : array of shape (n_vertices, 3)
+    faces : int array of shape (n_faces, 3)
+
+    Returns
+    -------
+    bool
+    """
     faces = np.asarray(faces, np.int64)
     _, place = np.unique(np.asarray(vertices), axis=0, return_inverse=True)
     corners = place.reshape(-1)[faces]

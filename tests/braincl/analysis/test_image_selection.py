@@ -11,7 +11,13 @@ from standin import make_prior, small_network
 from synthetic import make_responses
 
 import braincl
-from braincl.analysis.image_selection import belief_from_context, belief_from_one, greedy, most_central, select_images
+from braincl.analysis.image_selection import (
+    _belief_from_context,
+    _belief_from_one,
+    _greedy,
+    _most_central,
+    select_images,
+)
 from braincl.cli.main import main
 from braincl.errors import ModelError, ResponseError
 from braincl.estimators.in_context import InContextEncoder
@@ -73,8 +79,8 @@ def test_the_choice_after_a_context_is_the_greedy_one(pictures):
     candidates, targets = pictures
     context = make_responses(images=9)
     X, Y = context["embedding"].values, context["response"].values
-    belief = belief_from_context(make_prior(), X, Y, torch.as_tensor(targets))
-    rows, left = greedy(belief, torch.as_tensor(candidates), torch.as_tensor(targets), 6)
+    belief = _belief_from_context(make_prior(), X, Y, torch.as_tensor(targets))
+    rows, left = _greedy(belief, torch.as_tensor(candidates), torch.as_tensor(targets), 6)
     expected_rows, expected_left = by_hand(belief, [X.astype(float)], candidates, targets, 6)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(left, expected_left, rtol=1e-9)
@@ -82,9 +88,9 @@ def test_the_choice_after_a_context_is_the_greedy_one(pictures):
 
 def test_the_choice_without_a_context_is_the_greedy_one(pictures):
     candidates, targets = (torch.as_tensor(part) for part in pictures)
-    first = most_central(candidates, targets, torch.as_tensor(make_prior().covariances[0]))
-    belief = belief_from_one(make_prior(), candidates[first], targets)
-    rows, left = greedy(belief, candidates, targets, 6, [first])
+    first = _most_central(candidates, targets, torch.as_tensor(make_prior().covariances[0]))
+    belief = _belief_from_one(make_prior(), candidates[first], targets)
+    rows, left = _greedy(belief, candidates, targets, 6, [first])
     start = [variance_left(make_prior().covariances[0], 0.3, picture[None], pictures[1]) for picture in pictures[0]]
     assert rows[0] == np.argmin(start)  # of a single picture, the noise only adds to the offset's
     expected_rows, expected_left = by_hand(belief, [], *pictures, 6, chosen=[first])
@@ -97,7 +103,7 @@ def test_the_noise_of_the_context_is_found():
     for noise, low, high in ((0.2, 0.8, 0.99), (3.0, 0.01, 0.3)):
         context = make_responses(images=60, voxels=40, noise=noise)
         X = context["embedding"].values
-        belief = belief_from_context(make_prior(), X, context["response"].values, torch.as_tensor(X).double())
+        belief = _belief_from_context(make_prior(), X, context["response"].values, torch.as_tensor(X).double())
         share = (belief.weight @ torch.as_tensor(SIGNAL_SHARES)) / belief.weight.sum()
         assert low < share < high
 
@@ -138,8 +144,8 @@ def test_targets_are_the_candidates_unless_they_are_given():
     )
     np.testing.assert_array_equal(own.rows, same.rows)
     arrays = [torch.as_tensor(part["embedding"].values).double() for part in (candidates, targets)]
-    belief = belief_from_context(make_prior(), shown["embedding"].values, shown["response"].values, arrays[1])
-    np.testing.assert_array_equal(other.rows, greedy(belief, *arrays, 6)[0])
+    belief = _belief_from_context(make_prior(), shown["embedding"].values, shown["response"].values, arrays[1])
+    np.testing.assert_array_equal(other.rows, _greedy(belief, *arrays, 6)[0])
     assert list(other.rows) != list(own.rows)
 
 

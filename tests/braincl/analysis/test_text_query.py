@@ -12,7 +12,7 @@ from standin import save_small_model
 from synthetic import with_grid
 
 import braincl
-from braincl.analysis.text_query import embed_prompts, query_text, roi_summary, text_selectivity
+from braincl.analysis.text_query import _text_selectivity, embed_prompts, query_text, roi_summary
 from braincl.cli.main import main
 from braincl.embedding.backbones import BACKBONES, Backbone, load_text_encoder
 from setcore.checkpoint import save_tensors
@@ -113,11 +113,11 @@ def test_selectivity_is_the_similarity_of_weights_and_text(model, weights, folde
 def test_a_voxel_tuned_to_a_text_is_found_and_units_do_not_matter():
     directions = unit(np.random.default_rng(0).standard_normal((3, 5)))
     weights = np.stack([7 * directions[1], -0.1 * directions[2]])
-    found = text_selectivity(weights, directions)
+    found = _text_selectivity(weights, directions)
     np.testing.assert_allclose([found[1, 0], found[2, 1]], [1, -1])
-    np.testing.assert_allclose(text_selectivity(weights * [[3], [100]], directions), found)
+    np.testing.assert_allclose(_text_selectivity(weights * [[3], [100]], directions), found)
     with pytest.raises(braincl.ModelError, match="5 features, the text embeddings 4"):
-        text_selectivity(weights, directions[:, :4])
+        _text_selectivity(weights, directions[:, :4])
 
 
 def test_areas_are_summarised(weights, folder):

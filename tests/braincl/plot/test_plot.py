@@ -14,7 +14,7 @@ from braincl.data.nifti import to_image
 from braincl.demo import SUBJECT
 from braincl.estimators.in_context import InContextEncoder
 from braincl.plot.brain import FSAVERAGE5_VERTICES
-from braincl.plot.tuning import principal_components
+from braincl.plot.tuning import _principal_components
 from setcore.errors import InputError
 from setcore.evaluation.metrics import interval_coverage, pearson_r
 
@@ -127,7 +127,7 @@ def test_principal_components_are_those_of_scikit_learn():
     from sklearn.decomposition import PCA
 
     rows = np.random.default_rng(0).standard_normal((30, 7)) @ np.diag(np.arange(1.0, 8))
-    scores, shares = principal_components(rows)
+    scores, shares = _principal_components(rows)
     oracle = PCA(2)
     np.testing.assert_allclose(np.abs(scores), np.abs(oracle.fit_transform(rows)), rtol=1e-8)
     np.testing.assert_allclose(shares, oracle.explained_variance_ratio_)

@@ -13,12 +13,12 @@ import braincl
 from braincl.cli.main import main
 from braincl.errors import ResponseError
 from braincl.simulation.subjects import (
-    banded_rotation,
+    _banded_rotation,
+    _draw_weights,
+    _principal_axes,
     category_prior,
-    draw_weights,
     gaussian_prior,
     power_law_covariance,
-    principal_axes,
     simulate_population,
     simulate_responses,
     simulate_subject,
@@ -95,7 +95,7 @@ def test_a_prior_has_mean_response_variance_one(X, make):
 
 def test_drawn_weights_have_the_moments_of_their_component(X):
     prior = category_prior(X, components=2, seed=1)
-    weights, component = draw_weights(prior, 60_000, seed=2)
+    weights, component = _draw_weights(prior, 60_000, seed=2)
     np.testing.assert_allclose(np.bincount(component) / 60_000, np.exp(prior.log_weights), atol=0.01)
     for c in range(3):
         own, size = weights[component == c], np.sqrt(np.trace(prior.covariances[c]))
@@ -106,7 +106,7 @@ def test_drawn_weights_have_the_moments_of_their_component(X):
 def test_a_power_law_has_its_eigenvalues_and_a_rotation_stays_within_its_bands(X):
     values = np.linalg.eigvalsh(power_law_covariance(X, 1.5, seed=1))[::-1]
     np.testing.assert_allclose(values / values[0], np.arange(1, FEATURES + 1) ** -1.5)
-    rotation = banded_rotation(FEATURES, band=4, seed=1)
+    rotation = _banded_rotation(FEATURES, band=4, seed=1)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(FEATURES), atol=1e-12)
     bands = np.arange(FEATURES) // 4
     assert (rotation[bands[:, None] != bands] == 0).all()
@@ -123,7 +123,7 @@ def test_carried_weights_keep_what_is_relative_between_voxels_and_match_ranks(X)
     gram = carried @ carried.T
     np.testing.assert_allclose(gram / gram[0, 0], unit @ unit.T, atol=1e-10)  # 5 directions fit into 11
     assert np.var(X @ carried.T, axis=0).mean() == pytest.approx(1)
-    on_axes = carried @ principal_axes(X)
+    on_axes = carried @ _principal_axes(X)
     assert np.abs(on_axes[:, 8:]).max() < 1e-10  # nothing leaves the first band
 
 
