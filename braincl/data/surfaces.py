@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -77,42 +76,6 @@ def write_surface(
         image = nibabel.MGHImage(np.ascontiguousarray(frames), np.eye(4))
     with atomic_path(path) as temporary:
         nibabel.save(image, temporary)
-
-
-def read_surface(path: str | Path) -> NDArray[np.float32]:
-    """Values of a GIFTI or MGH file.
-
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    array of shape (vertex,) or (map, vertex)
-        One axis where there is one map.
-
-    Raises
-    ------
-    ResponseError
-        The file is damaged.
-    """
-    nibabel: Any = import_module("nibabel")
-    path = Path(path)
-    try:
-        content = path.read_bytes()  # nibabel would leave the file open
-        if path.suffix == ".gii":
-            rows = np.stack([array.data for array in nibabel.GiftiImage.from_bytes(content).darrays])
-        else:
-            content = gzip.decompress(content) if path.suffix == ".mgz" else content
-            values = np.asarray(nibabel.MGHImage.from_bytes(content).dataobj)
-            rows = values.reshape(-1, values.shape[3] if values.ndim == 4 else 1, order="F").T
-    except Exception as error:  # a damaged file raises whatever expat, zlib, numpy or nibabel stumble over
-        raise ResponseError(
-            f"{path} is not a readable surface file ({type(error).__name__}: {error}); it may be truncated, fetch it "
-            "again"
-        ) from error
-    rows = rows.astype(np.float32)
-    return rows[0] if len(rows) == 1 else rows
 
 
 def _spread(rows: NDArray[np.float32], vertices: NDArray[Any], n_vertices: int | None) -> NDArray[np.float32]:

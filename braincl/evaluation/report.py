@@ -12,41 +12,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from braincl.data.responses import save_netcdf
-from braincl.evaluation.splits import Splits
-from setcore.evaluation.metrics import (
-    normalized_explained_variance,
-)
+from braincl.evaluation.splits import SplitSubject
+from setcore.evaluation.metrics import normalized_explained_variance
 from setcore.files import write_json
-
-
-def format_table(report: dict[str, Any]) -> str:
-    """A report as a table to print.
-
-    Parameters
-    ----------
-    report : dict
-        From `braincl.evaluate`.
-
-    Returns
-    -------
-    str
-    """
-    columns = ("pearson_r", "explained_variance", "normalized_explained_variance", "coverage_90", "nll", "seconds")
-    heads = ("r", "EV", "EV/ceiling", "cover 90", "nll", "seconds")
-    lines = [f"{'method':12}{'n':>6}" + "".join(f"{head:>12}" for head in heads) + "   r, 95 %"]
-    for row in report["results"]:
-        cells = "".join(f"{'-' if row[name] is None else format(row[name], '.3f'):>12}" for name in columns)
-        if row["interval_low"] is not None:
-            cells += f"   {row['interval_low']:.3f}..{row['interval_high']:.3f}"
-        lines.append(f"{row['method']:12}{row['n']:>6}{cells}")
-    for row in report["differences"]:
-        lines.append(
-            f"model - {row['baseline']}, n = {row['n']}: r {row['pearson_r']:+.3f} "
-            f"({row['interval_low']:+.3f}..{row['interval_high']:+.3f})"
-        )
-    if report["prior_reason"]:
-        lines.append(f"prior_ridge is left out: {report['prior_reason']}")
-    return "\n".join(lines)
 
 
 class Evaluation(NamedTuple):
@@ -62,27 +30,6 @@ class Evaluation(NamedTuple):
 
     report: dict[str, Any]
     voxels: xr.Dataset
-
-
-class TestSubject(NamedTuple):
-    """A subject that is split into test pictures and a pool of context pictures.
-
-    Attributes
-    ----------
-    dataset : response set
-        Each picture once.
-    X : array of shape (n_images, n_features)
-    Y : array of shape (n_images, n_voxels)
-    splits : Splits
-    kept : bool array of shape (n_voxels,)
-        Voxels that vary over the test images.
-    """
-
-    dataset: xr.Dataset  # each picture once
-    X: NDArray[np.float32]
-    Y: NDArray[np.float32]
-    splits: Splits
-    kept: NDArray[np.bool_]  # voxels that vary over the test images
 
 
 def output_paths(json_path: str | Path) -> tuple[Path, Path, Path]:
@@ -123,6 +70,36 @@ def write_evaluation(
         plot(evaluation.report, plot_path)
         files["plot_file"] = plot_path.name
     write_json(report_path, evaluation.report | files)
+
+
+def format_table(report: dict[str, Any]) -> str:
+    """A report as a table to print.
+
+    Parameters
+    ----------
+    report : dict
+        From `braincl.evaluate`.
+
+    Returns
+    -------
+    str
+    """
+    columns = ("pearson_r", "explained_variance", "normalized_explained_variance", "coverage_90", "nll", "seconds")
+    heads = ("r", "EV", "EV/ceiling", "cover 90", "nll", "seconds")
+    lines = [f"{'method':12}{'n':>6}" + "".join(f"{head:>12}" for head in heads) + "   r, 95 %"]
+    for row in report["results"]:
+        cells = "".join(f"{'-' if row[name] is None else format(row[name], '.3f'):>12}" for name in columns)
+        if row["interval_low"] is not None:
+            cells += f"   {row['interval_low']:.3f}..{row['interval_high']:.3f}"
+        lines.append(f"{row['method']:12}{row['n']:>6}{cells}")
+    for row in report["differences"]:
+        lines.append(
+            f"model - {row['baseline']}, n = {row['n']}: r {row['pearson_r']:+.3f} "
+            f"({row['interval_low']:+.3f}..{row['interval_high']:+.3f})"
+        )
+    if report["prior_reason"]:
+        lines.append(f"prior_ridge is left out: {report['prior_reason']}")
+    return "\n".join(lines)
 
 
 def score_row(
@@ -204,17 +181,8 @@ def difference_row(baseline: str, n: int, compared: tuple[float, float, float]) 
     }  # fmt: skip
 
 
-def _mean(values: NDArray[Any]) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(known.mean(dtype=np.float64)) if known.size else None
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def metadata(
-    given: xr.Dataset, data: TestSubject, encoder: Any, contexts: Sequence[int], draws: int, seed: int
+    given: xr.Dataset, data: SplitSubject, encoder: Any, contexts: Sequence[int], draws: int, seed: int
 ) -> dict[str, Any]:
     """What a reader of the report must know beside the scores, warnings included.
 
@@ -222,7 +190,7 @@ def metadata(
     ----------
     given : response set
         As it came.
-    data : TestSubject
+    data : SplitSubject
     encoder : encoder
         With `training_subjects`.
     contexts : sequence of int
@@ -265,8 +233,17 @@ def metadata(
     }
 
 
-def _shared_embeddings(data: TestSubject) -> int:
+def _shared_embeddings(data: SplitSubject) -> int:
     """Number of test images whose embedding is also that of an image in the pool."""
     test = set(data.splits.test.tolist())
     pool = {data.X[row].tobytes() for row in range(len(data.X)) if row not in test}
     return sum(data.X[row].tobytes() in pool for row in test)
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean(dtype=np.float64)) if known.size else None
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -13,21 +13,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from braincl.data.responses import average_duplicates, check_model_backbone, open_responses
-from braincl.errors import ResponseError
+from braincl.data.responses import check_model_backbone, open_responses
 from braincl.estimators.base import LinearEncoder, constant_voxels
+from braincl.estimators.in_context import InContextEncoder
 from braincl.estimators.population_mean import PopulationMean
 from braincl.estimators.ridge import RidgeCV
-from braincl.evaluation.report import (
-    Evaluation,
-    TestSubject,
-    difference_row,
-    metadata,
-    null_row,
-    score_row,
-)
-from braincl.evaluation.splits import context_draws, default_test_images
+from braincl.evaluation.report import Evaluation, difference_row, metadata, null_row, score_row
+from braincl.evaluation.splits import SplitSubject, split_subject
 from braincl.models.noise_levels import SIGNAL_SHARES
 from setcore.evaluation.bootstrap import bootstrap_methods
 from setcore.evaluation.metrics import (
@@ -83,10 +77,8 @@ def evaluate(
     ModelError
         The model does not take embeddings of this width, or was trained on those of another backbone.
     """
-    from tqdm import tqdm
-
     given = open_responses(subject)
-    data = _prepare(given, contexts, draws, test_images, seed)
+    data = split_subject(given, contexts, draws, test_images, seed)
     encoder = _load_encoder(model)
     check_model_backbone(encoder, subject=given)
     estimators, reasons = _estimators(encoder, data.X.shape[1])
@@ -129,25 +121,8 @@ def evaluate(
     return Evaluation(report, _voxel_scores(scores, data, contexts, draws, ceiling))
 
 
-def _prepare(given: xr.Dataset, contexts: Sequence[int], draws: int, test_images: int | None, seed: int) -> TestSubject:
-    if len(set(contexts)) < len(contexts):
-        raise ResponseError(f"a context size occurs twice in {list(contexts)}")
-    dataset = average_duplicates(given)
-    test_images = default_test_images(dataset.sizes["image"]) if test_images is None else test_images
-    splits = context_draws(dataset["image_id"].values, contexts, draws, test_images, seed)
-    Y = dataset["response"].values
-    kept = ~constant_voxels(Y[splits.test])
-    if not kept.any():
-        raise ResponseError(
-            f"all {len(kept)} voxels are constant over the {test_images} test images; no score is defined"
-        )
-    return TestSubject(dataset, dataset["embedding"].values, Y, splits, kept)
-
-
 def _load_encoder(model: Any) -> Any:
     if model is None or isinstance(model, str | Path):
-        from braincl.estimators.in_context import InContextEncoder
-
         return InContextEncoder.from_pretrained(model)
     return model
 
@@ -185,7 +160,7 @@ def _ceiling(dataset: xr.Dataset) -> NDArray[Any] | None:
 
 def _voxel_scores(
     scores: dict[str, NDArray[Any]],
-    data: TestSubject,
+    data: SplitSubject,
     contexts: Sequence[int],
     draws: int,
     ceiling: NDArray[Any] | None,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from braincl.data.responses import average_duplicates
 from braincl.errors import ResponseError
+from braincl.estimators.base import constant_voxels
 from setcore.seeding import numpy_generator
 
 
@@ -25,6 +29,27 @@ class Splits:
 
     test: NDArray[np.int64]
     contexts: dict[int, list[NDArray[np.int64]]]
+
+
+class SplitSubject(NamedTuple):
+    """A subject that is split into test pictures and a pool of context pictures.
+
+    Attributes
+    ----------
+    dataset : response set
+        Each picture once.
+    X : array of shape (n_images, n_features)
+    Y : array of shape (n_images, n_voxels)
+    splits : Splits
+    kept : bool array of shape (n_voxels,)
+        Voxels that vary over the test images.
+    """
+
+    dataset: xr.Dataset  # each picture once
+    X: NDArray[np.float32]
+    Y: NDArray[np.float32]
+    splits: Splits
+    kept: NDArray[np.bool_]  # voxels that vary over the test images
 
 
 def default_test_images(pictures: int) -> int:
@@ -94,3 +119,43 @@ def context_draws(image_ids: ArrayLike, sizes: Sequence[int], draws: int, test_i
             shuffled = pool[numpy_generator(seed, "contexts", turn).permutation(pool_size)]
             contexts[size].append(shuffled[piece * size : (piece + 1) * size])
     return Splits(order[:test_images], contexts)
+
+
+def split_subject(
+    given: xr.Dataset, contexts: Sequence[int], draws: int, test_images: int | None, seed: int
+) -> SplitSubject:
+    """Split a subject into test pictures and contexts.
+
+    Parameters
+    ----------
+    given : response set with embeddings
+        Rows that show one picture are averaged.
+    contexts : sequence of int
+        Context sizes, in pictures.
+    draws : int
+        Contexts per size.
+    test_images : int, optional
+        None: `default_test_images`.
+    seed : int
+
+    Returns
+    -------
+    SplitSubject
+
+    Raises
+    ------
+    ResponseError
+        A context size is beyond the pool or occurs twice, or no voxel varies over the test pictures.
+    """
+    if len(set(contexts)) < len(contexts):
+        raise ResponseError(f"a context size occurs twice in {list(contexts)}")
+    dataset = average_duplicates(given)
+    test_images = default_test_images(dataset.sizes["image"]) if test_images is None else test_images
+    splits = context_draws(dataset["image_id"].values, contexts, draws, test_images, seed)
+    Y = dataset["response"].values
+    kept = ~constant_voxels(Y[splits.test])
+    if not kept.any():
+        raise ResponseError(
+            f"all {len(kept)} voxels are constant over the {test_images} test images; no score is defined"
+        )
+    return SplitSubject(dataset, dataset["embedding"].values, Y, splits, kept)

@@ -99,8 +99,8 @@ def test_selectivity_is_the_similarity_of_weights_and_text(model, weights, folde
     # what the encoder predicts for a picture whose embedding is the text's, but for the bias
     np.testing.assert_allclose(dot["selectivity"], encoder.predict(texts) - encoder.intercept_, atol=1e-4)
     cosine = query_text(braincl.RidgeCV(), context, PROMPTS, weights)
-    live = np.arange(VOXELS) != 3
-    np.testing.assert_allclose(cosine["selectivity"][:, live], texts @ unit(encoder.coef_[live]).T, atol=1e-5)
+    varying = np.arange(VOXELS) != 3
+    np.testing.assert_allclose(cosine["selectivity"][:, varying], texts @ unit(encoder.coef_[varying]).T, atol=1e-5)
     assert not cosine["selectivity"][:, 3].any()
     assert cosine["prompt"].values.tolist() == PROMPTS
     assert cosine.attrs["backbone"] == "tiny-clip"
