@@ -7,6 +7,7 @@ from typing import Any
 
 from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors
 from setcore.errors import CheckpointError
+from setcore.model_lookup import find_model_folder
 from vat3d.bitstream.token_model import TokenModel, embedded_models, load_token_model, model_hash
 from vat3d.errors import CodecError
 from vat3d.network.codec_network import CodecNetwork
@@ -38,9 +39,10 @@ def load_pretrained(path_or_name: str | Path | None = None) -> tuple[CodecNetwor
     CheckpointError, CodecError
         There is no such model, or something of it is missing, damaged, or belongs to another model.
     """
-    folder = _find_folder(path_or_name)
-    config, extra = load_config(folder, CodecConfig)
+    embedded = {name: folder for key, folder in embedded_models().items() for name in (folder.name, key)}
+    folder = find_model_folder(path_or_name, embedded, DEFAULT_MODEL, CodecError)
     token_model = load_token_model(folder)
+    config, extra = load_config(folder, CodecConfig)
     network = CodecNetwork(config)
     tensors = load_tensors(folder / WEIGHTS_FILE)
     load_state(network, tensors, str(folder / WEIGHTS_FILE))
@@ -48,13 +50,3 @@ def load_pretrained(path_or_name: str | Path | None = None) -> tuple[CodecNetwor
     if model_hash(decoding, config.scales, token_model.tables) != token_model.model_id:
         raise CheckpointError(f"{folder}: weights and tables are not of one model; fetch the folder again")
     return network.eval().requires_grad_(False), token_model, extra.get("facts", {})
-
-
-def _find_folder(path_or_name: str | Path | None) -> Path:
-    name = DEFAULT_MODEL if path_or_name is None else str(path_or_name)
-    embedded = {known: folder for key, folder in embedded_models().items() for known in (folder.name, key)}
-    if name in embedded:
-        return embedded[name]
-    if Path(name).is_dir():
-        return Path(name)
-    raise CodecError(f"{name} is neither a model folder nor an embedded model ({', '.join(embedded) or 'none'})")

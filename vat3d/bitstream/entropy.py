@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +48,10 @@ class Tables:
         The arrays contradict each other.
     """
 
-    frequencies: NDArray[np.int64]
-    row: NDArray[np.int64]
-    parent: NDArray[np.int64]
-    bucket: NDArray[np.int64]
+    frequencies: NDArray[Any]
+    row: NDArray[Any]
+    parent: NDArray[Any]
+    bucket: NDArray[Any]
 
     def __post_init__(self) -> None:
         for name in ("frequencies", "row", "parent", "bucket"):
@@ -111,7 +112,7 @@ class Tables:
         known = ids[np.maximum(parent, 0)]
         return self.row[: ids.size] + np.where(parent >= 0, self.bucket[known], 0)
 
-    def _check(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _check(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         ids = np.asarray(ids, dtype=np.int64)
         if ids.ndim != 1 or ids.size > self.tokens:
             raise CodecError(f"{ids.size} token ids, but the model has {self.tokens} tokens")
@@ -127,7 +128,7 @@ class Tables:
             digits += 1
         return digits
 
-    def push(self, ids: NDArray[np.int64], state: int) -> int:
+    def push(self, ids: NDArray[np.integer], state: int) -> int:
         """The state of the coder with the ids of a prefix on top of another state.
 
         Parameters
@@ -192,7 +193,7 @@ class Tables:
             ids.append(symbol)
         return np.array(ids, dtype=np.int64), state
 
-    def encode(self, ids: NDArray[np.int64], start: int = 1) -> bytes:
+    def encode(self, ids: NDArray[np.integer], start: int = 1) -> bytes:
         """Code the ids of a prefix.
 
         Parameters
@@ -226,7 +227,7 @@ class Tables:
         """
         return PRECISION * (min(count, self.tokens) + 2)
 
-    def bits(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    def bits(self, ids: NDArray[np.integer]) -> NDArray[np.float64]:
         """Information content of each token.
 
         Parameters
@@ -241,7 +242,7 @@ class Tables:
         ids = self._check(ids)
         return np.asarray(PRECISION - np.log2(self.frequencies[self.rows(ids), ids]))
 
-    def longest_prefix(self, ids: NDArray[np.int64], max_bytes: int, start: int = 1) -> int:
+    def longest_prefix(self, ids: NDArray[np.integer], max_bytes: int, start: int = 1) -> int:
         """The largest count for which ``len(encode(ids[:count], start)) <= max_bytes``.
 
         Parameters
@@ -358,11 +359,11 @@ def uniform_tables(tokens: int, codes: int) -> Tables:
 
 
 def fit_tables(
-    ids: NDArray[np.int64],
+    ids: NDArray[Any],
     scales: Sequence[int],
     codes: int,
-    parent: NDArray[np.int64] | None = None,
-    bucket: NDArray[np.int64] | None = None,
+    parent: NDArray[np.integer] | None = None,
+    bucket: NDArray[np.integer] | None = None,
 ) -> Tables:
     """Tables from the ids of training shapes; each scale takes the kind of table that codes other shapes best.
 

@@ -16,7 +16,7 @@ Samples = dict[str, NDArray[np.float16]]
 
 
 def sample_solid(solid: Solid, seed: int, points: int = POINTS) -> Samples:
-    """Training samples of one solid in the evaluation frame.
+    """Training samples of one solid in the canonical frame.
 
     Parameters
     ----------

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from setcore.blocks import SelfAttentionBlock
 from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors
 from setcore.errors import InputError
+from setcore.model_lookup import find_model_folder
 from setcore.seeding import torch_generator
 from vat3d.bitstream.frame import Frame
 from vat3d.bitstream.stream import TokenStream
@@ -220,8 +221,8 @@ class MeshGenerator:
         CheckpointError, CodecError
             There is no such model, its folder is damaged, or it was trained on another tokenizer's tokens.
         """
-        embedded = WEIGHTS_FOLDER / str(path_or_name or DEFAULT_GENERATOR)
-        folder = embedded if path_or_name is None or embedded.is_dir() else Path(path_or_name)
+        embedded = {DEFAULT_GENERATOR: WEIGHTS_FOLDER / DEFAULT_GENERATOR}
+        folder = find_model_folder(path_or_name, embedded, DEFAULT_GENERATOR, CodecError)
         config, _ = load_config(folder, GeneratorConfig)
         network = ScaleTransformer(config)
         load_state(network, load_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))

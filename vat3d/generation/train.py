@@ -6,6 +6,7 @@ their ids in the folder, and trains. A killed run goes on with ``--resume``.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -328,15 +329,11 @@ def _train(
     )  # fmt: skip
     for fraction in loop:
         rows = numpy_generator(seed, "batch", loop.step).integers(len(shapes["train"]), size=BATCH)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * warmup_cosine(fraction)
         generator = torch_generator(seed, "step", loop.step)
         box, scales = cross_entropies(network, codec, shapes["train"].take(rows), generator, precision)
         loss = torch.stack([box, *(part.mean() for part in scales)]).mean()  # coarse scales decide what it will be
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        loop.descend(LEARNING_RATE * warmup_cosine(fraction))
         loop.line = {"loss": round(float(loss.detach()), 4)}
     line = {"step": loop.step, "seconds": round(loop.seconds, 1), **report()}
     save_model(folder, config, averaged, half=True, facts=line)

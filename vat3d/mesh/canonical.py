@@ -1,4 +1,4 @@
-"""A mesh in the evaluation frame and in one canonical order, with a report of what was found and repaired.
+"""A mesh in the canonical frame and in one canonical order, with a report of what was found and repaired.
 
 Everything that follows (inside/outside, sampling, encoding) sees a mesh only in this form, so that neither the units
 nor the order of vertices and faces in a file can change a result.
@@ -19,12 +19,12 @@ from vat3d.mesh.triangles import edge_table, face_areas_normals, face_components
 HALF_DOMAIN = 1.05
 """Half-side of the cube that is sampled, decoded and extracted; a mesh fills [-1, 1] along its longest axis."""
 MERGE_STEP = 2.0**-20
-"""Vertices are rounded to this step of the evaluation frame: about 1e-6, exactly representable in float32."""
+"""Vertices are rounded to this step of the canonical frame: about 1e-6, exactly representable in float32."""
 
 
 @dataclass(frozen=True)
 class CanonicalMesh:
-    """A mesh in the evaluation frame: centred on its bounding box, longest half-side 1.
+    """A mesh in the canonical frame: centred on its bounding box, longest half-side 1.
 
     Parameters
     ----------

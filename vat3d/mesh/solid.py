@@ -32,7 +32,7 @@ from vat3d.mesh.fill import EVEN_ODD, NONZERO
 from vat3d.mesh.triangles import face_areas_normals, signed_volumes
 
 SHELL = 0.008
-"""Half-thickness of the shell of an open sheet, in the evaluation frame."""
+"""Half-thickness of the shell of an open sheet, in the canonical frame."""
 NEAR_SIGMAS = (0.01, 0.04)
 """Standard deviations of the noise that takes surface points to near-surface samples, half of them each."""
 THIN, THICKER, FELT = 0.016, 0.008, 0.06
@@ -49,7 +49,7 @@ HIDDEN, HIDDEN_SAMPLES, DEEP = 0.01, 2000, 0.02
 
 
 class Solid:
-    """The solid that a mesh stands for, in the evaluation frame.
+    """The solid that a mesh stands for, in the canonical frame.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Solid:
 
         Parameters
         ----------
-        points : array of shape (n, 3), evaluation frame
+        points : array of shape (n, 3), canonical frame
 
         Returns
         -------

@@ -21,7 +21,7 @@ from vat3d.network.triplane import stretch_box
 class CodecNetwork(nn.Module):
     """Variational tokenizer: surface points to a Gaussian latent grid to multi-scale codes to a signed distance.
 
-    All points and distances are in the evaluation frame; `box` holds a mesh's half-extents there, the longest 1, and
+    All points and distances are in the network's frame; `box` holds a mesh's half-extents there, the longest 1, and
     reaches both sides (a file's header carries it).
 
     Parameters

@@ -35,7 +35,7 @@ class CodecConfig:
     detail : int
         Channels of a second set of feature planes, of twice the side, for parts thinner than a cell; 0 for none.
     sharpness : float
-        The logit of a point is minus its signed distance, in the evaluation frame, over this length.
+        The logit of a point is minus its signed distance, in the network's frame, over this length.
     """
 
     width: int = 128

@@ -127,7 +127,7 @@ class FieldHead(nn.Module):
         planes : sequence of tensors
             Of `PlaneDecoder`.
         points : tensor of shape (b, n, 3)
-            In the evaluation frame.
+            In the network's frame.
         box : tensor of shape (b, 3)
 
         Returns

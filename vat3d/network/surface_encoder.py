@@ -139,9 +139,9 @@ class SurfaceEncoder(nn.Module):
         Parameters
         ----------
         points, normals : tensors of shape (b, n, 3)
-            Surface points in stretched units; normals in the evaluation frame.
+            Surface points in stretched units; normals in the network's frame.
         box : tensor of shape (b, 3)
-            Half-extents in the evaluation frame, the longest 1.
+            Half-extents in the network's frame, the longest 1.
 
         Returns
         -------

@@ -1,6 +1,6 @@
 """The triplane frame: three axis-aligned planes over the unit cube, and what cells and points know of their place.
 
-A mesh is brought into the evaluation frame (longest half-side 1, box centred) and then stretched so that its box fills
+A mesh is brought into the network's frame (longest half-side 1, box centred) and then stretched so that its box fills
 the cube: every token then speaks of a place where there is something, and thin axes are held more finely.
 Axes: b batch, n point, p plane (3), r cells along a plane's side, k token.
 """
@@ -27,7 +27,7 @@ def stretch_box(box: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:
     Parameters
     ----------
     box : tensor of shape (b, 3)
-        Half-extents of the mesh, in the evaluation frame.
+        Half-extents of the mesh, in the network's frame.
 
     Returns
     -------

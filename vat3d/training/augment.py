@@ -21,7 +21,7 @@ from vat3d.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """Shapes of a training step, in the evaluation frame.
+    """Shapes of a training step, in the canonical frame.
 
     Parameters
     ----------

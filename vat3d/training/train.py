@@ -248,15 +248,11 @@ def _train(
             loop.state["quantise"] = True
             network.quantizer.initialise(_latents(network, datasets, splits, config, seed), generator)
             average.adopt("network.quantizer.")
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(loop.step, fraction, config)
-        optimizer.zero_grad(set_to_none=True)
         loss, parts, ids, inputs = losses(
             network, batch, config, fraction, use if loop.state["quantise"] else None, generator
         )
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        loop.descend(learning_rate(loop.step, fraction, config))
         loop.state["samples"] += config.batch
         if ids:
             use.update(ids)

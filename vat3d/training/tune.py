@@ -98,9 +98,6 @@ def _tune(
     parts: dict[str, float] = {}
     for fraction in loop:
         step = loop.step
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, fraction, training)
-        optimizer.zero_grad(set_to_none=True)
         if step < config.groups or pool.age(step)[1] == 0:
             pool.fill(network, step)
         loss = float(pool.visit(network, step))
@@ -112,8 +109,7 @@ def _tune(
             )
             encoded.backward()
             use.update(ids)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        loop.descend(learning_rate(step, fraction, training))
         means, third = (
             loop.state["residuals" if pool.sparse(step) else "tokens"],
             3 * pool.age(step)[1] // config.visits,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import hashlib
 import io
+import json
 import zipfile
 from pathlib import Path
 
