@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import json
-import os
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -23,12 +17,12 @@ from tqdm import tqdm
 from braincl.data.pictures import list_pictures, read_picture
 from braincl.data.responses import save_netcdf
 from braincl.embedding.backbones import Backbone, ImageEncoder, find_backbone, load_encoder
+from braincl.embedding.partial_file import append_batch, finished_batches, partial_file
 from braincl.errors import ImageError, ModelError
 from setcore.errors import InputError
 from setcore.files import check_output
 
 READERS = 4  # threads that decode pictures
-_RECORD = struct.Struct("<III")  # of a finished batch: rows, features, CRC-32 of what follows
 
 
 def embed_images(
@@ -107,7 +101,7 @@ def embed_images(
         }
 
         def result_of(kept: BinaryIO | None) -> xr.Dataset:
-            rows = [] if kept is None else _finished_batches(kept, len(files), batch_size)
+            rows = [] if kept is None else finished_batches(kept, len(files), batch_size)
             done = len(rows) * batch_size
             with tqdm(total=len(files), initial=min(done, len(files)), disable=not progress, unit="image",
                       desc=f"embed {encoder.backbone.name}") as bar:  # fmt: skip
@@ -115,7 +109,7 @@ def embed_images(
                     part = slice(start, start + batch_size)
                     rows.append(_embed_batch(encoder, place, files[part], ids[part], normalize, readers))
                     if kept is not None:
-                        _append_batch(kept, rows[-1])
+                        append_batch(kept, rows[-1])
                     bar.update(len(rows[-1]))
             return xr.Dataset(
                 {"embedding": (("image", "feature"), np.concatenate(rows))},
@@ -125,7 +119,7 @@ def embed_images(
 
         if out is None:
             return result_of(None)
-        with _partial_file(Path(out), settings) as kept:
+        with partial_file(Path(out), settings) as kept:
             result = result_of(kept)
             save_netcdf(result, out)
         return result
@@ -167,74 +161,3 @@ def _device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise ModelError(f"device {name!r} is not there ({str(error).splitlines()[0]}); use cpu") from error
     return device
-
-
-@contextlib.contextmanager
-def _partial_file(out: Path, settings: dict[str, Any]) -> Iterator[BinaryIO]:
-    """The locked file of finished batches, after its first line (the settings); removed when all is done.
-
-    A kill leaves it. An error of input removes it: what it holds could not be gone on with.
-    """
-    path = out.with_name(out.name + ".partial")
-    with open(path, "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{out} is being written by another process; wait for it or name another file") from error
-        head = json.dumps(settings, sort_keys=True).encode() + b"\n"
-        file.seek(0)
-        found = file.readline(1 << 20)
-        if not head.startswith(found):
-            raise InputError(
-                f"{path} comes from a run with other {_difference(found, settings)}; repeat that run to finish it, or "
-                "delete the file to begin again"
-            )
-        if found != head:  # new, or killed within its first line
-            file.truncate(0)
-            _write_through(file, head)
-        try:
-            yield file
-        except InputError:
-            path.unlink(missing_ok=True)
-            raise
-        path.unlink(missing_ok=True)
-
-
-def _difference(line: bytes, settings: dict[str, Any]) -> str:
-    """Names of the settings in which the first line of a partial file differs."""
-    try:
-        found = json.loads(line)
-        return ", ".join(name for name, value in settings.items() if found.get(name) != value) or "settings"
-    except (ValueError, AttributeError):
-        return "contents: it is no file of `braincl embed`"
-
-
-def _finished_batches(file: BinaryIO, images: int, batch_size: int) -> list[NDArray[np.float32]]:
-    """The whole batches behind the first line; what a kill or a damage left after them is cut off."""
-    batches: list[NDArray[np.float32]] = []
-    end = file.tell()
-    while (expected := min(batch_size, images - len(batches) * batch_size)) > 0:
-        head = file.read(_RECORD.size)
-        if len(head) < _RECORD.size:
-            break
-        rows, features, checksum = _RECORD.unpack(head)
-        if rows != expected or features == 0 or (batches and features != batches[0].shape[1]):
-            break
-        data = file.read(4 * rows * features)
-        if len(data) < 4 * rows * features or zlib.crc32(data) != checksum:
-            break
-        batches.append(np.frombuffer(data, "<f4").reshape(rows, features).astype(np.float32))
-        end = file.tell()
-    file.truncate(end)
-    return batches
-
-
-def _append_batch(file: BinaryIO, features: NDArray[np.float32]) -> None:
-    data = np.ascontiguousarray(features, dtype="<f4").tobytes()
-    _write_through(file, _RECORD.pack(*features.shape, zlib.crc32(data)) + data)
-
-
-def _write_through(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())

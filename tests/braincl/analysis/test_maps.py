@@ -1,3 +1,5 @@
+"""Maps of voxels: values against written-out formulas, files against the mask they were made with."""
+
 import nibabel
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""The command `braincl data`, on a miniature of a data set."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Commands write what the functions behind them return; wrong usage and damaged input are one line and status 2."""
+
 import json
 
 import nibabel

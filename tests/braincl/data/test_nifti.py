@@ -1,3 +1,5 @@
+"""Between volumes and the voxel axis, there and back."""
+
 import gzip
 
 import nibabel

@@ -1,3 +1,5 @@
+"""Response sets: what is accepted, what is refused by name, averaging and joining."""
+
 import numpy as np
 import pytest
 import xarray as xr

@@ -171,14 +171,14 @@ from braincl.embedding import embed
 from braincl.embedding.backbones import Backbone
 configs, pictures, weights, out, batches = sys.argv[1:]
 open_clip.add_model_config(configs)
-write, left = embed._append_batch, int(batches)
+write, left = embed.append_batch, int(batches)
 def append(*args):
     global left
     if left == 0:
         os.kill(os.getpid(), 9)
     left -= 1
     write(*args)
-embed._append_batch = append
+embed.append_batch = append
 embed.embed_images([pictures], Backbone("tiny-clip", "open_clip", "braincl-tiny-clip"), weights, batch_size=2,
                    device="cpu", out=Path(out))
 """

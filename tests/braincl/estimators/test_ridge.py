@@ -1,3 +1,5 @@
+"""Ridge against scikit-learn, and the population mean against its formula."""
+
 import numpy as np
 import pytest
 from himalaya.ridge import RidgeCV as HimalayaRidgeCV

@@ -1,3 +1,5 @@
+"""Reports against scores computed by hand, and the files that they are written to."""
+
 import json
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Contexts are disjoint where the pictures allow, and never hold a test picture."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
