@@ -9,6 +9,7 @@ from vat3d.bitstream.stream import TokenStream, read_model_id
 from vat3d.bitstream.token_model import TokenModel, embedded_model
 from vat3d.codec.decode import StreamDecoder, decode_stream
 from vat3d.codec.encode import EncodeOptions, encode_mesh
+from vat3d.codec.mirrored_view import MirroredView
 from vat3d.errors import CodecError
 from vat3d.mesh.decimate import decimate
 from vat3d.mesh.isosurface import Field
@@ -158,7 +159,7 @@ class MeshTokenizer:
         callable
             Takes float32 points (n, 3) of the file's frame, returns distances (n,) in half-sides, negative inside.
         """
-        return StreamDecoder(self.network, stream.frame).signed_distance(stream)
+        return StreamDecoder(self.network, MirroredView(stream.frame)).signed_distance(stream)
 
     def decode(
         self, stream: TokenStream | bytes, resolution: int = 128, scales: int | None = None, faces: int | None = None

@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vat3d.bitstream.frame import Frame
 from vat3d.bitstream.header import LEVEL_STEP
 from vat3d.bitstream.residual import STEPS
 from vat3d.bitstream.stream import TokenStream
-from vat3d.codec.mirrored_view import MirroredView, frame_extents
+from vat3d.codec.mirrored_view import MirroredView
 from vat3d.mesh.isosurface import Field, GridField, extract_surface
 from vat3d.mesh.thin_parts import with_thickness
 from vat3d.network.codec_network import CodecNetwork
@@ -27,11 +26,12 @@ class StreamDecoder:
     ----------
     network : CodecNetwork
         Frozen.
-    frame : Frame
+    view : MirroredView
+        Of the frame.
     """
 
-    def __init__(self, network: CodecNetwork, frame: Frame) -> None:
-        self._network, self._frame, self._view = network, frame, MirroredView(frame)
+    def __init__(self, network: CodecNetwork, view: MirroredView) -> None:
+        self._network, self._view = network, view
         self._fields: dict[tuple[int | None, bytes], GridField] = {}
 
     @torch.inference_mode()
@@ -112,7 +112,7 @@ class StreamDecoder:
         -------
         array of shape (n, 3)
         """
-        extents = frame_extents(self._frame).astype(np.float32).astype(np.float64)
+        extents = self._view.whole_extents.astype(np.float32).astype(np.float64)
         return fit_box(with_thickness(vertices, faces, thickness), extents)
 
 
@@ -139,7 +139,7 @@ def decode_stream(
     CodecError
         The resolution is out of range.
     """
-    decoder = StreamDecoder(network, stream.frame)
+    decoder = StreamDecoder(network, MirroredView(stream.frame))
     vertices, faces = decoder.surface(decoder.signed_distance(stream), stream.level, resolution)
     return stream.frame.to_mesh(decoder.finish(vertices, faces, stream.thickness)), faces
 

@@ -28,7 +28,7 @@ from vat3d.codec.level_search import better, with_levels
 from vat3d.codec.placed_shape import PlacedShape, place_shape
 from vat3d.codec.refine_residual import refine_residual
 from vat3d.codec.refine_tokens import refine
-from vat3d.codec.targets import FAST_SAMPLES, SLOW_SAMPLES, VolumeSamples, encoder_input, sample_target
+from vat3d.codec.targets import FAST_SAMPLES, SLOW_SAMPLES, ShapeSamples, sample_shape
 from vat3d.codec.token_budget import TokenBudget, token_budget
 from vat3d.codec.token_search import TokenChoice, TokenSearch
 from vat3d.errors import CodecError, MeshError
@@ -114,11 +114,10 @@ class _Task:
 @dataclass(frozen=True)
 class _Encoded:
     """What the encoder makes of a shape that is filled by one rule: its latent and first tokens, and the search that
-    goes on from them. `surface` (n, 3) are points of it in the file's frame."""
+    goes on from them."""
 
     shape: PlacedShape
-    surface: NDArray[np.float64]
-    volume: VolumeSamples
+    samples: ShapeSamples
     latent: Tensor
     search: TokenSearch
     start: TokenChoice
@@ -149,10 +148,11 @@ def encode_mesh(network: CodecNetwork, model: TokenModel, mesh: Any, options: En
     """
     deadline = None if options.time_limit is None else time.perf_counter() + options.time_limit
     vertices, faces, notes = load_mesh(mesh)
-    shape = place_shape(canonical_mesh(vertices, faces))
+    canonical = canonical_mesh(vertices, faces)
+    shape = place_shape(canonical)
     budget = token_budget(network.config, model, shape.frame, options.max_bytes, residual=options.refines)
     schedule = (RESIDUAL_EFFORTS if budget.below_residual else EFFORTS)[options.effort]
-    decoder = StreamDecoder(network, shape.frame)
+    decoder = StreamDecoder(network, shape.view)
     estimator = FScoreEstimator(shape.original, decoder, shape.unit)
     task = _Task(network, model, options, budget, schedule, decoder, estimator, deadline)
 
@@ -163,7 +163,7 @@ def encode_mesh(network: CodecNetwork, model: TokenModel, mesh: Any, options: En
         unrefined = encoded.start.ids[: budget.fitting(encoded.start.ids)]
         stream = better(stream, task.stream(unrefined), decoder, estimator)
     thicknesses = encoded.shape.thicknesses[: None if options.refines else 1]  # estimates overrate large ones
-    stream, f_score = with_levels(stream, decoder, estimator, encoded.volume, options.refines, thicknesses)
+    stream, f_score = with_levels(stream, decoder, estimator, encoded.samples.volume, options.refines, thicknesses)
     if options.min_f_score is not None:
         stream, f_score = fewest_scales(task, stream, f_score, options.min_f_score)
     found = {"notes": notes, **encoded.shape.report, "fill": encoded.shape.solid.fill, "effort": options.effort}
@@ -196,7 +196,7 @@ def choose_fill(task: _Task, shape: PlacedShape) -> _Encoded:
     def promise(encoded: _Encoded) -> float:
         tokens = task.refined(encoded.search, encoded.start, trial).tokens
         now = task.estimator.estimate(task.decoder.field(task.stream(tokens)))
-        return now + share * max(task.estimator.ceiling(encoded.surface) - now, 0)
+        return now + share * max(task.estimator.ceiling(encoded.samples.surface) - now, 0)
 
     candidates = [_encode(task, shape, NONZERO, budget)]
     with suppress(MeshError):  # no surface by this rule
@@ -211,14 +211,13 @@ def choose_fill(task: _Task, shape: PlacedShape) -> _Encoded:
 def _encode(task: _Task, shape: PlacedShape, fill: str, budget: TokenBudget) -> _Encoded:
     network, options = task.network, task.options
     shape = replace(shape, solid=shape.solid.filled(fill))
-    target, volume = sample_target(shape, options.seed, *(SLOW_SAMPLES if options.refines else FAST_SAMPLES))
-    points, normals, surface = encoder_input(shape, options.seed)
+    samples = sample_shape(shape, options.seed, *(SLOW_SAMPLES if options.refines else FAST_SAMPLES))
     with torch.inference_mode():
-        latent = network.encode(points, normals, shape.view.box)[0]
+        latent = network.encode(samples.points, samples.normals, shape.view.box)[0]
     search = TokenSearch(
-        network, target, budget.fitting, task.model.tables, options.seed, budget.n_chosen, options.precision
+        network, samples.target, budget.fitting, task.model.tables, options.seed, budget.n_chosen, options.precision
     )
-    return _Encoded(shape, surface, volume, latent, search, search.choose_price(latent))
+    return _Encoded(shape, samples, latent, search, search.choose_price(latent))
 
 
 def add_residual(task: _Task, encoded: _Encoded, tokens: TokenChoice) -> TokenStream:

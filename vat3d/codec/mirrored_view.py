@@ -28,6 +28,8 @@ class MirroredView:
 
     Attributes
     ----------
+    whole_extents : float64 array of shape (3,)
+        Half-extents of the box of the whole, see `frame_extents`.
     centre : float64 array of shape (3,)
         The middle of the box of that part.
     scale : float
@@ -41,8 +43,8 @@ class MirroredView:
     """
 
     def __init__(self, frame: Frame) -> None:
-        high, self._mirrored = frame_extents(frame), frame.mirrored
-        low = np.where(self._mirrored, -OVERLAP, -high)
+        self.whole_extents, self._mirrored = frame_extents(frame), frame.mirrored
+        low, high = np.where(self._mirrored, -OVERLAP, -self.whole_extents), self.whole_extents
         self.centre, self._extents = (high + low) / 2, (high - low) / 2
         self.scale = float(self._extents.max())
         self.box: Tensor = torch.from_numpy((self._extents / self.scale).astype(np.float32))[None]

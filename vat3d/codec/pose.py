@@ -22,7 +22,6 @@ from vat3d.mesh.canonical import CanonicalMesh
 from vat3d.mesh.compare import SAMPLES
 from vat3d.mesh.solid import Solid
 from vat3d.mesh.symmetry import best_mirror, upright
-from vat3d.mesh.triangles import face_areas_normals
 
 Turn = tuple[int, int, int]
 GAIN = 0.035
@@ -68,13 +67,14 @@ def best_pose(mesh: CanonicalMesh) -> Posed:
     -------
     Posed
     """
-    posed = _posed(mesh, best_turn(mesh))
-    if not posed.frame.mirror:
-        rotation = upright(posed.solid, posed.surface)
-        if rotation is not None:
-            other = _posed(mesh, nearest_turn(rotation @ posed.frame.rotation))
-            if other.frame.mirror:
-                return other
+    turn = best_turn(mesh)
+    posed = _posed(mesh, turn)
+    rotation = None if posed.frame.mirror else upright(posed.solid, posed.surface)
+    if rotation is not None:
+        turn = nearest_turn(rotation @ posed.frame.rotation)
+        other = _posed(mesh, turn)
+        if other.frame.mirror:
+            return other
     return posed
 
 
@@ -99,7 +99,7 @@ def best_turn(mesh: CanonicalMesh) -> Turn:
     tuple of int
         As in `Frame.turn`.
     """
-    area, normal = face_areas_normals(mesh.vertices, mesh.faces)
+    area, normal = mesh.areas_normals
     if len(area) > NORMALS:
         cumulative = np.cumsum(area)
         normal = normal[np.searchsorted(cumulative, (np.arange(NORMALS) + 0.5) / NORMALS * cumulative[-1])]
@@ -172,11 +172,4 @@ def turned(mesh: CanonicalMesh, turn: Turn) -> CanonicalMesh:
     -------
     CanonicalMesh
     """
-    if turn == NO_TURN:
-        return mesh
-    rotation = turn_rotations(np.array(turn))
-    vertices = mesh.vertices @ rotation.T
-    low, high = vertices.min(0), vertices.max(0)
-    middle, half = (low + high) / 2, float((high - low).max() / 2)
-    centre = middle * mesh.half_side + rotation @ mesh.centre
-    return replace(mesh, vertices=(vertices - middle) / half, centre=centre, half_side=half * mesh.half_side)
+    return mesh if turn == NO_TURN else mesh.rotated(turn_rotations(np.array(turn)))

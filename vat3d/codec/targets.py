@@ -57,57 +57,59 @@ class VolumeSamples:
     inside: NDArray[np.bool_]
 
 
-def sample_target(shape: PlacedShape, seed: int, near_count: int, volume_count: int) -> tuple[Target, VolumeSamples]:
-    """Near-surface and volume samples of what the networks see of a shape.
+@dataclass(frozen=True)
+class ShapeSamples:
+    """What the search for a file sees of a shape.
+
+    Parameters
+    ----------
+    points, normals : tensors of shape (1, n, 3)
+        Surface for the encoder, as the networks see it.
+    surface : array of shape (n, 3)
+        Points on the surface of the whole, in the file's frame.
+    target : Target
+    volume : VolumeSamples
+        The target's volume samples, in the file's frame.
+    """
+
+    points: Tensor
+    normals: Tensor
+    surface: NDArray[np.float64]
+    target: Target
+    volume: VolumeSamples
+
+
+def sample_shape(shape: PlacedShape, seed: int, near_count: int, volume_count: int) -> ShapeSamples:
+    """Sample a shape for the encoder and for refinement.
 
     Parameters
     ----------
     shape : PlacedShape
     seed : int
     near_count, volume_count : int
+        Samples of the target near the surface, and all over what the networks see.
 
     Returns
     -------
-    target : Target
-    volume : VolumeSamples
-        The volume samples again.
+    ShapeSamples
     """
-    rng, view = numpy_generator(seed, "target"), shape.view
-    surface = shape.solid.surface_samples(near_count, derive_seed(seed, "target"))[0]
+    view, solid, to_file = shape.view, shape.solid, shape.to_file
+    rng, encoder_seed = numpy_generator(seed, "target"), derive_seed(seed, "encode")
+    on_surface = solid.surface_samples(near_count, derive_seed(seed, "target"))[0]
+    points, normals = solid.surface_samples(SURFACE_POINTS, encoder_seed)
     sigma = view.scale * np.where(np.arange(near_count) % 2, *NEAR_SIGMAS)[:, None]
-    near = surface + sigma * rng.standard_normal(surface.shape)
+    near = on_surface + sigma * rng.standard_normal(on_surface.shape)
     reach = view.scale * HALF_DOMAIN * stretch_box(view.box)[0].double().numpy()
     volume = rng.uniform(view.centre - reach, view.centre + reach, (volume_count, 3))
     # In two calls, so that the solid of the other fill rule finds the same volume points' winding numbers again.
-    distances = np.concatenate([shape.solid.signed_distance(part) for part in (near, volume)]) * shape.to_file.scale
-    placed = shape.to_file(np.concatenate([near, volume]))
+    distances = np.concatenate([solid.signed_distance(part) for part in (near, volume)]) * to_file.scale
+    placed, surface = to_file(np.concatenate([near, volume])), to_file(points)
     placed[:near_count] *= view.side(placed[:near_count])
     depths = view.cut(placed, distances) / view.scale
     target = Target(view.box, _tensor(view.seen(placed)), _tensor(depths), near_count)
-    return target, VolumeSamples(placed[near_count:].astype(np.float32), distances[near_count:] < 0)
-
-
-def encoder_input(shape: PlacedShape, seed: int) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
-    """The surface that the encoder is shown of a shape.
-
-    Parameters
-    ----------
-    shape : PlacedShape
-    seed : int
-
-    Returns
-    -------
-    points, normals : tensors of shape (1, n, 3)
-        As the networks see them.
-    surface : array of shape (n, 3)
-        Points of the whole surface, in the file's frame.
-    """
-    seed, view = derive_seed(seed, "encode"), shape.view
-    points, normals = shape.solid.surface_samples(SURFACE_POINTS, seed)
-    surface = shape.to_file(points)
-    area = shape.solid.area * shape.to_file.scale**2
-    shown, normals = view.surface(surface, normals, area, shape.contains, seed)
-    return _tensor(view.seen(shown))[None], _tensor(normals)[None], surface
+    shown, normals = view.surface(surface, normals, solid.area * to_file.scale**2, shape.contains, encoder_seed)
+    inside = VolumeSamples(placed[near_count:].astype(np.float32), distances[near_count:] < 0)
+    return ShapeSamples(_tensor(view.seen(shown))[None], _tensor(normals)[None], surface, target, inside)
 
 
 def draw_samples(target: Target, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:

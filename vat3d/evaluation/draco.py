@@ -18,7 +18,6 @@ from setcore.evaluation.mesh_metrics import sample_surface
 from setcore.files import read_json, write_json
 from vat3d.mesh.canonical import CanonicalMesh, canonical_mesh, geometry_hash
 from vat3d.mesh.compare import THRESHOLDS, Reference
-from vat3d.mesh.triangles import face_areas_normals
 from vat3d.mesh_io.load import load_mesh
 
 CACHE = Path("~/.cache/vat3d/draco")
@@ -198,7 +197,7 @@ def _encoded(vertices: np.ndarray, faces: np.ndarray, method: str, bits: set[int
 
 def _drop_components(mesh: CanonicalMesh, kept: float) -> tuple[np.ndarray, np.ndarray]:
     """The largest components that together hold at least `kept` of the area."""
-    area = np.bincount(mesh.component, face_areas_normals(mesh.vertices, mesh.faces)[0])
+    area = np.bincount(mesh.component, mesh.areas_normals[0])
     order = np.argsort(-area, kind="stable")
     enough = int(np.searchsorted(np.cumsum(area[order]), kept * area.sum() * (1 - 1e-9))) + 1
     faces = mesh.faces[np.isin(mesh.component, order[:enough])]

@@ -7,7 +7,8 @@ nor the order of vertices and faces in a file can change a result.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,40 @@ class CanonicalMesh:
     centre: NDArray[np.float64]
     half_side: float
     report: dict[str, Any]
+
+    @cached_property
+    def areas_normals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Areas (n_faces,) and unit normals (n_faces, 3) of the faces."""
+        return face_areas_normals(self.vertices, self.faces)
+
+    @cached_property
+    def volumes(self) -> NDArray[np.float64]:
+        """Signed volume under the faces of each component."""
+        return signed_volumes(self.vertices, self.faces, self.component)
+
+    @cached_property
+    def edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Edges and half-edges, see `edge_table`."""
+        return edge_table(self.faces)
+
+    def rotated(self, rotation: NDArray[np.float64]) -> CanonicalMesh:
+        """The mesh along other axes: centred on its box there, longest half-side 1; the same order.
+
+        Parameters
+        ----------
+        rotation : array of shape (3, 3)
+            From the mesh's own axes to the others.
+
+        Returns
+        -------
+        CanonicalMesh
+            Its centre is in the other axes.
+        """
+        vertices = self.vertices @ rotation.T
+        low, high = vertices.min(0), vertices.max(0)
+        middle, half = (low + high) / 2, float((high - low).max() / 2)
+        centre = middle * self.half_side + rotation @ self.centre
+        return replace(self, vertices=(vertices - middle) / half, centre=centre, half_side=half * self.half_side)
 
 
 def canonical_mesh(vertices: NDArray[Any], faces: NDArray[Any]) -> CanonicalMesh:

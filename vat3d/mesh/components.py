@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vat3d.mesh.canonical import CanonicalMesh
-from vat3d.mesh.triangles import edge_table, face_areas_normals, signed_volumes
 
 RIM = 0.05
 """A component counts as closed while its open rim is shorter than this share of the root of its area, ..."""
@@ -50,55 +50,63 @@ class WindingNumber:
         return (self._lately if len(points) <= MOST_TRIED else self._anew)(points.tobytes())
 
 
-def loose_faces(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Faces that bound nothing, sought only where three faces or more share an edge.
+@dataclass(frozen=True)
+class Components:
+    """What the connected components of a mesh bound.
 
     Parameters
     ----------
-    mesh : CanonicalMesh
-    in_closed : bool array of shape (n_faces,)
-        Those of closed components.
-
-    Returns
-    -------
-    loose : bool array of shape (n_faces,)
-        Which of them have outside on both sides.
-    paired : bool array of shape (n_faces,)
-        Which of those have others in the same place, that cancel them (a single one has winding numbers of a half).
-    """
-    loose, paired = np.zeros((2, len(mesh.faces)), bool)
-    if mesh.report["nonmanifold_edges"] and in_closed.any():
-        faces = np.ascontiguousarray(mesh.faces[in_closed])
-        centre, step = mesh.vertices[faces].mean(1), PROBE * face_areas_normals(mesh.vertices, faces)[1]
-        winding = WindingNumber(mesh.vertices, faces)
-        highest = np.maximum(winding(centre + step), winding(centre - step))
-        loose[in_closed] = highest <= 0.5
-        paired[in_closed] = highest < 0.25
-    return loose, paired
-
-
-def closed_components(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which components bound a solid.
-
-    Parameters
-    ----------
-    mesh : CanonicalMesh
-
-    Returns
-    -------
     closed : bool array of shape (n_components,)
+        Which bound a solid.
     holed : bool array of shape (n_components,)
         Which do so in spite of an open rim.
+    bounding : bool array of shape (n_faces,)
+        Faces of closed components that bound their solid.
+    loose : bool array of shape (n_faces,)
+        Faces of closed components that have outside on both sides.
+    paired : bool array of shape (n_faces,)
+        Loose faces that have others in the same place, which cancel them (a single one has winding numbers of a half).
+    winding : WindingNumber
+        Of the bounding faces.
     """
-    edges, edge, direction = edge_table(mesh.faces)
+
+    closed: NDArray[np.bool_]
+    holed: NDArray[np.bool_]
+    bounding: NDArray[np.bool_]
+    loose: NDArray[np.bool_]
+    paired: NDArray[np.bool_]
+    winding: WindingNumber
+
+
+def find_components(mesh: CanonicalMesh) -> Components:
+    """Tell which components of a mesh bound a solid.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+
+    Returns
+    -------
+    Components
+    """
+    closed, holed = _closed(mesh)
+    bounding = closed[mesh.component]
+    loose, paired = _loose(mesh, bounding)
+    bounding &= ~loose
+    winding = WindingNumber(mesh.vertices, np.ascontiguousarray(mesh.faces[bounding]))
+    return Components(closed, holed, bounding, loose, paired, winding)
+
+
+def _closed(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which components bound a solid, and which of these do so in spite of an open rim."""
+    edges, edge, direction = mesh.edges
     odd = np.bincount(edge) % 2 == 1
     owner = np.empty(len(edges), np.int64)
     owner[edge] = np.repeat(mesh.component, 3)
     length = np.linalg.norm(mesh.vertices[edges[:, 0]] - mesh.vertices[edges[:, 1]], axis=1)
-    area = np.bincount(mesh.component, face_areas_normals(mesh.vertices, mesh.faces)[0])
+    area = np.bincount(mesh.component, mesh.areas_normals[0])
     rim = np.bincount(owner, length * odd, minlength=len(area))
-    volume = np.abs(signed_volumes(mesh.vertices, mesh.faces, mesh.component))
-    closed = volume > FLAT * area
+    closed = np.abs(mesh.volumes) > FLAT * area
     uneven = np.bincount(owner, np.bincount(edge, direction) != 0, minlength=len(area)) > 0
     for part in np.flatnonzero(closed & uneven):
         separating, error = _separation(mesh, mesh.component == part)
@@ -106,11 +114,25 @@ def closed_components(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[n
     return closed, closed & (rim > 0)
 
 
+def _loose(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the chosen faces bound nothing, and which of these are paired; sought only where three faces or more
+    share an edge."""
+    loose, paired = np.zeros((2, len(mesh.faces)), bool)
+    if mesh.report["nonmanifold_edges"] and in_closed.any():
+        faces = np.ascontiguousarray(mesh.faces[in_closed])
+        centre, step = mesh.vertices[faces].mean(1), PROBE * mesh.areas_normals[1][in_closed]
+        winding = WindingNumber(mesh.vertices, faces)
+        highest = np.maximum(winding(centre + step), winding(centre - step))
+        loose[in_closed] = highest <= 0.5
+        paired[in_closed] = highest < 0.25
+    return loose, paired
+
+
 def _separation(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> tuple[float, float]:
     """Share of the area of the chosen faces that has inside on one side only, and the median over area of how far
     their winding numbers, on either side, are from whole; of the largest faces."""
     faces = np.ascontiguousarray(mesh.faces[chosen])
-    area, normal = face_areas_normals(mesh.vertices, faces)
+    area, normal = (values[chosen] for values in mesh.areas_normals)
     largest = np.argsort(-area, kind="stable")[:512]
     area, centre, step = area[largest], mesh.vertices[faces[largest]].mean(1), PROBE * normal[largest]
     at = np.concatenate([centre + step, centre - step])

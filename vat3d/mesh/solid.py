@@ -21,15 +21,8 @@ from setcore.evaluation.mesh_metrics import SurfaceSamples
 from setcore.seeding import numpy_generator
 from vat3d.errors import MeshError
 from vat3d.mesh.canonical import CanonicalMesh
-from vat3d.mesh.components import (
-    MOST_TRIED,
-    PROBE,
-    WindingNumber,
-    closed_components,
-    loose_faces,
-)
+from vat3d.mesh.components import MOST_TRIED, PROBE, find_components
 from vat3d.mesh.fill import EVEN_ODD, NONZERO
-from vat3d.mesh.triangles import face_areas_normals, signed_volumes
 
 SHELL = 0.008
 """Half-thickness of the shell of an open sheet, in the canonical frame."""
@@ -68,26 +61,22 @@ class Solid:
 
     def __init__(self, mesh: CanonicalMesh, fill: str = NONZERO) -> None:
         self.mesh, self.fill = mesh, fill
-        closed, holed = closed_components(mesh)
-        in_closed = closed[mesh.component]
-        loose, paired = loose_faces(mesh, in_closed)
-        in_closed &= ~loose
-        self._closed_faces = np.ascontiguousarray(mesh.faces[in_closed])
-        self._open_faces = np.ascontiguousarray(mesh.faces[~in_closed])
+        parts = find_components(mesh)
+        self._winding = parts.winding
+        self._closed_faces = np.ascontiguousarray(mesh.faces[parts.bounding])
+        self._open_faces = np.ascontiguousarray(mesh.faces[~parts.bounding])
         self._closed_tree = _tree(mesh.vertices, self._closed_faces)
-        self._winding = WindingNumber(mesh.vertices, self._closed_faces)
         self._open_tree = _tree(mesh.vertices, self._open_faces)
-        self._area, self._normal = face_areas_normals(mesh.vertices, mesh.faces)
-        self._closed_normals = self._normal[in_closed]
-        self._is_open = ~in_closed
-        self._two_sided = self._is_open & ~paired
-        upright = signed_volumes(mesh.vertices, mesh.faces, mesh.component) > 0
-        self._trusted = mesh.report["watertight"] and bool((closed & upright).all())
+        self._area, self._normal = mesh.areas_normals
+        self._closed_normals = self._normal[parts.bounding]
+        self._is_open = ~parts.bounding
+        self._two_sided = self._is_open & ~parts.paired
+        self._trusted = mesh.report["watertight"] and bool((parts.closed & (mesh.volumes > 0)).all())
         self.report: dict[str, Any] = {
-            "closed_components": int(closed.sum()),
-            "holed_components": int(holed.sum()),
-            "open_components": int((~closed).sum()),
-            "loose_faces": int(loose.sum()),
+            "closed_components": int(parts.closed.sum()),
+            "holed_components": int(parts.holed.sum()),
+            "open_components": int((~parts.closed).sum()),
+            "loose_faces": int(parts.loose.sum()),
             "shell": SHELL if len(self._open_faces) else 0.0,
             "closed": not len(self._open_faces),
         }

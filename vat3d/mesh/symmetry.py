@@ -10,7 +10,6 @@ from scipy.spatial.transform import Rotation
 
 from setcore.evaluation.mesh_metrics import SurfaceSamples
 from vat3d.mesh.solid import Solid
-from vat3d.mesh.triangles import face_areas_normals
 
 LEAST_EXTENT = 0.15
 """Shapes thinner than this along an axis are not halved there: little would be left but the overlap."""
@@ -82,8 +81,8 @@ def _lie_on(solid: Solid, images: NDArray[np.float64]) -> bool:
 def _principal_axes(solid: Solid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Centroid (3,) of a mesh's surface and its principal axes, the rows of (3, 3)."""
     corners = solid.mesh.vertices[solid.mesh.faces]
-    share = face_areas_normals(solid.mesh.vertices, solid.mesh.faces)[0]
-    share = share / share.sum()
+    areas = solid.mesh.areas_normals[0]
+    share = areas / areas.sum()
     centroid = share @ corners.mean(1)
     corners = corners - centroid
     sums = corners.sum(1)
