@@ -5,7 +5,34 @@ Names are loaded when first used, so that ``import braincl`` stays quick.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from setcore.lazy import lazy_exports
+
+if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
+    from braincl.analysis.image_selection import select_images as select_images
+    from braincl.analysis.maps import picture_selectivity as picture_selectivity
+    from braincl.analysis.maps import voxel_maps as voxel_maps
+    from braincl.analysis.maps import write_maps as write_maps
+    from braincl.analysis.text_query import query_text as query_text
+    from braincl.data.nifti import to_nifti as to_nifti
+    from braincl.data.nifti import voxel_table as voxel_table
+    from braincl.data.responses import average_duplicates as average_duplicates
+    from braincl.data.responses import join_embeddings as join_embeddings
+    from braincl.data.responses import open_responses as open_responses
+    from braincl.data.responses import save_responses as save_responses
+    from braincl.data.surfaces import write_surface as write_surface
+    from braincl.embedding.embed import embed_images as embed_images
+    from braincl.errors import ImageError as ImageError
+    from braincl.errors import ModelError as ModelError
+    from braincl.errors import ResponseError as ResponseError
+    from braincl.estimators.base import mean_explained_variance as mean_explained_variance
+    from braincl.estimators.in_context import InContextEncoder as InContextEncoder
+    from braincl.estimators.prior_ridge import PriorRidge as PriorRidge
+    from braincl.estimators.ridge import RidgeCV as RidgeCV
+    from braincl.evaluation.scores import evaluate as evaluate
+    from braincl.models.published_checkpoint import convert_published as convert_published
+    from braincl.training.train import meta_train as meta_train
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

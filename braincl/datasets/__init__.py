@@ -1,4 +1,9 @@
-"""Readers that turn the layouts of data sets into response sets, and what is known of each data set."""
+"""Readers that turn the layouts of data sets into response sets, and what is known of each data set.
+
+A new data set is a module here with a `LAYOUT` (which files there are, and where to get them) and a reader
+``read_NAME(folder, subject, **options)``, which describes its sessions and leaves averaging, z-scores and noise
+ceilings to `braincl.datasets.trials.assemble`; both are entered in the tables below.
+"""
 
 from __future__ import annotations
 

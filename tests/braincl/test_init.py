@@ -1,9 +1,11 @@
 """The public names of braincl."""
 
+import ast
 import importlib
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,15 @@ def test_every_public_name_is_there(package):
         assert getattr(package, name).__name__ == name
     with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'absent'"):
         package.absent  # noqa: B018
+
+
+def test_type_checkers_see_the_names_that_are_loaded():
+    tree = ast.parse(Path(braincl.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert sorted(seen) == sorted(braincl.__all__)
+    for name, module in seen.items():
+        assert getattr(importlib.import_module(module), name) is getattr(braincl, name)
 
 
 def test_version_is_that_of_the_distribution():
