@@ -126,7 +126,7 @@ def add_training_flags(parser: argparse.ArgumentParser, default_minutes: float |
     default = "" if default_minutes is None else f" (default: {default_minutes:g})"
     budget.add_argument("--minutes", type=float, help=f"training time, resumed runs included{default}")
     budget.add_argument("--steps", type=int, help="optimiser steps: the same weights for the same seed")
-    parser.add_argument("--resume", action="store_true", help="go on where the run in MODEL_DIR stopped")
+    parser.add_argument("--resume", action="store_true", help="continue the run in MODEL_DIR from its last checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random")
 
 

@@ -261,7 +261,7 @@ def training_folder(out: str | Path, resume: bool) -> Iterator[Path]:
     ----------
     out : path
     resume : bool
-        Whether a run that is there may be gone on with.
+        Whether a run that is there may be continued.
 
     Yields
     ------
@@ -282,7 +282,7 @@ class TrainingLoop:
     """The frame of a training loop: ``for fraction in loop:`` takes one optimiser step each time, and the rest is done.
 
     After each step the moving average follows, and where it is due a line is logged and a checkpoint written, so that
-    a killed run goes on from there; a folder with a checkpoint is gone on with.
+    a killed run continues from there; a run in a folder with a checkpoint is continued.
 
     Parameters
     ----------
@@ -387,9 +387,10 @@ class TrainingLoop:
         clip : float
             Largest norm of all gradients together.
         """
-        for group in self.optimizer.param_groups:
+        groups = self.optimizer.param_groups
+        nn.utils.clip_grad_norm_([parameter for group in groups for parameter in group["params"]], clip)
+        for group in groups:
             group["lr"] = rate
-            nn.utils.clip_grad_norm_(group["params"], clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -1,4 +1,4 @@
-"""Maps: one value for each voxel, out to NIfTI volumes and to GIFTI or MGH surfaces.
+"""Maps: one value for each voxel, computed from predictions and written as NIfTI volumes.
 
 Axes: m image, V voxel. A "voxel" of surface data is a vertex.
 """

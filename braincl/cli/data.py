@@ -145,7 +145,7 @@ def _add_embed(commands: Any) -> None:
         "--weights", metavar="FILE", help="tensors (.safetensors, .pt, .bin) or hf-hub:ORG/NAME (default: from the hub)"
     )
     command.add_argument(
-        "--out", required=True, metavar="FEATURES.nc", help="a run that was killed goes on from FEATURES.nc.partial"
+        "--out", required=True, metavar="FEATURES.nc", help="a run that was killed continues from FEATURES.nc.partial"
     )
     command.add_argument("--batch-size", type=int, default=32, help="pictures at once; lower it when memory runs out")
     command.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")

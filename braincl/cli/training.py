@@ -28,7 +28,7 @@ def _add_train(commands: Any) -> None:
         "extension, real subjects, such as 0.15,0.25,0.6 (default: the preset's)"
     )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of everything that is random")
-    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in MODEL_DIR")
+    command.add_argument("--resume", action="store_true", help="continue from the last checkpoint in MODEL_DIR")
     add_json_flag(command)
     command.set_defaults(handler=_train)
 

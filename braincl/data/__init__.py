@@ -1,1 +1,1 @@
-"""Response sets, NIfTI images and surface files."""
+"""Response sets, and the files around them: pictures, NIfTI images, surfaces."""

@@ -225,7 +225,7 @@ def join_embeddings(responses: xr.Dataset, features: xr.Dataset) -> tuple[xr.Dat
 
 
 def check_same_embedding(context: xr.Dataset, query: xr.Dataset) -> None:
-    """Refuse embeddings that say themselves that they were made in two ways.
+    """Refuse two sets whose embeddings state different image encoders, weights or preprocessing.
 
     Parameters
     ----------

@@ -133,7 +133,7 @@ def load_encoder(backbone: Backbone, weights: str | Path | None = None) -> Image
     Raises
     ------
     CheckpointError
-        The weights cannot be had or read, or are of another architecture; the first tensor that differs is named.
+        The weights cannot be fetched or read, or are of another architecture; the first tensor that differs is named.
     """
     path = _find_weights(backbone, weights)
     state = _read_weights(path)
@@ -159,7 +159,7 @@ def load_text_encoder(backbone: Backbone, weights: str | Path | None = None) -> 
     ModelError
         The backbone has no text side.
     CheckpointError
-        The weights or the vocabulary cannot be had or read, are of another architecture, or hold no text side.
+        The weights or the vocabulary cannot be fetched or read, are of another architecture, or hold no text side.
     """
     if backbone.library != "open_clip":
         named = ", ".join(name for name, other in BACKBONES.items() if other.library == "open_clip")

@@ -54,7 +54,7 @@ def embed_images(
         Bring each embedding to unit norm, as the published in-context encoders expect.
     out : path, optional
         Write the result there as NetCDF-4, atomically. Finished batches are kept in ``OUT.partial``, and the same call
-        after a kill goes on from them to the result of an uninterrupted run.
+        after a kill continues from them to the result of an uninterrupted run.
     progress : bool
         Show a progress bar on standard error.
 

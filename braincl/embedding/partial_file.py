@@ -28,7 +28,7 @@ _RECORD = struct.Struct("<III")  # rows, features, CRC-32 of what follows
 def partial_file(out: Path, settings: dict[str, Any]) -> Iterator[BinaryIO]:
     """The file of finished batches beside an output, locked; removed when all is done.
 
-    A kill leaves it. An error of input removes it: what it holds could not be gone on with.
+    A kill leaves it. An error of input removes it: the same call would meet the same error.
 
     Parameters
     ----------

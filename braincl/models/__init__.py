@@ -1,1 +1,1 @@
-"""Networks, priors and model folders."""
+"""Networks, the priors and noise levels that they are made of, and model folders."""

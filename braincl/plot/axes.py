@@ -9,7 +9,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def new_axes(axes: Any = None, size: tuple[float, float] = (6, 4), **options: Any) -> Any:
-    """`axes`, or those of a new figure that belongs to nobody: pyplot does not keep it, so that nothing leaks.
+    """`axes`, or those of a new figure, which pyplot does not keep, so that no memory leaks.
 
     Parameters
     ----------

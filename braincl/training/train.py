@@ -71,8 +71,8 @@ def meta_train(
         Steps, or minutes of time used (default 15), resumes included.
     seed : int
     resume : bool
-        Go on from the last checkpoint in `out`, in the stage where it stands; with the same seed, threads and number of
-        steps the result equals that of an uninterrupted run. A larger budget never leads back to an earlier stage.
+        Continue from the last checkpoint in `out`, in the stage where it stands; with the same seed, threads and number
+        of steps the result equals that of an uninterrupted run. A larger budget never leads back to an earlier stage.
     progress : bool
         Show a progress line.
 
@@ -150,16 +150,15 @@ class _Trainer:
             loop.save()
         for used in loop:
             loop.state["stage"] = max(loop.state["stage"], schedule.at(used))
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * warmup_cosine(used)
-            loss = self._step(loop.step, schedule.stages[loop.state["stage"]])
+            loss = self._gradient(loop.step, schedule.stages[loop.state["stage"]])
+            loop.descend(self.config.learning_rate * warmup_cosine(used), self.config.clip)
             self.losses.append(loss)
             loop.line = {"loss": loss}
         network, _ = load_model(self.folder)
         return cast(SharedContextNetwork, network)
 
-    def _step(self, step: int, stage: Stage) -> float:
-        """One optimiser step; returns the loss."""
+    def _gradient(self, step: int, stage: Stage) -> float:
+        """Leave the gradients of one step's loss in the network; returns the loss."""
         config, rng = self.config, numpy_generator(self.seed, "step", step)
         task = self.tasks[rng.integers(len(self.tasks))]
         X, Y = task.subject.X[task.train], task.subject.Y[task.train]
@@ -178,10 +177,7 @@ class _Trainer:
         self._use(task)
         self.network.train()
         loss, _ = self._loss(X[:size], Y[:size], X[size:], Y[size:])
-        self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
-        self.optimizer.step()
         return float(loss.detach())
 
     def _use(self, task: Task | PopulationFit) -> None:

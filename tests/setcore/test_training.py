@@ -259,3 +259,22 @@ def test_a_loop_without_an_average_reports_and_saves_where_that_is_due(tmp_path)
         resumed.line = {"loss": 0.0}
     lines = [json.loads(line)["step"] for line in (tmp_path / LOG_FILE).read_text().splitlines()]
     assert lines == [3, 10]
+
+
+def test_a_step_down_clips_all_gradients_together_and_clears_them(tmp_path):
+    run = Run()
+    run.optimizer = torch.optim.SGD(
+        [{"params": list(run.model[0].parameters())}, {"params": list(run.model[2].parameters())}], lr=1.0
+    )
+    loop = TrainingLoop(tmp_path, run.model, run.optimizer, None, Budget(steps=1), dict, report_every=1, save_every=1,
+                        progress=False)  # fmt: skip
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in parameters]
+    run.model(torch.ones(8, 3).cumsum(dim=0)).square().sum().backward()
+    gradients = [p.grad.clone() for p in parameters]
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    assert norm > 0.5
+    loop.descend(0.1, clip=0.5)
+    for now, then, gradient in zip(parameters, before, gradients, strict=True):
+        torch.testing.assert_close(now.detach(), then - 0.1 * 0.5 * gradient / norm)
+        assert now.grad is None

@@ -224,7 +224,7 @@ def test_the_stages_show_what_they_say(monkeypatch, tmp_path):
     """Context sizes of each step, and whether its voxels are simulated."""
     training = importlib.import_module("braincl.training.train")
     shown, stages = [], []
-    loss, step = training._Trainer._loss, training._Trainer._step
+    loss, step = training._Trainer._loss, training._Trainer._gradient
 
     def noted_loss(self, X, Y, queries, targets):
         if torch.is_grad_enabled():
@@ -236,7 +236,7 @@ def test_the_stages_show_what_they_say(monkeypatch, tmp_path):
         return step(self, number, stage)
 
     monkeypatch.setattr(training._Trainer, "_loss", noted_loss)
-    monkeypatch.setattr(training._Trainer, "_step", noted_step)
+    monkeypatch.setattr(training._Trainer, "_gradient", noted_step)
     config = replace(TINY, report_every=1000)
     meta_train(subjects(), config, tmp_path / "m", budget=Budget(steps=60), seed=3, progress=False)
     assert [stages.count(stage) for stage in SCHEDULE.stages] == [24, 12, 24]
