@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from setcore.cli import add_json_flag, print_result
+from setcore.cli import add_json_flag, add_training_flags, print_result
 
 PRESETS = ("small", "paper", "agnostic")
 
@@ -20,15 +20,11 @@ def _add_train(commands: Any) -> None:
         default="small",
         help="small: minutes on 2 cores; agnostic: a model without a population prior, for any embedding",
     )
-    budget = command.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help="time to train, resumed runs included (default: 15)")
-    budget.add_argument("--steps", type=int, help="optimiser steps: the same weights for the same seed")
+    add_training_flags(command, default_minutes=15)
     command.add_argument(
         "--stages", type=_shares, metavar="A,B,C", help="shares of the budget for the stages synthetic voxels, context "
         "extension, real subjects, such as 0.15,0.25,0.6 (default: the preset's)"
     )  # fmt: skip
-    command.add_argument("--seed", type=int, default=0, help="of everything that is random")
-    command.add_argument("--resume", action="store_true", help="continue from the last checkpoint in MODEL_DIR")
     add_json_flag(command)
     command.set_defaults(handler=_train)
 
