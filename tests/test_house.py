@@ -102,3 +102,36 @@ def test_no_committed_text_names_a_place_of_one_machine():
         if b"\0" not in content:
             found += [f"{name}: {place}" for place in places if place.encode() in content]
     assert found == []
+
+
+LINES = 6
+
+
+def code_lines(path: Path) -> list[tuple[int, str]]:
+    """Lines of code that say something of their own: no imports, docstrings, comments and tables of data."""
+    source, left_out = path.read_text(encoding="utf-8"), set()
+    for node in ast.walk(ast.parse(source)):
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        table = isinstance(node, ast.Dict | ast.Tuple | ast.List) and node.end_lineno - node.lineno >= 3
+        if text or table or isinstance(node, ast.Import | ast.ImportFrom):
+            left_out |= set(range(node.lineno, node.end_lineno + 1))
+    lines = [(number, line.split("  # ")[0].strip()) for number, line in enumerate(source.split("\n"), 1)]
+    return [(number, line) for number, line in lines if line and number not in left_out and not line.startswith("#")]
+
+
+def test_nothing_is_written_twice() -> None:
+    """No six lines of code stand in two places of the packages."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for path in SOURCES:
+        lines = code_lines(path)
+        for k in range(len(lines) - LINES + 1):
+            key = tuple(line for _, line in lines[k : k + LINES])
+            places.setdefault(key, []).append(f"{path.relative_to(ROOT)}:{lines[k][0]}")
+    assert [found for found in places.values() if len(found) > 1] == []
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = {path.parent for path in SOURCES}
+    assert {
+        folder: n for folder in folders if (n := len([p for p in folder.glob("*.py") if p.stem[0] != "_"])) > 13
+    } == {}

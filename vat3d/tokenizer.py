@@ -9,12 +9,12 @@ from vat3d.bitstream.stream import TokenStream, read_model_id
 from vat3d.bitstream.token_model import TokenModel, embedded_model
 from vat3d.codec.decode import StreamDecoder, decode_stream
 from vat3d.codec.encode import EncodeOptions, encode_mesh
-from vat3d.codec.mirrored_view import MirroredView
 from vat3d.errors import CodecError
 from vat3d.mesh.decimate import decimate
 from vat3d.mesh.isosurface import Field
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.precision import check_precision
+from vat3d.placement.mirrored_view import MirroredView
 from vat3d.pretrained import load_pretrained
 
 if TYPE_CHECKING:

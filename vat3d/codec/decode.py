@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from vat3d.bitstream.header import LEVEL_STEP
 from vat3d.bitstream.residual import STEPS
 from vat3d.bitstream.stream import TokenStream
-from vat3d.codec.mirrored_view import MirroredView
 from vat3d.mesh.isosurface import Field, GridField, extract_surface
 from vat3d.mesh.thin_parts import with_thickness
 from vat3d.network.codec_network import CodecNetwork
+from vat3d.placement.mirrored_view import MirroredView
 
 LOST_TIP = 0.01
 """What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""

@@ -25,7 +25,6 @@ from vat3d.codec.decode import StreamDecoder
 from vat3d.codec.effort import EFFORTS, RESIDUAL_EFFORTS, Schedule
 from vat3d.codec.fidelity import FScoreEstimator
 from vat3d.codec.level_search import better, with_levels
-from vat3d.codec.placed_shape import PlacedShape, place_shape
 from vat3d.codec.refine_residual import refine_residual
 from vat3d.codec.refine_tokens import refine
 from vat3d.codec.targets import FAST_SAMPLES, SLOW_SAMPLES, ShapeSamples, sample_shape
@@ -36,6 +35,7 @@ from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.fill import EVEN_ODD, FILLS, NONZERO
 from vat3d.mesh_io.load import load_mesh
 from vat3d.network.codec_network import CodecNetwork
+from vat3d.placement.placed_shape import PlacedShape, place_shape
 
 TRIAL_STEPS = 12
 """Steps on free vectors after which the fill rules are compared; refinement then begins anew."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from setcore.seeding import derive_seed, numpy_generator
-from vat3d.codec.placed_shape import PlacedShape
 from vat3d.mesh.canonical import HALF_DOMAIN
 from vat3d.mesh.solid import NEAR_SIGMAS
 from vat3d.network.triplane import stretch_box
+from vat3d.placement.placed_shape import PlacedShape
 
 SURFACE_POINTS = 8192
 FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)

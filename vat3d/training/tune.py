@@ -38,8 +38,8 @@ def tune(
     config: TuningConfig,
     budget: Budget,
     *,
-    seed: int = 0,
     resume: bool = False,
+    seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Tune the tokenizer of a model folder.

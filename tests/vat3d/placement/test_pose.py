@@ -6,8 +6,8 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from vat3d.bitstream.frame import NO_TURN, TURN_LIMIT, turn_rotations
-from vat3d.codec.pose import best_turn, nearest_turn, turned
 from vat3d.mesh.canonical import canonical_mesh
+from vat3d.placement.pose import best_turn, nearest_turn, turned
 
 BOX = trimesh.creation.box((1.0, 0.5, 0.3))
 QUARTER_TURNS = Rotation.create_group("O").as_matrix()

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from setcore.evaluation.mesh_metrics import SurfaceSamples
 from vat3d.bitstream.frame import Frame
-from vat3d.codec.mirrored_view import MirroredView
-from vat3d.codec.pose import best_pose
 from vat3d.mesh.canonical import CanonicalMesh
 from vat3d.mesh.solid import Solid
 from vat3d.mesh.thin_parts import SOLID_WALL_FLAG, TRIED_THICKNESSES
+from vat3d.placement.mirrored_view import MirroredView
+from vat3d.placement.pose import best_pose
 
 
 class CanonicalToFile:

@@ -12,11 +12,11 @@ from scipy.spatial.transform import Rotation
 from setcore.evaluation.mesh_metrics import sample_surface
 from vat3d import MeshTokenizer, TokenStream
 from vat3d.bitstream.frame import NO_TURN, Frame
-from vat3d.codec.mirrored_view import OVERLAP, MirroredView, frame_extents
-from vat3d.codec.pose import best_pose
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.solid import Solid
 from vat3d.mesh.symmetry import best_mirror, upright
+from vat3d.placement.mirrored_view import OVERLAP, MirroredView, frame_extents
+from vat3d.placement.pose import best_pose
 
 FRAME = Frame.from_corners(np.array([-1.0, -0.7, -0.5]), np.array([1.0, 0.7, 0.5]))
 POINTS = np.random.default_rng(0).uniform(-1, 1, (500, 3))
