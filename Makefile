@@ -48,7 +48,7 @@ lint: $(INSTALLED)
 	$(BIN)/python tools/check_docstrings.py
 
 bench: $(INSTALLED)
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	set -e; for script in benchmarks/*/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 notebooks: $(INSTALLED)
 	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && cp -r notebooks/. "$$copy" \

@@ -17,12 +17,11 @@ pictures (Tux Paint), and on the V4 recordings, whose features are MobileNetV2's
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import demo_sources as sources
-import make_demo_data as demo
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -41,6 +40,12 @@ from braincl.simulation.subjects import (
 )
 from setcore.files import write_json
 from setcore.seeding import numpy_generator
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tools")]
+import demo_sources as sources
+import make_demo_data as demo
+from bench_common import skip
 
 TRAINED_ON = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 PROJECTED, FLAT, GROUPS = 320, 64, 8
@@ -129,6 +134,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "braincl", help="downloads and features")
     args = parser.parse_args()
+    if not args.cache.is_dir() and not args.v4:
+        skip("downloads pictures and image encoders into --cache, a folder that is not here: make it to allow that")
     if args.training:
         args.training.mkdir(parents=True, exist_ok=True)
         for name, dataset in training(args.cache):

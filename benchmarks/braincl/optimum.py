@@ -14,6 +14,7 @@ Writes OUT.json and OUT.png.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from setcore.evaluation.metrics import explained_variance
 from setcore.files import write_json
 from setcore.seeding import numpy_generator
 from setcore.training import Budget
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bench_common import OUTPUT, skip
 
 FEATURES, GROUPS, VOXELS, TEST_VOXELS = 64, 8, 1500, 200
 CONTEXTS, DRAWS, TEST_IMAGES = (10, 30, 100, 300), 3, 150
@@ -122,13 +126,16 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     """Both populations; OUT.json and OUT.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("embeddings", type=Path, help="folder made by make_demo_data.py --embeddings")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("embeddings", nargs="?", type=Path, help="folder made by make_demo_data.py --embeddings")
+    parser.add_argument("--out", type=Path, default=OUTPUT / "braincl_optimum")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, default=15.0)
     budget.add_argument("--steps", type=int, help="the same weights on every machine")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.embeddings is None:
+        skip("needs image embeddings, which tools/make_demo_data.py --embeddings FOLDER makes of downloaded pictures")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     train = reduced(args.embeddings / "mobilenetv2_sweethome.nc")
     test = reduced(args.embeddings / "efficientnet_lite2_tuxpaint.nc")
     populations = {

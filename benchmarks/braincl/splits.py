@@ -9,6 +9,7 @@ the standard deviation of a single seed, as `braincl evaluate` would report it w
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,21 @@ from braincl.evaluation.splits import context_draws
 from braincl.training.population_prior import Subject, fit_population
 from setcore.evaluation.metrics import pearson_r
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bench_common import shared, skip
+
 TRAIN = {"PE_201025": "v4_WE_*.nc", "WE_190927": "v4_PE_*.nc"}
 CONTEXTS = (20, 50, 100, 200, 400)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the V4 response sets")
+    parser.add_argument("folder", nargs="?", type=Path, default=shared("v4_macaque"), help="the V4 response sets")
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--draws", type=int, default=10)
     args = parser.parse_args()
+    if args.folder is None:
+        skip("needs the V4 response sets; name their folder")
     for session, pattern in TRAIN.items():
         subjects = [average_duplicates(open_responses(path)) for path in sorted(args.folder.glob(pattern))]
         population = fit_population(

@@ -12,6 +12,7 @@ draws. Writes `generation.json` and `generation.png`: samples, each beside the t
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,9 @@ from vat3d.data.dataset import Dataset
 from vat3d.generation.generator import MeshGenerator, class_box
 from vat3d.generation.train import SHAPES_FILE
 from vat3d.mesh.render import save_gallery
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bench_common import OUTPUT, skip
 
 POINTS, DRAWS, RESOLUTION = 1024, 5, 64
 SHOWN = 12
@@ -69,11 +73,13 @@ def figures(distances: NDArray[np.float64]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", nargs="+", type=Path)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("datasets", nargs="*", type=Path)
+    parser.add_argument("--run", type=Path, help="folder of `vat3d train-generator`")
+    parser.add_argument("--out", type=Path, default=OUTPUT / "vat3d_generation")
     parser.add_argument("--count", type=int, default=96)
     args = parser.parse_args()
+    if not args.datasets or args.run is None:
+        skip("needs data sets (vat3d corpus) and a generator trained on them (--run)")
     args.out.mkdir(parents=True, exist_ok=True)
     datasets = [Dataset(folder) for folder in args.datasets]
     generator = MeshGenerator.from_pretrained(args.run)

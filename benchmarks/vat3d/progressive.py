@@ -9,6 +9,7 @@ more scale, and the share of its final F that a file has when cut to a third of 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,20 @@ from vat3d import MeshTokenizer
 from vat3d.mesh.compare import Reference
 from vat3d.mesh_io.load import EXTENSIONS, load_mesh
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bench_common import EMBEDDED_MESHES, output
+
 SCORE = "f_score@0.02"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path, default=EMBEDDED_MESHES, help="of meshes")
     parser.add_argument("--max-bytes", type=int, default=1024)
     parser.add_argument("--effort", default="normal")
     parser.add_argument("--every", type=int, default=3)
     parser.add_argument("--model")
-    parser.add_argument("--json", default="vat3d_progressive.json")
+    parser.add_argument("--json", type=Path, default=output("vat3d_progressive.json"))
     args = parser.parse_args()
     tokenizer = MeshTokenizer.from_pretrained(args.model)
     files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in EXTENSIONS)[:: args.every]

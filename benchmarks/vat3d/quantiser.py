@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from vat3d.network.quantizer import ScaleQuantizer
 from vat3d.training.augment import make_batch
 from vat3d.training.config import PRESETS, TrainConfig
 from vat3d.training.rate import CodeUse
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bench_common import OUTPUT, skip
 
 LEVELS, NUMBERS, BATCH = 8, 3, 16
 AREAS = (1, 2, 3, 4, 6, 8, 12, 16, 16, 16)
@@ -129,11 +133,14 @@ def measure(quantizer: ScaleQuantizer, latent: Tensor) -> list[tuple[float, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", nargs="+", type=Path)
+    parser.add_argument("datasets", nargs="*", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--json", default="vat3d_quantiser.json")
+    parser.add_argument("--json", type=Path, default=OUTPUT / "vat3d_quantiser.json")
     args = parser.parse_args()
+    if not args.datasets:
+        skip("needs data sets, which vat3d corpus makes")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
     network = MeshTokenizer.from_pretrained(args.model).network
     datasets = [Dataset(folder) for folder in args.datasets]
     train, held = latents(network, datasets, "train", 4096), latents(network, datasets, "validation", 192)

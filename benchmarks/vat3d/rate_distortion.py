@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ from matplotlib.figure import Figure
 
 from setcore.files import atomic_path, read_json
 from vat3d import MeshTokenizer
+from vat3d.evaluation.bench import bench
 from vat3d.evaluation.draco import best_at_budgets, draco_mesh
 from vat3d.mesh.render import save_gallery
 from vat3d.mesh_io.load import load_mesh
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bench_common import EMBEDDED_MESHES, OUTPUT
 
 SCORE = "f_score@0.02"
 FEW_COMPONENTS = 3
@@ -204,14 +209,17 @@ def gallery(folder: Path, meshes: list[Record], tokenizer: MeshTokenizer, effort
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", nargs="+", type=Path, help="JSON files of `vat3d bench`")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("bench", nargs="*", type=Path, help="files of `vat3d bench` (default: of the embedded mesh)")
+    parser.add_argument("--out", type=Path, default=OUTPUT / "vat3d_rate_distortion")
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="the meshes that were measured")
     parser.add_argument("--effort", help="of the gallery's files; by default that of the last run")
     parser.add_argument("--model")
     args = parser.parse_args()
-    runs = common_meshes(joined([read_json(path) for path in args.bench]))
     args.out.mkdir(parents=True, exist_ok=True)
+    if not args.bench:
+        args.bench = [args.out / "fast.json"]
+        bench(EMBEDDED_MESHES, MeshTokenizer.from_pretrained(args.model), args.bench[0], (256, 512), "fast")
+    runs = common_meshes(joined([read_json(path) for path in args.bench]))
     save_plot(runs, args.out / "rate_distortion.png")
     effort, last = list(runs.items())[-1]
     save_scatter(last, args.out / "meshes.png")

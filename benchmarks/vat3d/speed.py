@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ import trimesh
 from setcore.files import write_json
 from vat3d import MeshTokenizer
 from vat3d.mesh.isosurface import extract_surface
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bench_common import output
 
 FAST_REPEATS, EXTRACTION = 5, (128, 256)
 
@@ -92,7 +96,7 @@ def extraction(tokenizer: MeshTokenizer) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
-    parser.add_argument("--json", default="vat3d_speed.json")
+    parser.add_argument("--json", type=Path, default=output("vat3d_speed.json"))
     args = parser.parse_args()
     tokenizer, mesh = MeshTokenizer.from_pretrained(args.model), shape()
     result: dict[str, Any] = {"faces": len(mesh.faces), "threads": torch.get_num_threads()}

@@ -1,7 +1,7 @@
 """Are the pictures that `select` picks worth more than pictures drawn at random? r at equal numbers of pictures.
 
     braincl train V4/v4_WE_*.nc --out we --minutes 3; braincl train V4/v4_PE_*.nc --out pe --minutes 3
-    python benchmarks/braincl/select.py --v4 V4 --models we pe --out OUT
+    python benchmarks/braincl/image_selection.py --v4 V4 --models we pe --out OUT
 
 Three series: two monkeys, each with the model of the other (V4, real responses), and a simulated subject of a Gaussian
 population on the V4 pictures' embeddings with the population's own prior (what selection can win where all it assumes
@@ -14,6 +14,7 @@ their intervals are over draws and voxels, resampled together. Writes OUT.json a
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from braincl.simulation.subjects import gaussian_prior, simulate_subject
 from setcore.evaluation.metrics import pearson_r
 from setcore.files import write_json
 from setcore.seeding import numpy_generator
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bench_common import OUTPUT, shared, skip
 
 CONTEXTS, TEST_IMAGES, SIMULATED_VOXELS = (10, 20, 50, 100, 200), 300, 100
 METHODS = ("random", "empty", "half")
@@ -117,14 +121,15 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     """All series; OUT.json and OUT.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--v4", type=Path, required=True, help="folder of the V4 response sets")
-    parser.add_argument(
-        "--models", nargs=2, required=True, metavar=("WE", "PE"), help="trained on all sessions of each"
-    )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--v4", type=Path, default=shared("v4_macaque"), help="folder of the V4 response sets")
+    parser.add_argument("--models", nargs=2, metavar=("WE", "PE"), help="trained on all sessions of each")
+    parser.add_argument("--out", type=Path, default=OUTPUT / "braincl_select")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.v4 is None or args.models is None:
+        skip("needs the V4 response sets (--v4) and a model trained on each animal (--models WE PE)")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     pe, we = (open_responses(args.v4 / f"v4_{name}.nc") for name in ("PE_201025", "WE_190927"))
     series = {
         "V4, trained on WE, tested on PE": (InContextEncoder.from_pretrained(args.models[0]), pe),
