@@ -181,9 +181,9 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     int
         Exit status: 0, 2 after such an error, 130 after an interrupt.
     """
-    args = parser.parse_args(argv)
-    handler: Callable[[argparse.Namespace], None] = args.handler
     try:
+        args = parser.parse_args(argv)
+        handler: Callable[[argparse.Namespace], None] = args.handler
         handler(args)
         sys.stdout.flush()  # here, where a reader that has gone is no error, and not at interpreter exit
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """Makes the frozen model and the golden token files of the tests: ``python tests/make_tiny_model.py``.
 
-Run it only when the format changes by intent: every later version must read what lies in `tests/data` today.
+Run it when the file format changes by intent; the golden files follow it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     model.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         print(train([Toy(400)], folder, CODEC, config, Budget(steps=700)))
-        for name in ("config.json", "model.safetensors", "tokens.safetensors"):
+        for name in ("config.json", "model.safetensors", "tables.safetensors"):
             (model / name).write_bytes((Path(folder) / name).read_bytes())
     tokenizer = MeshTokenizer.from_pretrained(model)
     golden = {}

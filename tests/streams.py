@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from vat3d.bitstream.entropy import Tables, bytes_state, integer_frequencies
-from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.coordinate_frame import Frame
+from vat3d.bitstream.entropy import TOTAL, Tables, bytes_state, integer_frequencies
 from vat3d.bitstream.residual import residual_ids
 from vat3d.bitstream.stream import TokenStream
 from vat3d.bitstream.token_model import TokenModel
@@ -47,3 +47,12 @@ def decode_ids(tables: Tables, payload: bytes, count: int) -> np.ndarray:
     if state != 1:
         raise CodecError("the payload does not end where its tokens end")
     return ids
+
+
+def uniform_tables(tokens: int, codes: int) -> Tables:
+    """Tables that know nothing: every id costs log2(codes) bits, to within the rounding of `TOTAL` slots."""
+    share, left = divmod(TOTAL, codes)
+    frequencies = np.full((1, codes), share)
+    frequencies[0, :left] += 1
+    row, bucket = np.zeros(tokens, np.int64), np.zeros(codes, np.int64)
+    return Tables(frequencies, row, np.full(tokens, -1), bucket)

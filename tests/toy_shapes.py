@@ -13,6 +13,7 @@ import trimesh
 from torch import Tensor
 from torch.nn import functional
 
+from vat3d.mesh.solid import Solid
 from vat3d.network.config import CodecConfig
 from vat3d.training.config import TrainConfig
 
@@ -44,6 +45,12 @@ def accepted(vertices: np.ndarray, faces: np.ndarray) -> bool:
     solid = manifold3d.Manifold(manifold3d.Mesh64(np.ascontiguousarray(vertices), faces.astype(np.uint64)))
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     return solid.status() == manifold3d.Error.NoError and solid.volume() > 0 and mesh.is_volume
+
+
+def volume_fraction(solid: Solid, n: int = 4096) -> float:
+    """Share of the bounding box of a solid's mesh that is inside, from `n` fixed points."""
+    low, high = solid.mesh.vertices.min(0), solid.mesh.vertices.max(0)
+    return float(solid.contains(low + (high - low) * np.random.default_rng(0).random((n, 3))).mean())
 
 
 class Toy:

@@ -13,7 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from vat3d.data.corpus import CACHE, pool_items
+from vat3d.data.corpus import CACHE, corpus_items
 from vat3d.data.prepare import VALIDATION, split_share
 from vat3d.errors import MeshError
 from vat3d.mesh.canonical import canonical_mesh
@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     objects: set[str] = set()
-    for item in pool_items(args.cache):
+    for item in corpus_items(args.cache):
         path = Path(item.path)
         if item.group not in objects and split_share(item.group) < VALIDATION and (args.all or is_closed_body(path)):
             objects.add(item.group)

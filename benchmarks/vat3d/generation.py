@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from setcore.evaluation.mesh_metrics import sample_surface
 from setcore.files import read_json, write_json
-from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.stream import TokenStream
 from vat3d.data.dataset import Dataset
 from vat3d.generation.generator import MeshGenerator, class_box

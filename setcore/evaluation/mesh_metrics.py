@@ -210,9 +210,24 @@ def is_closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
     return bool((np.unique(edges, axis=0, return_counts=True)[1] == 2).all())
 
 
-def _f_score(to_reference: np.ndarray, to_other: np.ndarray, threshold: float) -> float:
-    precision, recall = float((to_reference < threshold).mean()), float((to_other < threshold).mean())
+def harmonic_mean(precision: float, recall: float) -> float:
+    """What an F-score is of precision and recall.
+
+    Parameters
+    ----------
+    precision, recall : float
+        0..1.
+
+    Returns
+    -------
+    float
+        0 where both are.
+    """
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _f_score(to_reference: np.ndarray, to_other: np.ndarray, threshold: float) -> float:
+    return harmonic_mean(float((to_reference < threshold).mean()), float((to_other < threshold).mean()))
 
 
 def _consistency(a: SurfaceSamples, b: SurfaceSamples, nearest_in_b: np.ndarray, nearest_in_a: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from streams import sparse_stream, token_model, token_stream
 
-from vat3d.bitstream.frame import MIRRORS, TURNS
+from vat3d.bitstream.coordinate_frame import MIRRORS, TURNS
 from vat3d.bitstream.header import (
     COUNT_BYTES,
     CRC_BYTES,

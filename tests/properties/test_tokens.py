@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from streams import CODES, SCALES, decode_ids, token_model
 
+from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.entropy import Tables, integer_frequencies
-from vat3d.bitstream.frame import Frame
 from vat3d.bitstream.header import header_bytes
 from vat3d.bitstream.stream import TokenStream
 from vat3d.errors import CodecError

@@ -337,27 +337,6 @@ def integer_frequencies(weights: NDArray[np.integer] | NDArray[np.floating]) -> 
     return np.asarray(frequencies)
 
 
-def uniform_tables(tokens: int, codes: int) -> Tables:
-    """Tables that know nothing: every id costs log2(codes) bits, to within the rounding of `TOTAL` slots.
-
-    Parameters
-    ----------
-    tokens : int
-        Of a full stream.
-    codes : int
-        Size of the codebook.
-
-    Returns
-    -------
-    Tables
-    """
-    share, left = divmod(TOTAL, codes)
-    frequencies = np.full((1, codes), share)
-    frequencies[0, :left] += 1
-    row, bucket = np.zeros(tokens, np.int64), np.zeros(codes, np.int64)
-    return Tables(frequencies, row, np.full(tokens, -1), bucket)
-
-
 def fit_tables(
     ids: NDArray[Any],
     scales: Sequence[int],

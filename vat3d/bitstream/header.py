@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 
 from vat3d.bitstream.bounding_box import BoundingBox
-from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.errors import CodecError
 
 MAGIC, VERSION = b"\xb3V", 1
@@ -17,8 +17,6 @@ LEVELS_FLAG, THICKNESS_FLAG, POSE_FLAG, RESIDUAL_FLAG = 16, 32, 64, 128
 ID_BYTES, COUNT_BYTES, CRC_BYTES = 4, 2, 4
 COUNT_BITS = 13
 """Of the two bytes of the token count; the others number the level."""
-LIMIT = 26
-"""Bytes that header and checksum take at most, unless the mesh lies far from the origin."""
 SMALLEST_FILE = len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + 6 + CRC_BYTES
 LEVEL_STEP = 0.001
 """What a level counts, in half-sides."""
@@ -92,7 +90,7 @@ def header_bytes(box: BoundingBox) -> int:
     Returns
     -------
     int
-        19 to `LIMIT`, more only far from the origin.
+        19 to 26, more only far from the origin.
     """
     return SMALLEST_FILE - 6 + len(box.to_bytes())
 

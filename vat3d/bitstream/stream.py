@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vat3d.bitstream.coordinate_frame import NO_POSE, POSE_BITS, Frame
 from vat3d.bitstream.entropy import bytes_state, state_bytes
-from vat3d.bitstream.frame import NO_POSE, POSE_BITS, Frame
 from vat3d.bitstream.header import (
     LEVELS,
     LEVELS_FLAG,

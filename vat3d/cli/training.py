@@ -52,6 +52,13 @@ def add_corpus(commands: Any) -> None:
     command = commands.add_parser(
         "corpus", help="sample the training corpus: open meshes of package registries, or procedural shapes"
     )
+    command.add_argument(
+        "--package",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take this package alone; may be given several times",
+    )
     command.add_argument("--procedural", type=int, metavar="N", help="make N procedural shapes, not registries' meshes")
     command.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
     command.add_argument("--cache", default="~/.cache/vat3d", metavar="FOLDER", help="where packages are kept")
@@ -63,8 +70,8 @@ def _corpus(args: argparse.Namespace) -> None:
     from vat3d.data.corpus import prepare_corpus
 
     counts = prepare_corpus(
-        args.out, procedural=args.procedural, open_shapes=args.open, cache=args.cache, seed=args.seed,
-        fill=args.fill, closed_only=args.closed_only, seconds_per_mesh=args.seconds_per_mesh,
+        args.out, packages=args.package, procedural=args.procedural, open_shapes=args.open, cache=args.cache,
+        seed=args.seed, fill=args.fill, closed_only=args.closed_only, seconds_per_mesh=args.seconds_per_mesh,
     )  # fmt: skip
     _print_counts(args, counts)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from setcore.evaluation.mesh_metrics import SurfaceSamples, sample_surface
+from setcore.evaluation.mesh_metrics import SurfaceSamples, harmonic_mean, sample_surface
 from vat3d.bitstream.header import LEVEL_STEP, LEVELS
 from vat3d.bitstream.stream import TokenStream
 from vat3d.mesh.compare import SAMPLES
@@ -152,7 +152,7 @@ class FScoreEstimator:
         -------
         float
         """
-        return _f_score(1.0, self._met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface))[0])
+        return round(harmonic_mean(1.0, self._met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface))[0]), 4)
 
     def _measured(self, field: GridField) -> Scores:
         surface = cache(lambda level: self._decoder.surface(field, level, CELLS))
@@ -162,7 +162,7 @@ class FScoreEstimator:
             placed = self._decoder.finish(vertices, faces, thickness)
             decoded = sample_surface(placed, faces, SAMPLES, any_order=False).points
             precision, recall = self._met(decoded, self._tree), self._met(self._original.points, cKDTree(decoded))
-            return _f_score(precision[0], recall[0]), _f_score(precision[1], recall[1])
+            return round(harmonic_mean(precision[0], recall[0]), 4), round(harmonic_mean(precision[1], recall[1]), 4)
 
         return scores
 
@@ -183,7 +183,7 @@ class FScoreEstimator:
             passed = float(((low <= level * LEVEL_STEP) & (high >= level * LEVEL_STEP)).mean())
             vertices, faces = surface(level)
             precision = self._met(self._decoder.finish(vertices, faces, thickness), self._tree)
-            return _f_score(precision[0], passed), _f_score(precision[1], passed)
+            return round(harmonic_mean(precision[0], passed), 4), round(harmonic_mean(precision[1], passed), 4)
 
         return scores
 
@@ -231,7 +231,3 @@ def best_level(score: Callable[[int], float], start: int, between: bool = True) 
         beside = [index for index in (best, best - 1, best + 1) if 0 <= index < len(LEVELS)]
         best = max(beside, key=lambda index: score(LEVELS[index]) - NOISE * (index > best))
     return LEVELS[best]
-
-
-def _f_score(precision: float, recall: float) -> float:
-    return round(2 * precision * recall / max(precision + recall, 1e-9), 4)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.header import header_bytes
 from vat3d.bitstream.stream import THICKNESS_BITS, tokens_within
 from vat3d.bitstream.token_model import TokenModel

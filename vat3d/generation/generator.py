@@ -25,7 +25,7 @@ from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tenso
 from setcore.errors import InputError
 from setcore.model_lookup import find_model_folder
 from setcore.seeding import torch_generator
-from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.stream import TokenStream
 from vat3d.bitstream.token_model import WEIGHTS_FOLDER
 from vat3d.errors import CodecError

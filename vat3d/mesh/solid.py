@@ -314,39 +314,6 @@ class Solid:
         points, step = surface.points[:HIDDEN_SAMPLES], depth * surface.normals[:HIDDEN_SAMPLES]
         return self.contains(points + step) | self.contains(points - step)
 
-    def volume_fraction(self, n: int = 4096) -> float:
-        """Share of the mesh's bounding box that is inside.
-
-        Parameters
-        ----------
-        n : int
-            Fixed points that are looked at.
-
-        Returns
-        -------
-        float
-        """
-        low, high = self.mesh.vertices.min(0), self.mesh.vertices.max(0)
-        return float(self.contains(low + (high - low) * numpy_generator(0, "fraction").random((n, 3))).mean())
-
-    def training_surface(self, resolution: int = 256) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The closed surface of the solid as a mesh.
-
-        Parameters
-        ----------
-        resolution : int
-            Cells along a side of the grid.
-
-        Returns
-        -------
-        vertices : float64 array of shape (n, 3)
-        faces : int64 array of shape (m, 3)
-        """
-        from vat3d.mesh.isosurface import extract_surface
-
-        vertices, faces = extract_surface(self.signed_distance, resolution=resolution)
-        return np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
-
     def _wound(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
         wound = self._winding(points)
         return np.rint(wound) % 2 == 1 if self.fill == EVEN_ODD else wound > 0.5

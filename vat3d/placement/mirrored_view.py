@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from setcore.seeding import numpy_generator
-from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.mesh.solid import SHELL
 
 OVERLAP = 0.05

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setcore.evaluation.mesh_metrics import SurfaceSamples
-from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.mesh.canonical import CanonicalMesh
 from vat3d.mesh.solid import Solid
 from vat3d.mesh.thin_parts import SOLID_WALL_FLAG, TRIED_THICKNESSES

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from setcore.evaluation.mesh_metrics import SurfaceSamples, sample_surface
 from vat3d.bitstream.bounding_box import CENTRE_BITS
-from vat3d.bitstream.frame import NO_TURN, TURN_LIMIT, TURN_STEP, Frame, turn_rotations
+from vat3d.bitstream.coordinate_frame import NO_TURN, TURN_LIMIT, TURN_STEP, Frame, turn_rotations
 from vat3d.mesh.canonical import CanonicalMesh
 from vat3d.mesh.compare import SAMPLES
 from vat3d.mesh.solid import Solid

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from setcore.evaluation.mesh_metrics import harmonic_mean
 from setcore.seeding import torch_generator
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.training.augment import Batch, make_batch
@@ -110,5 +111,5 @@ def validate(network: CodecNetwork, batches: Sequence[Batch], quantise: bool) ->
             hits.append(on.float().mean(1))
         recall, precision = float(torch.cat(hits).mean()), true / max(found, 1)
         result[f"iou@{label}"] = round(float(torch.cat(overlaps).mean()), 4)
-        result[f"f@{label}"] = round(2 * recall * precision / max(recall + precision, 1e-9), 4)
+        result[f"f@{label}"] = round(harmonic_mean(precision, recall), 4)
     return result

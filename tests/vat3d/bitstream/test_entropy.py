@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from streams import decode_ids
+from streams import decode_ids, uniform_tables
 
-from vat3d.bitstream.entropy import TOTAL, Tables, fit_tables, integer_frequencies, uniform_tables
+from vat3d.bitstream.entropy import TOTAL, Tables, fit_tables, integer_frequencies
 from vat3d.errors import CodecError
 
 SCALES, CODES = (3, 12, 27), 37

@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from streams import CODES, LATENT, SCALES, sparse_stream, token_model, token_stream
+from streams import CODES, LATENT, SCALES, sparse_stream, token_model, token_stream, uniform_tables
 
 import vat3d
-from vat3d.bitstream.entropy import uniform_tables
-from vat3d.bitstream.frame import NO_TURN, TURN_STEP, Frame
+from vat3d.bitstream.coordinate_frame import NO_TURN, TURN_STEP, Frame
 from vat3d.bitstream.header import (
     LEVELS,
     LEVELS_FLAG,
-    LIMIT,
     POSE_FLAG,
     RESIDUAL_FLAG,
     THICKNESS_FLAG,
@@ -44,7 +42,7 @@ def test_round_trip(count):
     assert back.count == count
     assert stream.sizes["bytes"] == len(data)
     assert stream.sizes["header"] + stream.sizes["payload"] == len(data)
-    assert stream.sizes["header"] == header_bytes(stream.frame) <= LIMIT
+    assert stream.sizes["header"] == header_bytes(stream.frame) <= 26
     assert read_model_id(data) == stream.model_id
 
 
@@ -366,7 +364,7 @@ def test_boxes_agree_within_a_hundredth_of_the_half_side(size, offset, shape):
     np.testing.assert_allclose(high, centre + half, rtol=0, atol=tolerance)
     assert frame.aspect.max() == 1
     if abs(offset) <= 2000:
-        assert header_bytes(frame) <= LIMIT
+        assert header_bytes(frame) <= 26
     if abs(offset) <= 10:
         assert np.abs(frame.centre - centre).max() < size / 900
     back, size = Frame.read(frame.to_bytes() + b"yyy")

@@ -5,9 +5,10 @@ import pytest
 import torch
 from make_tiny_model import DATA
 from scipy.stats import laplace
+from streams import uniform_tables
 from toy_shapes import box_distance
 
-from vat3d.bitstream.entropy import Tables, uniform_tables
+from vat3d.bitstream.entropy import Tables
 from vat3d.bitstream.residual import LARGEST, STEP_CODE, STEPS, neighbourhood, residual_bits
 from vat3d.codec.effort import EFFORTS, RESIDUAL_EFFORTS, Schedule
 from vat3d.codec.refine_residual import ResidualRate, refine_residual

@@ -8,7 +8,7 @@ import trimesh
 from PIL import Image
 from streams import CODES, token_model
 
-from vat3d.bitstream.frame import Frame
+from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.stream import TokenStream
 from vat3d.errors import CodecError, DatasetError
 from vat3d.evaluation.bench import bench, summarise, table

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from setcore.evaluation.mesh_metrics import sample_surface
 from vat3d import MeshTokenizer, TokenStream
-from vat3d.bitstream.frame import NO_TURN, Frame
+from vat3d.bitstream.coordinate_frame import NO_TURN, Frame
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.solid import Solid
 from vat3d.mesh.symmetry import best_mirror, upright

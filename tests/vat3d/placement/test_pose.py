@@ -5,7 +5,7 @@ import pytest
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from vat3d.bitstream.frame import NO_TURN, TURN_LIMIT, turn_rotations
+from vat3d.bitstream.coordinate_frame import NO_TURN, TURN_LIMIT, turn_rotations
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.placement.pose import best_turn, nearest_turn, turned
 
