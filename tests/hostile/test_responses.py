@@ -12,7 +12,8 @@ from synthetic import FEATURES, IMAGES, VOXELS, make_responses, with_grid
 import braincl
 from braincl.cli.main import main
 from braincl.errors import ResponseError
-from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork, convert_published
+from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
+from braincl.models.published_checkpoint import convert_published
 
 
 def replaced(name, values):

@@ -9,9 +9,9 @@ from scipy.ndimage import map_coordinates
 from toy_shapes import accepted
 
 from vat3d.errors import CodecError
-from vat3d.mesh.canonical import canonical_mesh
+from vat3d.mesh.canonical import HALF_DOMAIN, canonical_mesh
 from vat3d.mesh.decimate import decimate, is_closed_manifold
-from vat3d.mesh.isosurface import HALF_WIDTH, GridField, extract_surface
+from vat3d.mesh.isosurface import GridField, extract_surface
 from vat3d.mesh.marching_cubes import CORNERS, EDGES, polygonise, triangle_table
 from vat3d.mesh.solid import Solid
 from vat3d.mesh_io.load import load_mesh
@@ -50,14 +50,14 @@ def slit(points):
 
 def skin(points):
     """A ball with a slit all around, a tenth of a cell wide at 128, two below its surface."""
-    from_middle, cell = sphere(points), 2 * HALF_WIDTH / 128
+    from_middle, cell = sphere(points), 2 * HALF_DOMAIN / 128
     return np.minimum(np.maximum(from_middle, -2 * cell - from_middle), from_middle + 2.1 * cell)
 
 
 def noise(seed, order):
     """A random field, with ambiguous cells everywhere."""
     grid = np.random.default_rng(seed).standard_normal((14, 14, 14))
-    return lambda points: map_coordinates(grid, ((points + HALF_WIDTH) / (2 * HALF_WIDTH) * 13).T, order=order)
+    return lambda points: map_coordinates(grid, ((points + HALF_DOMAIN) / (2 * HALF_DOMAIN) * 13).T, order=order)
 
 
 def test_the_table_closes_every_pair_of_cells():
@@ -176,7 +176,7 @@ def test_shapes_that_reach_the_border_are_closed_there():
 def test_never_empty(field):
     vertices, faces = extract_surface(field, 64)
     assert accepted(vertices, faces)
-    assert np.abs(vertices).max() <= HALF_WIDTH
+    assert np.abs(vertices).max() <= HALF_DOMAIN
 
 
 def test_an_empty_field_gives_its_lowest_part():
@@ -187,7 +187,7 @@ def test_an_empty_field_gives_its_lowest_part():
 
 def test_zeros_at_grid_points_leave_no_gap():
     """A cube whose faces fall on grid planes, values zero there, and no two vertices in one place."""
-    side = 2 * HALF_WIDTH / 32
+    side = 2 * HALF_DOMAIN / 32
     vertices, faces = extract_surface(lambda points: np.abs(points).max(1) - np.float32(8 * side), 32)
     assert accepted(vertices, faces)
     assert len(np.unique(vertices.astype(np.float32), axis=0)) == len(vertices)
@@ -253,7 +253,7 @@ def test_real_meshes_equal_the_dense_grid(shared_data, name):
     dense = trimesh.Trimesh(dense_vertices, dense_faces, process=False)
     for part in dense.split():
         found = (np.abs(vertices - part.vertices[0]).sum(1) < 1e-12).any()
-        assert found or part.extents.max() < 2 * HALF_WIDTH / 32
+        assert found or part.extents.max() < 2 * HALF_DOMAIN / 32
     assert len(vertices) <= len(dense_vertices)
 
 
