@@ -45,7 +45,10 @@ def config_from_dict(config_class: type[Config], values: Any, where: str) -> Con
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise CheckpointError(f"{where}: unknown field {unknown[0]!r}; was it written by a newer version?")
+        raise CheckpointError(
+            f"{where}: unknown field {unknown[0]!r}; it was made by another version (before the first release, or "
+            "newer than this): train or convert the model again"
+        )
     hints = get_type_hints(config_class)
     try:
         return config_class(

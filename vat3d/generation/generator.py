@@ -27,7 +27,7 @@ from setcore.model_lookup import find_model_folder
 from setcore.seeding import torch_generator
 from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.stream import TokenStream
-from vat3d.bitstream.token_model import WEIGHTS_FOLDER
+from vat3d.bitstream.token_model import WEIGHTS_FOLDER, embedded_models
 from vat3d.errors import CodecError
 from vat3d.network.blocks import BatchedAttention
 from vat3d.network.quantizer import ScaleQuantizer
@@ -226,6 +226,11 @@ class MeshGenerator:
         config, _ = load_config(folder, GeneratorConfig)
         network = ScaleTransformer(config)
         load_state(network, load_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
+        if codec is None and config.codec not in embedded_models():
+            raise CodecError(
+                f"{folder}: the generator draws tokens of model {config.codec}, which is not here; name that "
+                "tokenizer's folder, or, if it was made by a version before the first release, train it again"
+            )
         return cls(network.eval().requires_grad_(False), MeshTokenizer.from_pretrained(codec or config.codec))
 
     @property

@@ -10,7 +10,7 @@ import trimesh
 from make_tiny_model import DATA
 from toy_shapes import COMPONENTS, Toy, accepted
 
-from setcore.checkpoint import load_tensors
+from setcore.checkpoint import load_tensors, save_model
 from setcore.errors import InputError
 from setcore.training import STATE_FILE, Budget
 from vat3d import CodecError, MeshTokenizer
@@ -167,6 +167,13 @@ def test_what_cannot_be_drawn(generator, arguments, message):
 def test_another_tokenizer_is_refused(tokenizer, transformer):
     with pytest.raises(CodecError, match=tokenizer.model.model_id):
         MeshGenerator(transformer, tokenizer)
+
+
+def test_a_generator_of_a_tokenizer_that_is_not_here_says_what_to_do(transformer, tmp_path):
+    config = dataclasses.replace(transformer.config, codec="f8defc20")
+    save_model(tmp_path, config, ScaleTransformer(config))
+    with pytest.raises(CodecError, match=r"f8defc20.*before the first release, train it again"):
+        MeshGenerator.from_pretrained(tmp_path)
 
 
 def test_categories_need_shapes_and_a_source_that_names_them():
