@@ -6,19 +6,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# The lowest versions are tried on the lowest Python: later ones lack wheels of some of them.
+FLOORS ?= .venv-floors
+FLOORS_PYTHON ?= python3.11
+
 # Development data for tests and notebooks that can use them; those skip with a reason where the folder is absent.
 export SHARED_DATA := $(abspath $(or $(SHARED_DATA),../shared/data))
 
-.PHONY: help demo test slow lint bench notebooks clean
+.PHONY: help demo test slow floors lint bench notebooks clean
 
 help:
 	@echo "make demo       predict a new subject and compress a mesh, on embedded data; outputs in demo_output/"
 	@echo "make test       the tests, but for the slow ones; ARGS='--precision float32' or bfloat16: vat3d in that precision"
 	@echo "make slow       the slow tests (about 20 minutes)"
+	@echo "make floors     the tests of make test with the lowest versions that pyproject.toml allows"
 	@echo "make lint       ruff, strict types, import layers, docstrings"
 	@echo "make bench      speed and quality beside peers; figures in benchmarks/"
 	@echo "make notebooks  run every notebook from top to bottom, in a copy"
-	@echo "make clean      remove outputs and caches; $(VENV) stays"
+	@echo "make clean      remove outputs and caches; $(VENV) and $(FLOORS) stay"
 
 # The stamp is written last: an installation that was cut short is taken up again.
 $(INSTALLED): pyproject.toml
@@ -26,6 +31,18 @@ $(INSTALLED): pyproject.toml
 	@echo "installing into $(VENV) with $(PYTHON): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+# uv takes the lowest versions, which pip cannot. Its downloads stay here too, linked rather than copied into env/.
+$(FLOORS)/.installed: pyproject.toml
+	@$(FLOORS_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+		|| { echo "the lowest versions need Python 3.11; name it with make FLOORS_PYTHON=..." >&2; exit 1; }
+	@echo "installing the lowest versions into $(FLOORS): a few minutes, once"
+	$(FLOORS_PYTHON) -m venv $(FLOORS)/uv
+	$(FLOORS)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(FLOORS)/uv/bin/uv venv --quiet --clear --python $(FLOORS_PYTHON) $(FLOORS)/env
+	$(FLOORS)/uv/bin/uv pip install --quiet --python $(FLOORS)/env/bin/python --cache-dir $(FLOORS)/cache \
+		--resolution lowest-direct --only-binary :all: --compile-bytecode --editable ".[brain,umap,mosaic,dev]"
 	@touch $@
 
 demo: $(INSTALLED)
@@ -39,6 +56,9 @@ test: $(INSTALLED)
 
 slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow || test $$? -eq 5  # 5: no test is marked slow
+
+floors: $(FLOORS)/.installed
+	OMP_NUM_THREADS=1 $(FLOORS)/env/bin/python -m pytest -n 2 -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -56,4 +76,4 @@ notebooks: $(INSTALLED)
 
 clean:
 	rm -rf demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -not -path "./$(FLOORS)/*" -prune -exec rm -rf {} +
