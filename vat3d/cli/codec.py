@@ -211,7 +211,7 @@ def add_bench(commands: Any) -> None:
     command = commands.add_parser("bench", help="ours and decimation + Draco at the same bytes")
     command.add_argument("folder", metavar="FOLDER", help="a folder of meshes")
     command.add_argument("--budgets", type=_budgets, default=BUDGETS, help="bytes, comma-separated")
-    command.add_argument("--effort", choices=EFFORTS, default="best")
+    command.add_argument("--effort", choices=EFFORTS, default="best", help="of our files")
     command.add_argument("--json", metavar="OUT.json", required=True, help="results; a plot is written beside it")
     add_model_option(command)
     command.set_defaults(handler=_bench)

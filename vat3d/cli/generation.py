@@ -25,7 +25,7 @@ def add_generate(commands: Any) -> None:
     condition.add_argument("--category", metavar="NAME", help="what it shall be; an unknown name lists the known ones")
     condition.add_argument("--image", metavar="FILE", help="needs a generator that was trained with pictures")
     condition.add_argument("--text", metavar="TEXT", help="needs a generator that was trained with texts")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, help="same seed and machine: same shape")
     command.add_argument("--temperature", type=float, default=1.0, help="lower: more usual shapes")
     command.add_argument("--resolution", type=int, default=128, metavar="R", help="cells along a side, up to 512")
     command.add_argument("--generator", metavar="FOLDER", help="a generator's folder (default: the embedded one)")

@@ -70,7 +70,7 @@ def _corpus(args: argparse.Namespace) -> None:
     from vat3d.data.corpus import prepare_corpus
 
     counts = prepare_corpus(
-        args.out, packages=args.package, procedural=args.procedural, open_shapes=args.open, cache=args.cache,
+        args.out, packages=args.package or (), procedural=args.procedural, open_shapes=args.open, cache=args.cache,
         seed=args.seed, fill=args.fill, closed_only=args.closed_only, seconds_per_mesh=args.seconds_per_mesh,
     )  # fmt: skip
     _print_counts(args, counts)

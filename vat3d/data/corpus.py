@@ -248,7 +248,7 @@ def corpus_items(cache: str | Path = CACHE, packages: Sequence[str] = ()) -> lis
     """
     cache, known = Path(cache).expanduser(), [package.name for package in PACKAGES]
     if unknown := sorted(set(packages) - set(known)):
-        raise DatasetError(f"unknown package {unknown[0]!r}; choose of {', '.join(known)}")
+        raise DatasetError(f"unknown package {unknown[0]!r}; choose one of {', '.join(known)}")
     chosen = [package for package in PACKAGES if not packages or package.name in packages]
     items = [item for package in chosen for item in unpack(package, cache)]
     return sorted(items, key=lambda item: derive_seed(0, item.name))
