@@ -55,7 +55,6 @@ def add_corpus(commands: Any) -> None:
     command.add_argument(
         "--package",
         action="append",
-        default=[],
         metavar="NAME",
         help="take this package alone; may be given several times",
     )
