@@ -315,7 +315,7 @@ def integer_frequencies(weights: NDArray[np.integer] | NDArray[np.floating]) -> 
     Parameters
     ----------
     weights : array of shape (n_tables, n_codes)
-        Counts or probabilities, not negative; a row of zeros becomes uniform.
+        Counts or probabilities, not negative; a row of zeros, or next to it, becomes uniform.
 
     Returns
     -------
@@ -331,7 +331,8 @@ def integer_frequencies(weights: NDArray[np.integer] | NDArray[np.floating]) -> 
     if codes > TOTAL // 2:
         raise CodecError(f"a codebook of {codes} is too large for tables of {TOTAL} slots")
     total = weights.sum(1, keepdims=True)
-    share = np.where(total > 0, weights / np.where(total > 0, total, 1), 1 / codes)
+    known = total >= np.finfo(np.float64).tiny  # some processors cannot divide numbers below it
+    share = np.where(known, weights / np.where(known, total, 1), 1 / codes)
     frequencies = np.floor(share * (TOTAL - codes)).astype(np.int64) + 1
     frequencies[np.arange(len(frequencies)), share.argmax(1)] += TOTAL - frequencies.sum(1)
     return np.asarray(frequencies)
