@@ -28,16 +28,16 @@ LOG_FILE = "training_log.jsonl"
 class Budget:
     """How long a run lasts: a number of steps, or minutes of time used, kept across resumes.
 
-    Raises
-    ------
-    InputError
-        Both or none are given, or a budget is not positive and finite.
-
-    Attributes
+    Parameters
     ----------
     steps : int, optional
     minutes : float, optional
         One of the two is given.
+
+    Raises
+    ------
+    InputError
+        Both or none are given, or a budget is not positive and finite.
     """
 
     steps: int | None = None

@@ -41,7 +41,7 @@ from setcore.files import write_bytes
 class Selection(NamedTuple):
     """Pictures in the order in which they were picked.
 
-    Attributes
+    Parameters
     ----------
     rows : array of shape (count,)
         Of the candidates.
@@ -57,7 +57,7 @@ class Selection(NamedTuple):
 class Belief(NamedTuple):
     """What is known of the tuning and offset of voxels, at several noise levels.
 
-    Attributes
+    Parameters
     ----------
     centre : tensor (E,)
         The embedding at which the offset stands.

@@ -14,7 +14,7 @@ from braincl.datasets.files import need_folder
 class Part:
     """One kind of file of a data set.
 
-    Attributes
+    Parameters
     ----------
     name, what : str
     patterns : tuple of str
@@ -37,7 +37,7 @@ class Part:
 class DataSet:
     """What the command `braincl data` says of a data set; `data_manifests/NAME.yaml` says it at length.
 
-    Attributes
+    Parameters
     ----------
     name, title, licence, source : str
     reader : str
@@ -59,7 +59,7 @@ class DataSet:
 class Found(NamedTuple):
     """A part of a data set as it was found.
 
-    Attributes
+    Parameters
     ----------
     part : Part
     files : list of Path

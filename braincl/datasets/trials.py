@@ -25,9 +25,14 @@ VOXEL_BATCH = 1024  # voxels whose trials are in double precision at once
 class Session(NamedTuple):
     """One session, not read yet.
 
-    name : for messages and the attribute `sessions`
-    image_ids : the picture of each trial
-    read : returns the responses (trial, voxel), NaN where there is none
+    Parameters
+    ----------
+    name : str
+        For messages and the attribute `sessions`.
+    image_ids : sequence of str
+        The picture of each trial.
+    read : callable
+        Returns the responses (trial, voxel), NaN where there is none.
     """
 
     name: str

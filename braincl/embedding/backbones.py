@@ -29,8 +29,21 @@ HUB = "hf-hub:"
 class Backbone:
     """An image encoder: whose architecture it is and where its published weights lie.
 
-    `tag` names open_clip's pretrained configuration, from which the preprocessing comes, or the maps that are taken of
-    a network of torchvision; `hub` the repository of the published weights and `file` their name in it.
+    Parameters
+    ----------
+    name : str
+        As users give it.
+    library : str
+        Which package builds the network: ``open_clip``, ``timm`` or ``torchvision``.
+    model : str
+        The architecture's name in that library.
+    tag : str, optional
+        open_clip's pretrained configuration, from which the preprocessing comes, or the maps that are taken of a
+        network of torchvision.
+    hub : str, optional
+        Repository of the published weights.
+    file : str, optional
+        Their name in it.
     """
 
     name: str
@@ -68,7 +81,18 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A loaded CLIP model: `network.encode_text` turns tokens (t, length) into features (t, feature)."""
+    """A loaded CLIP model that turns words into features.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    network : Module
+        Its `encode_text` turns tokens (t, length) into features (t, feature).
+    tokenize : callable
+        Turns a list of texts into tokens (t, length).
+    weights_sha256 : str
+        Of the file of weights.
+    """
 
     backbone: Backbone
     network: Any
@@ -80,8 +104,17 @@ class TextEncoder:
 class ImageEncoder:
     """A loaded backbone.
 
-    `network` turns pictures (b, 3, height, width) into features (b, feature); `prepare` turns an RGB picture of PIL
-    into one of its inputs (3, height, width); `preprocessing` says in JSON what `prepare` does.
+    Parameters
+    ----------
+    backbone : Backbone
+    network : Module
+        Turns pictures (b, 3, height, width) into features (b, feature).
+    prepare : callable
+        Turns an RGB picture of PIL into one of the network's inputs (3, height, width).
+    preprocessing : str
+        JSON that says what `prepare` does.
+    weights_sha256 : str
+        Of the file of weights.
     """
 
     backbone: Backbone

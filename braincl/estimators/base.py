@@ -176,7 +176,7 @@ def constant_voxels(Y: NDArray[Any]) -> NDArray[np.bool_]:
 class Standardiser(NamedTuple):
     """How responses of V voxels are brought to mean 0 and variance 1 on a context, and back.
 
-    Attributes
+    Parameters
     ----------
     shift, scale : array of shape (V,)
         Mean and standard deviation on the context.

@@ -21,7 +21,12 @@ RELATIVE_ALPHAS = np.logspace(-3, 4, 15)  # times the mean eigenvalue of the Gra
 class Decomposition(NamedTuple):
     """Ridge weights for any alpha: ``synthesis / (eigenvalues + alpha) @ analysis @ Y``, shape (E, V).
 
-    synthesis (E, r), eigenvalues (r,), analysis (r, n), for centred X (n, E) and centred Y.
+    Parameters
+    ----------
+    synthesis : ndarray, shape (E, r)
+    eigenvalues : ndarray, shape (r,)
+    analysis : ndarray, shape (r, n)
+        For centred X (n, E) and centred Y.
     """
 
     synthesis: NDArray[Any]

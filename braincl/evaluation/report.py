@@ -20,7 +20,7 @@ from setcore.files import write_json
 class Evaluation(NamedTuple):
     """What `evaluate` returns.
 
-    Attributes
+    Parameters
     ----------
     report : dict
         The content of the JSON file.

@@ -20,7 +20,7 @@ from setcore.seeding import numpy_generator
 class Splits:
     """Which rows are for testing and which for contexts.
 
-    Attributes
+    Parameters
     ----------
     test : int array of shape (n_test,)
     contexts : dict of int to list of int array
@@ -34,7 +34,7 @@ class Splits:
 class SplitSubject(NamedTuple):
     """A subject that is split into test pictures and a pool of context pictures.
 
-    Attributes
+    Parameters
     ----------
     dataset : response set
         Each picture once.

@@ -11,7 +11,7 @@ KINDS = ("population", "mixture", "generic")
 class SharedContextConfig:
     """What the network is made of; stored beside its weights.
 
-    Attributes
+    Parameters
     ----------
     architecture : str
         "shared_context".

@@ -23,7 +23,7 @@ from braincl.models.noise_levels import NoiseGrid
 class Evidence(NamedTuple):
     """What one expert says of a batch of voxels.
 
-    Attributes
+    Parameters
     ----------
     projection : Projection
         Responses on the expert's eigenvectors, shared by the experts of a system.
@@ -42,7 +42,7 @@ class Evidence(NamedTuple):
 class Solution(NamedTuple):
     """Posterior means, given weights over the grid.
 
-    Attributes
+    Parameters
     ----------
     total : tensor (V, h)
         Sum of the weights over scales.

@@ -23,7 +23,7 @@ LOCAL, GLOBAL = 5, 4  # features of a (voxel, expert) pair, and of the context
 class PairFeatures(NamedTuple):
     """Features of voxels under every expert, and what the experts are scored by.
 
-    Attributes
+    Parameters
     ----------
     features : tensor (V, c, LOCAL)
         Log evidence and leave-one-out gain over the first expert, the gain itself, signal share, degrees of freedom an

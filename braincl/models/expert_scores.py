@@ -22,7 +22,7 @@ INITIAL_TRUST = (0.0, 0.25, 2.0)  # in evidence, in the voxel's own leave-one-ou
 class ExpertScores(NamedTuple):
     """How well experts did on a context, against the first of them.
 
-    Attributes
+    Parameters
     ----------
     scores : tensor (V, c, 3)
         In nats: log evidence, leave-one-out log likelihood, and the latter's mean over voxels.

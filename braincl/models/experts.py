@@ -24,7 +24,7 @@ RANK_TOLERANCE = 1e-6
 class System(NamedTuple):
     """Eigenvectors of ``A Sigma A'`` (n, k) that several experts share, and the bases that weights are read through.
 
-    Attributes
+    Parameters
     ----------
     vectors : tensor (n, k)
     mix : tuple of (basis, factor f)
@@ -39,7 +39,7 @@ class System(NamedTuple):
 class Expert:
     """One prior on one context.
 
-    Attributes
+    Parameters
     ----------
     kind : str
         "population", "mixture" or "generic".
@@ -92,7 +92,7 @@ class Expert:
 class Projection(NamedTuple):
     """Responses on the eigenvectors of a system.
 
-    Attributes
+    Parameters
     ----------
     values, squares : tensor (V, k)
     rest : tensor (V,)

@@ -26,7 +26,7 @@ NETWORKS: dict[str, type[InContextNetwork]] = {
 class ModelCard:
     """What a model folder says beside its weights.
 
-    Attributes
+    Parameters
     ----------
     training_subjects : list of str
         Names of the subjects that the model was trained on.

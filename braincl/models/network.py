@@ -27,7 +27,13 @@ class Conditioned(Protocol):
 
 
 class InContextNetwork(nn.Module, ABC):
-    """A network that turns a context into linear encoders of its voxels."""
+    """A network that turns a context into linear encoders of its voxels.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Passed on to `torch.nn.Module`.
+    """
 
     architecture: ClassVar[str]  # as `config.json` names it
     config_class: ClassVar[type]

@@ -28,7 +28,7 @@ LEAST_NOISE, MOST_NOISE = 0.02, 2.0  # variance beside a signal that is known
 class NoiseGrid(NamedTuple):
     """Points (h, q) that a voxel's noise and scale are looked for at.
 
-    Attributes
+    Parameters
     ----------
     scale : tensor (h, q)
         s; q is 1 where the signal's scale is known.

@@ -26,7 +26,7 @@ TOKENS_AT_ONCE = 40_000  # context tokens; about 2 GB at the size of the publish
 class PerVoxelConfig:
     """Sizes of a `PerVoxelNetwork`; the defaults are those of the published CLIP network.
 
-    Attributes
+    Parameters
     ----------
     features : int
         Embedding width E.
@@ -53,7 +53,7 @@ class PerVoxelConfig:
 class EmittedVoxels(NamedTuple):
     """A context that the network has read: it emits all voxels at once, which takes long and is done once.
 
-    Attributes
+    Parameters
     ----------
     X : tensor (n, E)
     weights : tensor (V, E)

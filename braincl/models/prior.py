@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 class Prior:
     """A mixture of Gaussians over voxel weights; one component is a plain Gaussian.
 
-    Attributes
+    Parameters
     ----------
     log_weights : array of shape (c,)
     means : array of shape (c, E)

@@ -19,6 +19,13 @@ class TinySetAttention(MultiHeadAttention):
 
     On 8 elements of 4 heads of width 8 the fused kernel spends its time between sets: it takes 1.7 times as long, and
     batched matrix products 2.7 times (512 sets, one core).
+
+    Parameters
+    ----------
+    width : int
+        Features of an element.
+    heads : int
+        Attention heads; they share the features evenly.
     """
 
     def forward(

@@ -43,7 +43,7 @@ KEPT_VALUES = 2**26  # 256 MB of evidence is kept between reading a context and 
 class ConditionedContext(NamedTuple):
     """A context as the network has read it.
 
-    Attributes
+    Parameters
     ----------
     context : Context
     experts : list of Expert

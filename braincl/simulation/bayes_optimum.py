@@ -23,7 +23,7 @@ SHARES, SCALES = 40, 61  # points of the grid
 class Prediction(NamedTuple):
     """New responses as an optimum predicts them.
 
-    Attributes
+    Parameters
     ----------
     mean, variance : array of shape (t, V)
         Noise included.

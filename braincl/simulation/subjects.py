@@ -29,7 +29,7 @@ OFFSET_SPREAD, SCALE_SPREAD = 0.5, 0.3  # standard deviation of offsets, and of 
 class Simulation(NamedTuple):
     """A simulated response set and the truth behind it.
 
-    Attributes
+    Parameters
     ----------
     dataset : Dataset
         A valid response set; attribute ``simulated`` is 1 and the subject's name begins with "simulated".

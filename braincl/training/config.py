@@ -19,7 +19,7 @@ from setcore.errors import InputError
 class Stage:
     """One stage of training.
 
-    Attributes
+    Parameters
     ----------
     share : float
         Of the budget, 0..1; 0 leaves the stage out.
@@ -49,7 +49,7 @@ class Stage:
 class Schedule:
     """The stages of training, in this order; their shares sum to one.
 
-    Attributes
+    Parameters
     ----------
     synthetic : Stage
         Simulated voxels on the training pictures, contexts of one size.
@@ -127,7 +127,7 @@ class Schedule:
 class TrainConfig:
     """Settings of `braincl.meta_train`, stored with the weights.
 
-    Attributes
+    Parameters
     ----------
     network : SharedContextConfig
         `features` and `components` are set from the data.

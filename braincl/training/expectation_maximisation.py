@@ -26,7 +26,17 @@ MIXTURE_WIDTH, MIXTURE_AXES = 640, 320  # a mixture for embeddings wider than th
 
 
 class Moments(NamedTuple):
-    """One data set as fitting needs it: gram (E, E), cross (E, V) of centred X and standardised Y, count of images."""
+    """One data set as fitting needs it.
+
+    Parameters
+    ----------
+    gram : Array, shape (E, E)
+        Of centred X.
+    cross : Array, shape (E, V)
+        Of centred X and standardised Y.
+    images : int
+        Count of images.
+    """
 
     gram: Array
     cross: Array

@@ -41,7 +41,16 @@ PARTS = ("log_weights", "means", "covariances", "shares")  # of a prior, as they
 
 
 class Subject(NamedTuple):
-    """What training needs of a response set: embeddings (i, E), responses (i, V), names."""
+    """What training needs of a response set.
+
+    Parameters
+    ----------
+    name : str
+    X : ndarray, shape (i, E)
+        Embeddings.
+    Y : ndarray, shape (i, V)
+        Responses.
+    """
 
     name: str
     X: NDArray[np.float32]
@@ -49,7 +58,15 @@ class Subject(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """Data left out together: indices of the data sets, and which voxels of each (None: all)."""
+    """Data left out together.
+
+    Parameters
+    ----------
+    datasets : tuple of int
+        Indices of the data sets.
+    voxels : tuple of ndarray, optional
+        Which voxels of each; all where there is none.
+    """
 
     datasets: tuple[int, ...]
     voxels: tuple[NDArray[np.int64], ...] | None
@@ -59,7 +76,7 @@ class Fold(NamedTuple):
 class PopulationFit:
     """A population prior and how it came about.
 
-    Attributes
+    Parameters
     ----------
     gaussian : Prior
         Of all training voxels, at the chosen iterations and shrinkage.

@@ -21,7 +21,18 @@ SMALLEST_SET = 20  # pictures
 
 
 class Task(NamedTuple):
-    """One data set with the priors that have not seen it, its validation pictures apart."""
+    """One data set with the priors that have not seen it, its validation pictures apart.
+
+    Parameters
+    ----------
+    subject : Subject
+    gaussian : Prior
+    mixture : Prior, optional
+    train : ndarray of int
+        Indices of the pictures that are trained on.
+    validation : ndarray of int
+        Indices of the others.
+    """
 
     subject: Subject
     gaussian: Prior

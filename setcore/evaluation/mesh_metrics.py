@@ -20,7 +20,7 @@ from setcore.seeding import numpy_generator
 class SurfaceSamples:
     """Points on a surface and the unit normals there.
 
-    Attributes
+    Parameters
     ----------
     points, normals : array of shape (n, 3)
     """
