@@ -62,6 +62,8 @@ def read_obj(data: bytes) -> Mesh:
     Returns
     -------
     vertices, faces : arrays of shape (n, 3) and (m, 3)
+    notes : list of str
+        What of the file is dropped, for the reader to be told.
     """
     vertices: list[list[bytes]] = []
     polygons: list[list[int]] = []
@@ -101,6 +103,8 @@ def read_off(data: bytes) -> Mesh:
     Returns
     -------
     vertices, faces : arrays of shape (n, 3) and (m, 3)
+    notes : list of str
+        What of the file is dropped, for the reader to be told.
     """
     lines = [line for line in (raw.split(b"#", 1)[0].strip() for raw in data.splitlines()) if line]
     match = re.match(rb"(?:ST|C|N)*OFF\b\s*|OFF(?=\d)", lines[0] if lines else b"")
@@ -143,6 +147,8 @@ def read_stl(data: bytes) -> Mesh:
     Returns
     -------
     vertices, faces : arrays of shape (n, 3) and (m, 3)
+    notes : list of str
+        What of the file is dropped, for the reader to be told.
     """
     if len(data) >= 84:
         (count,) = struct.unpack_from("<I", data, 80)
@@ -174,6 +180,8 @@ def read_ply(data: bytes) -> Mesh:
     Returns
     -------
     vertices, faces : arrays of shape (n, 3) and (m, 3)
+    notes : list of str
+        What of the file is dropped, for the reader to be told.
     """
     end = re.search(rb"^end_header\r?\n", data[: 1 << 16], re.MULTILINE)
     if not data.startswith(b"ply") or end is None:
@@ -317,6 +325,8 @@ def read_glb(data: bytes) -> Mesh:
     Returns
     -------
     vertices, faces : arrays of shape (n, 3) and (m, 3)
+    notes : list of str
+        What of the file is dropped, for the reader to be told.
     """
     check_glb(data)
     import trimesh
