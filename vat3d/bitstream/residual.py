@@ -24,7 +24,8 @@ RAW_BITS = (2 * LARGEST).bit_length()
 EDGES = (1, 2, 3, 5, 8, 12, 20, 32)
 """Bounds between classes of neighbourhoods, in the weighted sum of `neighbourhood`."""
 CLASSES = len(EDGES) + 1
-STEPS = tuple(0.125 * 2 ** (code / 4) for code in range(16))
+STEP_BITS = 4
+STEPS = tuple(0.125 * 2 ** (code / 4) for code in range(1 << STEP_BITS))
 """Widths of a step, in units of the latent, of which a file names one: .125 to 1.68."""
 STEP_CODE = 10
 """The width that the encoder takes: .71."""

@@ -30,6 +30,7 @@ from vat3d.bitstream.header import (
 )
 from vat3d.bitstream.residual import (
     RAW_BITS,
+    STEP_BITS,
     STEPS,
     check_residual_ids,
     pop_residual,
@@ -185,7 +186,7 @@ class TokenStream:
         present = scales + has_residual
         most_bits = LEVEL_BITS * has_levels * present + THICKNESS_BITS * has_thickness + (POSE_BITS if has_pose else 1)
         if has_residual:
-            most_bits += 4 + 24 * math.prod(model.latent)
+            most_bits += STEP_BITS + 24 * math.prod(model.latent)
         state = bytes_state(payload, most_bits + model.tables.most_bits(header.count))
         tokens, state = model.tables.pop(state, header.count)
         ids, levels, step, thickness = model.split(tokens), (header.level,) * present, None, 0

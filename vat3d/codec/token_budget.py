@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.header import header_bytes
-from vat3d.bitstream.stream import THICKNESS_BITS, tokens_within
+from vat3d.bitstream.residual import STEP_BITS
+from vat3d.bitstream.stream import LEVEL_BITS, THICKNESS_BITS, tokens_within
 from vat3d.bitstream.token_model import TokenModel
 from vat3d.network.config import CodecConfig
 
@@ -97,7 +98,7 @@ class TokenBudget:
         -------
         float
         """
-        return 8.0 * (self.max_bytes - used_bytes) - 4 - THICKNESS_BITS - 3 * scales
+        return 8.0 * (self.max_bytes - used_bytes) - STEP_BITS - THICKNESS_BITS - LEVEL_BITS * scales
 
 
 def token_budget(config: CodecConfig, model: TokenModel, frame: Frame, max_bytes: int, residual: bool) -> TokenBudget:
@@ -122,7 +123,7 @@ def token_budget(config: CodecConfig, model: TokenModel, frame: Frame, max_bytes
     many, few = sum(config.scales[: len(config.components)]), config.base_tokens
 
     def least_bytes(count: int) -> float:
-        return header_bytes(frame) + (count * math.log2(config.codes) + 3 * len(config.components)) / 8
+        return header_bytes(frame) + (count * math.log2(config.codes) + LEVEL_BITS * len(config.components)) / 8
 
     below = 0
     if residual and few and least_bytes(few) + LEAST_ROOM <= max_bytes:
