@@ -4,26 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from startup import check_defaults, started
 
 HEAVY = {"torch", "numpy", "scipy", "xarray", "sklearn", "h5py", "nibabel", "matplotlib", "pandas", "shtab", "tqdm"}
-CHILD = """
-import sys
-from braincl.cli.main import main
-try:
-    status = main(sys.argv[1:])
-except SystemExit as error:
-    status = error.code
-print(status, *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
-"""
+MAIN = "braincl.cli.main"
 COMMANDS = [
     "data", "embed", "join", "simulate", "train", "info", "convert", "predict", "evaluate", "query", "select",
 ]  # fmt: skip
-
-
-def started(*arguments):
-    child = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=True)
-    status, *modules = child.stderr.splitlines()[-1].split()
-    return int(status), set(modules), child.stdout, child.stderr
 
 
 @pytest.mark.parametrize(
@@ -32,7 +19,7 @@ def started(*arguments):
     ids=" ".join,
 )
 def test_help_and_version_import_nothing_heavy(arguments):
-    status, modules, out, _ = started(*arguments)
+    status, modules, out, _ = started(MAIN, *arguments)
     assert status == 0
     assert out
     assert not modules & HEAVY
@@ -40,22 +27,19 @@ def test_help_and_version_import_nothing_heavy(arguments):
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["predict"], ["evaluate", "x.nc", "--contexts", "a"]])
 def test_errors_of_usage_import_nothing_heavy(arguments):
-    status, modules, out, err = started(*arguments)
+    status, modules, out, err = started(MAIN, *arguments)
     assert (status, out) == (2, "")
     assert err.startswith("braincl")
     assert not modules & HEAVY
 
 
 def test_help_shows_each_default_once():
-    _, _, text, _ = started("evaluate", "--help")
+    _, _, text, _ = started(MAIN, "evaluate", "--help")
     text = " ".join(text.split())
     assert "context sizes, in pictures (default: 20,50,100,200,400)" in text
     assert "(default: a quarter of all, 300 at most)" in text
     for command in COMMANDS:
-        _, _, text, _ = started(command, "--help")
-        assert "None)" not in text
-        assert "False)" not in text
-        assert "default: " not in text.replace("(default: ", "")
+        check_defaults(MAIN, command)
 
 
 def test_every_argument_is_explained():

@@ -10,7 +10,6 @@ from braincl.errors import ModelError
 from braincl.estimators.in_context import InContextEncoder
 from braincl.estimators.prior_ridge import PriorRidge
 from braincl.models.config import SharedContextConfig
-from braincl.models.model_folder import ModelCard, save_encoder
 from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
 from braincl.models.prior import Prior
 from braincl.models.shared_context import SharedContextNetwork
@@ -137,14 +136,6 @@ def test_untrained_it_is_close_to_population_prior_ridge(arrays, options):
     ours, theirs = InContextEncoder(network.eval()).fit(X, Y), PriorRidge(make_prior()).fit(X, Y)
     r = [np.corrcoef(a, b)[0, 1] for a, b in zip(ours.predict(queries).T, theirs.predict(queries).T, strict=True)]
     assert np.mean(r) > 0.95
-
-
-def test_the_population_prior_comes_back_as_an_estimator(tmp_path):
-    save_encoder(tmp_path, with_prior(), ModelCard())
-    prior = InContextEncoder.from_pretrained(tmp_path).population_prior().prior
-    np.testing.assert_allclose(prior.means, make_prior().means, rtol=1e-6)
-    np.testing.assert_allclose(prior.covariances, make_prior().covariances, rtol=1e-6)
-    assert InContextEncoder(small_network()).population_prior() is None
 
 
 def test_another_width_than_the_priors_is_refused(arrays):
