@@ -13,7 +13,7 @@ FLOORS_PYTHON ?= python3.11
 # Development data for tests and notebooks that can use them; those skip with a reason where the folder is absent.
 export SHARED_DATA := $(abspath $(or $(SHARED_DATA),../shared/data))
 
-.PHONY: help demo test slow floors lint bench notebooks clean
+.PHONY: help demo test slow floors lint bench figures docs wheel notebooks clean
 
 help:
 	@echo "make demo       predict a new subject and compress a mesh, on embedded data; outputs in demo_output/"
@@ -22,7 +22,10 @@ help:
 	@echo "make floors     the tests of make test with the lowest versions that pyproject.toml allows"
 	@echo "make lint       ruff, strict types, import layers, docstrings"
 	@echo "make bench      speed and quality beside peers; figures in benchmarks/"
-	@echo "make notebooks  run every notebook from top to bottom, in a copy"
+	@echo "make figures    redraw every figure of docs and README from stored measurements (two minutes)"
+	@echo "make docs       the documentation site, in docs/_build/html; warnings are errors"
+	@echo "make wheel      wheel and sdist, checked; both demos from the wheel in a clean environment"
+	@echo "make notebooks  run every notebook and write its outputs; ARGS=--check: compare key numbers, write nothing"
 	@echo "make clean      remove outputs and caches; $(VENV) and $(FLOORS) stay"
 
 # The stamp is written last: an installation that was cut short is taken up again.
@@ -52,7 +55,7 @@ demo: $(INSTALLED)
 
 # One thread for each of the two workers, in child processes as well.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs -m "not slow" $(ARGS)
 
 slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow || test $$? -eq 5  # 5: no test is marked slow
@@ -70,10 +73,27 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	set -e; for script in benchmarks/*/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
+figures: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/gallery.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/figures.py
+
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs: open docs/_build/html/index.html"
+
+# The wheel alone, in an environment of its own and from another folder, does what the demo does.
+wheel: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build . >/dev/null
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	clean=$$(mktemp -d) && trap 'rm -rf "$$clean"' EXIT && $(PYTHON) -m venv "$$clean/env" \
+		&& "$$clean/env/bin/python" -m pip install --quiet --disable-pip-version-check dist/*.whl \
+		&& cd "$$clean" && env/bin/python -m braincl.demo && env/bin/python -m vat3d.demo
+
 notebooks: $(INSTALLED)
-	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && cp -r notebooks/. "$$copy" \
-		&& $(BIN)/jupyter execute --timeout=900 "$$copy"/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python tools/notebooks.py $(ARGS)
 
 clean:
-	rm -rf demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf docs/_build docs/api/generated docs/commands.md docs/licences.md docs/notebooks demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -not -path "./$(FLOORS)/*" -prune -exec rm -rf {} +

@@ -7,10 +7,13 @@ here prints a line that begins with "skip" and ends without an error.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 OUTPUT = Path("bench_output")
 """Folder of results, relative to where a script is run."""
+RESULTS = Path(__file__).resolve().parent / "results"
+"""Stored measurements, which `tools/figures.py` draws."""
 EMBEDDED_MESHES = Path(__file__).resolve().parents[1] / "vat3d" / "embedded"
 
 
@@ -24,6 +27,12 @@ def skip(reason: str) -> None:
     """End the script, saying what it needs."""
     print(f"skip: {reason}")
     raise SystemExit(0)
+
+
+def commit() -> str:
+    """The commit that is measured; empty outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def output(name: str) -> Path:

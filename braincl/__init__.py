@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setcore.lazy import lazy_exports
+from setcore.package import lazy_exports
 
 if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
+    from braincl import datasets as datasets
+    from braincl import plot as plot
     from braincl.analysis.image_selection import select_images as select_images
     from braincl.analysis.maps import picture_selectivity as picture_selectivity
     from braincl.analysis.maps import voxel_maps as voxel_maps
     from braincl.analysis.maps import write_maps as write_maps
     from braincl.analysis.text_query import query_text as query_text
+    from braincl.data.arrays import from_arrays as from_arrays
     from braincl.data.nifti import to_nifti as to_nifti
     from braincl.data.nifti import voxel_table as voxel_table
     from braincl.data.responses import average_duplicates as average_duplicates
@@ -46,6 +49,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "average_duplicates": "braincl.data.responses",
         "convert_published": "braincl.models.published_checkpoint",
         "embed_images": "braincl.embedding.embed",
+        "from_arrays": "braincl.data.arrays",
         "evaluate": "braincl.evaluation.scores",
         "join_embeddings": "braincl.data.responses",
         "mean_explained_variance": "braincl.estimators.base",
@@ -61,4 +65,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "write_maps": "braincl.analysis.maps",
         "write_surface": "braincl.data.surfaces",
     },
+    modules=("plot", "datasets"),
 )

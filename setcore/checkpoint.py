@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from setcore.errors import CheckpointError
-from setcore.files import atomic_path, read_json, write_json
+from setcore.files import read_json, write_bytes, write_json
 
 Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
+LARGEST = 1 << 16
+"""Of any whole number in a config."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -56,7 +60,7 @@ def config_from_dict(config_class: type[Config], values: Any, where: str) -> Con
         )
     except CheckpointError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{where}: {error}") from error
 
 
@@ -66,16 +70,17 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
     nested = [option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)]
     if nested and value is not None:
         return config_from_dict(nested[0], value, where)
-    if set(options) <= {int, float, str, bool, types.NoneType}:
-        # JSON does not tell 1.0 from 1, so an int may stand for a float; bool is an int to Python but not to JSON.
-        if type(value) not in options and not (type(value) is int and float in options):
-            raise CheckpointError(f"{where} is {value!r}, expected {' or '.join(t.__name__ for t in options)}")
-        return value
-    return _as_tuples(value)
+    # JSON does not tell 1.0 from 1, so an int may stand for a float; bool is an int to Python but not to JSON.
+    fits = type(value) in options or (type(value) is int and float in options)
+    if set(options) <= {int, float, str, bool, types.NoneType} and not fits:
+        raise CheckpointError(f"{where} is {value!r}, expected {' or '.join(t.__name__ for t in options)}")
+    return _as_tuples(value, where)
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+def _as_tuples(value: Any, where: str) -> Any:
+    if type(value) is int and not 0 <= value <= LARGEST:
+        raise CheckpointError(f"{where} holds {value!r}; numbers there are 0 to {LARGEST}")
+    return tuple(_as_tuples(part, where) for part in value) if isinstance(value, list) else value
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -86,10 +91,34 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     path : path
     tensors : mapping of str to tensor
     metadata : mapping of str to str, optional
+
+    Raises
+    ------
+    CheckpointError
+        A tensor is sparse, or holds no data (on the meta device).
     """
+    check_dense(tensors, str(path))
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata=dict(metadata) if metadata else None)
+    write_bytes(path, save(contiguous, dict(metadata) if metadata else None))
+
+
+def check_dense(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors that hold no plain array of numbers.
+
+    Parameters
+    ----------
+    tensors : mapping of str to tensor
+    where : str
+        For messages.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            kind = "on the meta device" if tensor.is_meta else "sparse or quantised"
+            raise CheckpointError(f"{where}: tensor {name!r} is {kind}; give plain tensors of numbers")
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -147,7 +176,8 @@ def check_tensors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], w
     Raises
     ------
     CheckpointError
-        Naming the first missing, unexpected or misshapen tensor with both shapes.
+        Naming the first missing, unexpected or misshapen tensor with both shapes, or one that is sparse or on the meta
+        device, or holds NaN or infinity.
     """
     if missing := sorted(set(expected) - set(state)):
         raise CheckpointError(f"{where}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
@@ -158,6 +188,55 @@ def check_tensors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], w
             raise CheckpointError(
                 f"{where}: tensor {name!r} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
             )
+    check_dense(state, where)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{where}: tensor {name!r} holds NaN or infinity; fetch or train the model again")
+
+
+def build_network(make: Callable[[], Network], state: Mapping[str, Tensor], where: str) -> Network:
+    """Make a network and load a state into it, in memory that is in proportion to the state.
+
+    A config may claim any width and any number of layers: the network is given up as soon as a parameter is larger than
+    all that the state holds, or there are more of them.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the network.
+    state : mapping of str to tensor
+    where : str
+        Where the state is from, for messages.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+        As `check_tensors`, or the network cannot be made.
+    """
+    count, largest = 0, max((tensor.numel() for tensor in state.values()), default=0)
+
+    def limit(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 1
+        if count > len(state) or (parameter is not None and parameter.numel() > largest):
+            raise CheckpointError(f"{where}: the config claims a larger network than the {len(state)} tensors here")
+
+    hook = register_module_parameter_registration_hook(limit)  # before the parameter is written to
+    try:
+        network = make()
+    except CheckpointError:
+        raise
+    except (ValueError, RuntimeError, TypeError, ArithmeticError, MemoryError) as error:
+        raise CheckpointError(f"{where}: the config fits no network ({' '.join(str(error).split())[:200]})") from error
+    finally:
+        hook.remove()
+    load_state(network, state, where)
+    return network.eval()
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

@@ -1,22 +1,34 @@
 """What the commands `braincl` and `vat3d` have in common.
 
 Errors are one line and exit status 2, help shows defaults, `--json` prints for pipelines, `--version` and
-`--print-completion` are there without importing anything for them. Nothing heavy is imported here, nor may it be where
-a parser is built: handlers import what they need.
+`--print-completion` are there without importing anything for them. What an argument writes is said where it is added
+(`writes_file`, `writes_folder`) and checked before any work is done. Nothing heavy is imported here, nor may it be
+where a parser is built: handlers import what they need.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from setcore.errors import InputError
-from setcore.version import installed_version
+from setcore.files import check_folder, check_output
+from setcore.package import installed_version
+from setcore.signals import Stopped, catch_signals, quiet, restore_signals
 
+if TYPE_CHECKING:
+    from setcore.parallel.jobs import Parallel
+
+LONGEST = 2000
+"""Of a message on standard error."""
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -39,6 +51,23 @@ class _CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        """Parse, and refuse outputs that would replace what they must not."""
+        namespace, rest = super().parse_known_args(*args, **options)
+        for action in self._actions:
+            check = getattr(action, "check_output", None)
+            value = getattr(namespace, action.dest, None)
+            if check is not None and value is not None:
+                others = (getattr(namespace, other.dest, None) for other in self._actions if other is not action)
+                texts = (text for other in others for text in (other if isinstance(other, list) else [other]))
+                check(value, [text for text in texts if isinstance(text, str) and text])
+        unknown = [text for text in rest if text.startswith("--")]
+        if unknown and not isinstance(self, Parser):
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0], known, 1, 0.75)
+            self.error(f"there is no option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
+        return namespace, rest
 
 
 class Parser(_CommandParser):
@@ -103,6 +132,59 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
             yield action
 
 
+def writes_file(action: argparse.Action, *suffixes: str, beside: Sequence[str] = (), or_folder: bool = False) -> None:
+    """Say that an argument names a file to write, which must not be one of the command's other arguments.
+
+    Nor may it be a folder, a device, or a file of another kind that is there, such as a picture or a mesh.
+
+    Parameters
+    ----------
+    action : argparse.Action
+        As `add_argument` returns it.
+    *suffixes : str
+        Of files that the command writes, such as ``.nii.gz``.
+    beside : sequence of str
+        Suffixes of further files that it writes, such as a plot.
+    or_folder : bool
+        Whether it may name a folder, too.
+    """
+
+    def check(value: str, others: Sequence[str]) -> None:
+        if or_folder and (os.path.isdir(value) or Path(value).suffix not in suffixes):
+            return  # what becomes of it is for the handler to say
+        if beside and Path(value).suffix not in suffixes:
+            raise InputError(f"{value}: name the report {suffixes[0]}; files beside it take {' and '.join(beside)}")
+        for path in (Path(value), *(Path(value).with_suffix(suffix) for suffix in beside)):
+            check_output(path, *others)
+            if any(os.path.realpath(path) == os.path.realpath(other) for other in others):
+                raise InputError(f"{path} is named twice; choose another name for the output")
+            if ".html" in suffixes and not path.name.lower().endswith(suffixes):
+                raise InputError(f"{path} is to be a page; name it {' or '.join(suffixes)}")
+            if path.exists() and not path.name.lower().endswith((*suffixes, *beside)):
+                raise InputError(f"{path} is there and is not a {' or '.join(suffixes)} file; name another output")
+
+    action.check_output = check  # type: ignore[attr-defined]
+
+
+def writes_folder(action: argparse.Action) -> None:
+    """Say that an argument names a folder to write into, which must not be one of the command's other arguments.
+
+    Parameters
+    ----------
+    action : argparse.Action
+        As `add_argument` returns it.
+    """
+
+    def check(value: str, others: Sequence[str]) -> None:
+        if os.path.exists(value) and not os.path.isdir(value):
+            raise InputError(f"{value} is a file; name a folder")
+        if any(os.path.realpath(value) == os.path.realpath(other) for other in others):
+            raise InputError(f"{value} is an input; name another folder for the output")
+        check_folder(value)
+
+    action.check_output = check  # type: ignore[attr-defined]
+
+
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
     """Add `--json` for machine-readable standard output.
 
@@ -130,6 +212,57 @@ def add_training_flags(parser: argparse.ArgumentParser, default_minutes: float |
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random")
 
 
+def add_device_option(command: argparse.ArgumentParser) -> None:
+    """Add `--device`.
+
+    Parameters
+    ----------
+    command : ArgumentParser
+    """
+    command.add_argument(
+        "--device", default="auto", help="cpu, cuda (cuda:1 for the second), mps, or auto: the best that is there"
+    )
+
+
+def add_parallel_options(command: argparse.ArgumentParser) -> None:
+    """Add `--jobs`, `--shard` and `--dask`; `parallel` makes of them who runs the tasks.
+
+    Parameters
+    ----------
+    command : ArgumentParser
+    """
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes of one thread each")
+    command.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="do share I of N, for job arrays: 1/8 to 8/8"
+    )
+    command.add_argument(
+        "--dask", metavar="ADDRESS", help="hand the work to this Dask scheduler, whose workers see the same files"
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 1/8")
+    return int(part), int(parts)
+
+
+def parallel(args: argparse.Namespace) -> Parallel:
+    """Who runs the tasks of a command with `add_parallel_options`.
+
+    Parameters
+    ----------
+    args : Namespace
+
+    Returns
+    -------
+    Parallel
+    """
+    from setcore.parallel.jobs import Parallel
+
+    return Parallel(args.jobs, args.shard, args.dask)
+
+
 def number_list(text: str) -> tuple[int, ...]:
     """Integers as they are typed, ``20,50,100``; a `type` for `add_argument`.
 
@@ -151,6 +284,56 @@ def number_list(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 20,50,100") from None
 
 
+def number_within(low: float, high: float) -> Callable[[str], float]:
+    """A `type` for `add_argument`: a number above `low` and not above `high`.
+
+    Parameters
+    ----------
+    low, high : float
+
+    Returns
+    -------
+    callable
+    """
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value <= high and math.isfinite(value)):
+            upper = "" if math.isinf(high) else f" and up to {high:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above {low:g}{upper}")
+        return value
+
+    return number
+
+
+def report_failures(failures: Mapping[str, str]) -> int:
+    """List on standard error what could not be done while the rest was.
+
+    Parameters
+    ----------
+    failures : mapping of str to str
+        File to reason.
+
+    Returns
+    -------
+    int
+        Exit status: 1 if there are any, else 0.
+    """
+    for name, reason in failures.items():
+        line = _one_line(reason)
+        print(line if name in line else f"{name}: {line}", file=sys.stderr)
+    return int(bool(failures))
+
+
+def _one_line(message: object) -> str:
+    """A message as one line; what a damaged file makes very long is cut."""
+    line = " ".join(str(message).split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
 def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Print the outcome of a command.
 
@@ -166,6 +349,25 @@ def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
     print(json.dumps(result, allow_nan=False) if as_json else text)
 
 
+def add_progress_flag(command: argparse.ArgumentParser) -> None:
+    """Add ``--progress``.
+
+    Parameters
+    ----------
+    command : ArgumentParser
+    """
+    command.add_argument(
+        "--progress", action="store_true", help="a line a minute where standard error is no terminal, as in logs"
+    )
+
+
+def _with_progress(handler: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int | None:
+    from setcore.progress import progress_lines  # late: the bars take a while to import
+
+    with progress_lines():
+        return handler(args)
+
+
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse and call ``args.handler(args)``; errors of input and disk become one line on standard error.
 
@@ -179,20 +381,28 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     Returns
     -------
     int
-        Exit status: 0, 2 after such an error, 130 after an interrupt.
+        Exit status: 0 or what the handler returns, 2 after such an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    before = catch_signals(parser.prog)
     try:
         args = parser.parse_args(argv)
-        handler: Callable[[argparse.Namespace], None] = args.handler
-        handler(args)
+        handler: Callable[[argparse.Namespace], int | None] = args.handler
+        status = _with_progress(handler, args) if getattr(args, "progress", False) else handler(args)
         sys.stdout.flush()  # here, where a reader that has gone is no error, and not at interpreter exit
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        quiet()
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        print(f"{parser.prog}: {stopped.reason}", file=sys.stderr)
+        return stopped.status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (InputError, OSError) as error:  # OSError: a full disk or a forbidden file is no fault of the program
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (InputError, OSError, MemoryError) as error:  # a full disk is no fault of the program, nor is a small memory
+        print(f"{parser.prog}: {_one_line(error) or 'out of memory'}", file=sys.stderr)
         return 2
-    return 0
+    finally:
+        if argv is None:
+            quiet()  # the process ends
+        else:
+            restore_signals(before)
+    return status or 0

@@ -24,20 +24,22 @@ def derive_seed(seed: int, *position: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def torch_generator(seed: int, *position: int | str) -> torch.Generator:
-    """A CPU generator for a position: a resumed run needs no stored random state, only the step it stands at.
+def torch_generator(seed: int, *position: int | str, device: torch.device | None = None) -> torch.Generator:
+    """A generator for a position: a resumed run needs no stored random state, only the step it stands at.
 
     Parameters
     ----------
     seed : int
     *position : int or str
         Such as ``"step", 17``.
+    device : torch.device, optional
+        Whose tensors it fills; the numbers differ from device to device. The CPU where it is not given.
 
     Returns
     -------
     torch.Generator
     """
-    return torch.Generator().manual_seed(derive_seed(seed, *position))
+    return torch.Generator(device or "cpu").manual_seed(derive_seed(seed, *position))
 
 
 def numpy_generator(seed: int, *position: int | str) -> np.random.Generator:

@@ -14,11 +14,12 @@ from typing import Any
 import safetensors
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from setcore.checkpoint import check_state, check_tensors, load_tensors, save_tensors
+from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, check_state, check_tensors, load_tensors, save_tensors
 from setcore.errors import CheckpointError, InputError
-from setcore.files import locked_folder
+from setcore.files import append_line, locked_folder, read_lines, write_bytes
+from setcore.parallel.ranks import Ranks
+from setcore.progress import progress_bar
 
 STATE_FILE = "training_state.safetensors"
 LOG_FILE = "training_log.jsonl"
@@ -234,7 +235,8 @@ def load_training_state(
     model.load_state_dict(groups["model"])
     optimizer.load_state_dict({"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]})
     if average is not None:
-        average.state = groups["average"]
+        for name, tensor in average.state.items():
+            tensor.copy_(groups["average"][name])
     restored: dict[str, Any] = json.loads(metadata["progress"])
     return restored
 
@@ -253,8 +255,13 @@ def _optimizer_state(
     return state
 
 
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
 @contextmanager
-def training_folder(out: str | Path, resume: bool) -> Iterator[Path]:
+def training_folder(out: str | Path, resume: bool, *parts: str, ranks: Ranks | None = None) -> Iterator[Path]:
     """The folder of a run, made where it is missing and locked.
 
     Parameters
@@ -262,6 +269,10 @@ def training_folder(out: str | Path, resume: bool) -> Iterator[Path]:
     out : path
     resume : bool
         Whether a run that is there may be continued.
+    *parts : str
+        Names of further files that a run makes before its first checkpoint.
+    ranks : Ranks, optional
+        The first process holds the lock for all; the others wait until it does.
 
     Yields
     ------
@@ -270,11 +281,22 @@ def training_folder(out: str | Path, resume: bool) -> Iterator[Path]:
     Raises
     ------
     InputError
-        The folder holds a run and `resume` is not set, or another process trains there.
+        The folder holds a run or a model and `resume` is not set, or a model without the state of its training, or
+        another process trains there.
     """
+    ranks = ranks or Ranks()
+    if not ranks.first:
+        ranks.agree(0.0)
+        yield Path(out)
+        return
     with locked_folder(out) as folder:
-        if (folder / STATE_FILE).exists() and not resume:
+        begun = any((folder / name).exists() for name in (STATE_FILE, *parts))
+        finished = any((folder / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE))
+        if finished and not begun:
+            raise InputError(f"{folder} holds a model without the state of its training; choose another folder")
+        if (begun or finished) and not resume:
             raise InputError(f"{folder} already holds a run; add --resume to go on, or choose another folder")
+        ranks.agree(0.0)
         yield folder
 
 
@@ -299,7 +321,13 @@ class TrainingLoop:
     report_every, save_every : int
         In steps.
     progress : bool
-        Show a progress bar on standard error.
+        Show a progress bar on standard error, where that is a terminal.
+    settings : dict, optional
+        Plain JSON values by name, such as seed, batch and data, that must be the same in a run that is continued.
+    ranks : Ranks, optional
+        The processes that train together, on one folder; they take their steps in step, and the first one writes.
+    gather : callable, optional
+        Brings what belongs to a checkpoint and is spread over the processes to all of them; called before each.
     due : callable, optional
         Of the share of the budget that is used after a step: whether to report and save there, too.
     seconds : float
@@ -312,11 +340,20 @@ class TrainingLoop:
     state : dict
         Plain JSON values that a checkpoint keeps; the caller's own.
     line : dict
-        The last figures; the caller sets `loss` at every step.
+        The last figures; the caller sets `loss` at every step. Figures that are tensors are read, averaged over the
+        processes, where a report or a checkpoint is due: until then nothing waits for the device.
     note : str
         What the progress bar shows beside step and loss.
     resumed : bool
         Whether the folder held a checkpoint.
+
+    Raises
+    ------
+    InputError
+        The run that is there was begun with other settings; or, from a step, the loss or a gradient was not finite (the
+        last checkpoint stays as it was), or the budget was used up before the first step.
+    CheckpointError
+        The checkpoint is damaged, or of another architecture.
     """
 
     def __init__(
@@ -331,9 +368,13 @@ class TrainingLoop:
         report_every: int,
         save_every: int,
         progress: bool,
+        settings: Mapping[str, Any] | None = None,
         due: Callable[[float], bool] = lambda used: False,
         seconds: float = 0.0,
+        ranks: Ranks | None = None,
+        gather: Callable[[], None] = lambda: None,
     ) -> None:
+        self.ranks, self.gather = ranks or Ranks(), gather
         self.folder, self.model, self.optimizer, self.average = folder, model, optimizer, average
         self.budget, self.report, self.due, self.progress = budget, report, due, progress
         self.report_every, self.save_every = report_every, save_every
@@ -344,6 +385,20 @@ class TrainingLoop:
         self.line: dict[str, Any] = self.state.pop("line", {})
         self._watch = Stopwatch(self.state.pop("seconds", seconds))
         self._saved = self.step if self.resumed else -1
+        self._settings = json.loads(json.dumps(dict(settings or {})))
+        begun = self.state.pop("settings", self._settings)
+        if other := [name for name in {**begun, **self._settings} if begun.get(name) != self._settings.get(name)]:
+            raise InputError(
+                f"{folder} was begun with another {other[0]} ({_short(begun.get(other[0]))}) than the one asked for "
+                f"({_short(self._settings.get(other[0]))}); resume it with its own, or name another folder"
+            )
+        if self.ranks.agree(self.step) != self.step:
+            raise InputError(f"{folder} is not the same for all processes; name a folder that all machines share")
+        # Whether all losses and gradients of this run were finite, and in how many steps; on the device.
+        self._finite = torch.ones((), dtype=torch.bool, device=self.ranks.device)
+        self._sound = torch.full((), self.step, device=self.ranks.device)
+        if self.ranks.first:
+            self._cut_log()
 
     @property
     def seconds(self) -> float:
@@ -357,25 +412,66 @@ class TrainingLoop:
 
     def __iter__(self) -> Iterator[float]:
         """The share of the budget that is used before each step, until all of it is."""
-        with tqdm(total=100, desc="train", unit="%", disable=not self.progress) as bar:
-            used = self.budget.fraction(self.step, self.seconds)
+        shown = self.progress and self.ranks.first
+        with progress_bar(total=100, desc="train", unit="%", shown=shown) as bar:
+            used = self._used()
             while used < 1:
                 bar.update(round(100 * used) - bar.n)
                 yield used
+                self._note_finite(self.line["loss"])
                 self.step += 1
+                self._sound += self._finite
                 if self.average is not None:
                     self.average.update(self.step)
                 self.line = {**self.line, "step": self.step}
-                used = self.budget.fraction(self.step, self.seconds)  # once a step: what ends the loop is reported
+                used = self._used()  # once a step: what ends the loop is reported
                 due = self.due(used)
-                if due or self.step % self.report_every == 0:
+                reports, saves = due or self.step % self.report_every == 0, due or self.step % self.save_every == 0
+                if reports or saves:
+                    self._read_figures()
+                    bar.set_postfix_str(f"step {self.step}, loss {self.line['loss']:.3f} {self.note}", refresh=False)
+                if reports:
                     self.log()
-                if due or self.step % self.save_every == 0:
+                if saves:
                     self.save()
-                bar.set_postfix_str(f"step {self.step}, loss {self.line['loss']:.3f} {self.note}", refresh=False)
             bar.update(100 - bar.n)
+        if not self.step:
+            raise InputError(f"{self.folder}: the budget was used up before the first step; allow more minutes")
         if self._saved != self.step:
+            self._read_figures()
             self.save()
+
+    def _used(self) -> float:
+        """The share of the budget that is used, by the first process's clock."""
+        return self.ranks.agree(self.budget.fraction(self.step, self.seconds))
+
+    def _cut_log(self) -> None:
+        """Take out of the log what comes after the checkpoint: those steps are taken again."""
+        path = self.folder / LOG_FILE
+        if path.exists():
+            kept = [line for line in read_lines(path) if self.resumed and line.get("step", 0) <= self.step]
+            write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def _note_finite(self, value: Tensor | float) -> None:
+        """Note on the device whether a loss or a norm is finite; `_read_figures` looks."""
+        finite = torch.isfinite(value.detach()) if isinstance(value, Tensor) else torch.tensor(math.isfinite(value))
+        self._finite = self._finite & finite
+
+    def _read_figures(self) -> None:
+        """Read the figures of the last step from the device, and refuse to go on if something was not finite."""
+        read = {name: value for name, value in self.line.items() if isinstance(value, Tensor)}
+        held = torch.cat([self._finite[None].float(), *(value.detach().float().flatten() for value in read.values())])
+        finite, *figures = (self.ranks.sum_(held) / self.ranks.count).tolist()
+        for name, value in read.items():
+            count = value.numel()
+            self.line[name], figures = figures[:count] if value.dim() else figures[0], figures[count:]
+        if finite < 1:
+            step = int(-self.ranks.greatest_(-self._sound))
+            kept = f"the checkpoint of step {self._saved} is kept" if self._saved >= 0 else "there is no checkpoint yet"
+            raise InputError(
+                f"{self.folder}: the loss or a gradient is not finite at step {step}; {kept}. Look for NaN and extreme "
+                "values in the data, or lower the learning rate"
+            )
 
     def descend(self, rate: float, clip: float = 1.0) -> None:
         """Take the optimiser's step on the gradients that are there, and clear them.
@@ -388,7 +484,8 @@ class TrainingLoop:
             Largest norm of all gradients together.
         """
         groups = self.optimizer.param_groups
-        nn.utils.clip_grad_norm_([parameter for group in groups for parameter in group["params"]], clip)
+        norm = nn.utils.clip_grad_norm_([parameter for group in groups for parameter in group["params"]], clip)
+        self._note_finite(norm)
         for group in groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -396,12 +493,17 @@ class TrainingLoop:
 
     def log(self) -> None:
         """Report, and write what is known of the last step as one line of the log."""
+        if not self.ranks.first:
+            return
         self.line = {"minutes": round(self.seconds / 60, 2), **self.line, **self.report()}
-        with open(self.folder / LOG_FILE, "a", encoding="utf-8") as log:
-            log.write(json.dumps(self.line) + "\n")
+        append_line(self.folder / LOG_FILE, self.line)
 
     def save(self) -> None:
         """Write a checkpoint."""
-        progress = {**self.state, "step": self.step, "seconds": self.seconds, "line": self.line}
-        save_training_state(self.folder, self.model, self.optimizer, progress, self.average)
+        self.gather()
         self._saved = self.step
+        if not self.ranks.first:
+            return
+        progress = {**self.state, "step": self.step, "seconds": self.seconds, "line": self.line}
+        progress["settings"] = self._settings
+        save_training_state(self.folder, self.model, self.optimizer, progress, self.average)

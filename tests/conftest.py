@@ -20,14 +20,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--precision", choices=("float32", "bfloat16"), help="what vat3d takes `auto` for")
+    parser.addoption("--device", default="cuda", help="of the tests marked gpu")
 
 
 @pytest.fixture(autouse=True)
 def _precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``--precision`` the tests run in it, whatever the processor has; all but those of the choice itself."""
     forced = request.config.getoption("--precision")
-    if forced and request.path.name != "test_precision.py":
-        monkeypatch.setattr("vat3d.network.precision.auto_precision", lambda: forced)
+    if forced and request.path.name != "test_devices.py":
+        monkeypatch.setattr("setcore.devices.auto_precision", lambda device=None: forced)
 
 
 @pytest.fixture(scope="session")

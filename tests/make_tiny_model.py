@@ -1,12 +1,15 @@
-"""Makes the frozen model and the golden token files of the tests: ``python tests/make_tiny_model.py``.
+"""Makes the frozen model and the golden token files of the tests.
 
-Run it when the file format changes by intent; the golden files follow it.
+    PYTHONPATH=. python tests/make_tiny_model.py [--train]
+
+Run it when the file format changes by intent: the golden files follow it. The model stays, unless it is trained anew.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,19 +34,25 @@ def golden_meshes() -> dict[str, trimesh.Trimesh]:
     return {"box": box, "ellipsoid": ellipsoid, "torus": torus}
 
 
-def main() -> None:
-    """Train the tiny model, encode the golden meshes, decode them again, write all of it."""
-    torch.set_num_threads(1)
+def train_model(model: Path) -> None:
+    """Train the tiny model and write it."""
     config = dataclasses.replace(
         TRAIN, batch=4, surface=1024, volume=256, near=256, warmup=20, learning_rate=3e-3, report_every=10**9,
         save_every=10**9, revive_every=20, table_shapes=512,
     )  # fmt: skip
-    model = DATA / "tiny"
     model.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         print(train([Toy(400)], folder, CODEC, config, Budget(steps=700)))
         for name in ("config.json", "model.safetensors", "tables.safetensors"):
             (model / name).write_bytes((Path(folder) / name).read_bytes())
+
+
+def main() -> None:
+    """Encode the golden meshes, decode them again, write all of it."""
+    torch.set_num_threads(1)
+    model = DATA / "tiny"
+    if "--train" in sys.argv[1:]:
+        train_model(model)
     tokenizer = MeshTokenizer.from_pretrained(model)
     golden = {}
     for name, mesh in golden_meshes().items():

@@ -13,6 +13,7 @@ import trimesh
 from torch import Tensor
 from torch.nn import functional
 
+from setcore.seeding import torch_generator
 from vat3d.mesh.solid import Solid
 from vat3d.network.config import CodecConfig
 from vat3d.training.config import TrainConfig
@@ -24,8 +25,13 @@ CODEC = CodecConfig(
 COMPONENTS = dataclasses.replace(CODEC, components=(4, 12, 40), band=5, sides=(6, 8))
 TRAIN = TrainConfig(
     batch=3, surface=512, volume=128, near=96, warmup=4, report_every=4, save_every=5, revive_every=3,
-    table_shapes=32, basis_shapes=30, precision="float32",
+    table_shapes=32, basis_shapes=30, precision="float32", device="cpu", workers=0,
 )  # fmt: skip
+
+
+def generators(count: int, seed: int = 0) -> list[torch.Generator]:
+    """One for each shape of a batch."""
+    return [torch_generator(seed, number) for number in range(count)]
 
 
 def box_distance(points: Tensor, half: Tensor) -> Tensor:

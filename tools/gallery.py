@@ -1,8 +1,7 @@
 """Every figure of `braincl.plot` on the embedded demo subject, as PNG: ``python tools/gallery.py [--out FOLDER]``.
 
 The subject is simulated (`braincl/embedded/demo/README.md`): the figures show what the functions draw, nothing about
-brains. Its pictures are renders of the Debian package `sweethome3d-furniture`; they are shown where the package lies in
-the cache (`--download` fetches it), their names elsewhere.
+brains. The curves are drawn from `benchmarks/results/braincl/demo.json`.
 """
 
 from __future__ import annotations
@@ -23,13 +22,16 @@ import braincl
 from braincl import plot
 from braincl.analysis.attribution import context_shares
 from braincl.analysis.predict import predict_responses
-from braincl.demo import MODEL, SUBJECT
+from braincl.demo import MODEL, SUBJECT, demo_pictures
 from braincl.evaluation.splits import context_draws
 from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
-from setcore.files import atomic_path
+from braincl.plot.brain import DIVERGING
+from setcore.files import atomic_path, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTEXT, TEST_IMAGES = 100, 200
+CUTS = (-4, 6, 16, 26)  # mm
+LIMIT = 0.8  # of colours for Pearson r
 LARGEST = 300_000  # bytes of a picture in git
 
 
@@ -37,12 +39,10 @@ def main() -> None:
     """Draw all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "gallery")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "braincl")
-    parser.add_argument("--download", action="store_true", help="fetch the package of pictures (50 MB) with apt-get")
     parser.add_argument("--only", nargs="*", help="names of figures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    gallery = Gallery(args.cache, args.download)
+    gallery = Gallery()
     for name, draw in gallery.figures().items():
         if not args.only or name in args.only:
             size = save(draw(), args.out / f"{name}.png")
@@ -64,7 +64,7 @@ def save(drawn: Any, path: Path) -> int:
 class Gallery:
     """The demo subject, read and predicted once."""
 
-    def __init__(self, cache: Path, download: bool) -> None:
+    def __init__(self) -> None:
         self.subject = braincl.open_responses(SUBJECT)
         splits = context_draws(self.subject["image_id"].values, (CONTEXT,), 1, TEST_IMAGES, 0)
         self.context = self.subject.isel(image=splits.contexts[CONTEXT][0])
@@ -73,11 +73,9 @@ class Gallery:
         self.predicted = predict_responses(self.encoder, self.context, self.test)
         self.maps = braincl.voxel_maps(self.predicted, self.test)
         self.roi = self.subject["roi"].values
-        self.pictures = find_pictures(cache, download)
         with open(SUBJECT.parent / "CREDITS.tsv", encoding="utf-8") as file:
             self.names = {row["image_id"]: row["name"] for row in csv.DictReader(file, delimiter="\t")}
         self.best = int(np.nanargmax(np.where(self.roi == "LOC", self.maps["pearson_r"], -1)))
-        self._evaluation: Any = None
 
     def figures(self) -> dict[str, Callable[[], Any]]:
         """What is drawn, by the name of the file."""
@@ -88,12 +86,10 @@ class Gallery:
             ),
             "reliability": self.reliability,
             "slices": lambda: plot.draw_slices(
-                self.maps["pearson_r"], self.subject, label="Pearson r of new pictures", vmin=0, cmap="inferno",
-                symmetric_cbar=False,
+                self.maps["pearson_r"], self.subject, label="Pearson r of new pictures", vmax=LIMIT, cuts=CUTS
             ),
             "glass_brain": lambda: plot.draw_glass_brain(
-                self.maps["pearson_r"], self.subject, label="Pearson r of new pictures", cmap="inferno",
-                vmin=0, symmetric_cbar=False,
+                self.maps["pearson_r"], self.subject, label="Pearson r of new pictures", vmax=LIMIT
             ),
             "surface": self.surface,
             "selectivity": self.selectivity,
@@ -111,18 +107,8 @@ class Gallery:
                 label=f"what the weights of voxel {self.subject['voxel_id'].values[self.best]} rest on",
             ),
             "context_attention_per_voxel": self.attention,
-            "curves_r": lambda: plot.draw_scores(self.evaluation.report),
-            "curves_ev": lambda: plot.draw_scores(
-                self.evaluation.report, score="explained_variance", voxels=self.evaluation.voxels
-            ),
+            "curves_r": lambda: plot.draw_scores(read_json(ROOT / "benchmarks/results/braincl/demo.json")),
         }  # fmt: skip
-
-    @property
-    def evaluation(self) -> Any:
-        if self._evaluation is None:
-            some = self.subject.isel(voxel=slice(None, None, 5))  # the curves take most of the time
-            self._evaluation = braincl.evaluate(MODEL, some, (20, 50, 100, 200), 2, TEST_IMAGES, resamples=300)
-        return self._evaluation
 
     def reliability(self) -> Any:
         """The model's intervals beside those of ridge."""
@@ -134,19 +120,17 @@ class Gallery:
         return axes
 
     def surface(self) -> Any:
-        """Both hemispheres from two sides, with one scale of colours."""
-        figure = Figure(figsize=(9, 6.2))
-        grid = figure.subplots(2, 2, subplot_kw={"projection": "3d"})
+        """Both hemispheres from three sides, with one scale of colours."""
+        figure = Figure(figsize=(8, 9))
+        grid = figure.subplots(3, 2, subplot_kw={"projection": "3d"})
         for column, side in zip(grid.T, ("left", "right"), strict=True):
             values = plot.project_to_surface(self.maps["pearson_r"], self.subject, side, radius=6)
-            for axes, view in zip(column, ("lateral", "medial"), strict=True):
-                plot.draw_surface(values, side, axes, view=view, cmap="inferno", vmin=0, vmax=0.8, colorbar=False)
-        figure.subplots_adjust(left=0, right=0.88, wspace=0, hspace=0.05)
-        scale = ScalarMappable(Normalize(0, 0.8), "inferno")
-        figure.colorbar(scale, cax=figure.add_axes((0.92, 0.3, 0.02, 0.4)), label="Pearson r of new pictures")
-        figure.suptitle(
-            "demo subject on fsaverage5; its space is not MNI: positions are approximate", fontsize="medium"
-        )
+            for axes, view in zip(column, ("lateral", "medial", "ventral"), strict=True):
+                plot.draw_surface(values, side, axes, view=view, vmax=LIMIT, colorbar=False)
+        figure.subplots_adjust(left=0, right=0.86, top=0.92, bottom=0, wspace=0, hspace=0.05)
+        scale = ScalarMappable(Normalize(-LIMIT, LIMIT), DIVERGING)
+        figure.colorbar(scale, cax=figure.add_axes((0.88, 0.3, 0.025, 0.4)), label="Pearson r of new pictures")
+        figure.suptitle("fsaverage5; the demo subject's space is another, so that positions are approximate")
         return figure
 
     def selectivity(self) -> Any:
@@ -154,7 +138,7 @@ class Gallery:
         chairs = np.array(["chair" in self.names[image_id].lower() for image_id in self.test["image_id"].values])
         found = braincl.picture_selectivity(self.predicted, chairs)["selectivity"]
         label = f"selectivity d', {chairs.sum()} chairs against {(~chairs).sum()} other pictures"
-        return plot.draw_slices(found, self.subject, label=label)
+        return plot.draw_slices(found, self.subject, label=label, cuts=CUTS)
 
     def attention(self) -> Any:
         """The published network at random weights: it shows the function, and that nothing has been learned."""
@@ -170,27 +154,14 @@ class Gallery:
         return plot.draw_context(context_shares(encoder)[0], self.shown(self.context), label=label)
 
     def shown(self, dataset: xr.Dataset) -> list[Any]:
-        """Pictures of a response set, or their names."""
-        ids = dataset["image_id"].values.tolist()
-        return [self.pictures.get(image_id, self.names[image_id]) for image_id in ids]
+        """The pictures of a response set."""
+        return list(demo_pictures(dataset["image_id"].values.tolist()))
 
 
 def standardised(values: Any) -> Any:
     """Zero mean and unit variance per voxel; constant ones stay 0."""
     spread = values.std(axis=0)
     return (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
-
-
-def find_pictures(cache: Path, download: bool) -> dict[str, Any]:
-    """The demo's pictures by image_id, as far as they are at hand."""
-    import demo_sources as sources
-
-    if not download and not list((cache / "downloads").glob("sweethome3d-furniture*.deb")):
-        return {}
-    found = {}
-    for picture in sources.renders(sources.fetch("sweethome3d_renders", cache / "downloads")):
-        found[picture.image_id] = sources.on_white(picture, 112)
-    return found
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The demo subject has the tuning of BOLD5000's subject CSI3, carried over to embe
 subjects have the tuning of CSI1 and CSI2 and see the other 410 renders: subject and pictures of the demo are both new
 to a model trained on them. Responses are simulated; nothing here was measured in a scanner.
 
-    python tools/make_demo_data.py --demo braincl/embedded/demo         # subject.nc and CREDITS.tsv, 3 MB
+    python tools/make_demo_data.py --demo braincl/embedded/demo         # subject.nc, CREDITS.tsv, pictures.jpg, 3 MB
     python tools/make_demo_data.py --training OUT                       # OUT/csi1.nc, OUT/csi2.nc
     python tools/make_demo_data.py --embeddings OUT                     # two encoders, renders and stamps; minutes
 
@@ -21,10 +21,12 @@ import demo_sources as sources
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from PIL import Image
 
 from braincl.data.responses import open_responses, save_netcdf, save_responses
+from braincl.demo import TILE, TILES
 from braincl.simulation.subjects import simulate_responses, transplant_map, transplant_weights
-from setcore.files import atomic_path
+from setcore.files import atomic_path, write_bytes
 from setcore.seeding import numpy_generator
 
 COMPONENTS = 256
@@ -130,8 +132,7 @@ def write_demo(dataset: xr.Dataset, pictures: xr.Dataset, folder: Path) -> None:
     """subject.nc, compressed, and CREDITS.tsv, a line for each of its pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     packed = {name: {"zlib": True, "complevel": 9, "shuffle": True} for name in ("response", "embedding")}
-    with atomic_path(folder / "subject.nc") as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=packed)
+    write_bytes(folder / "subject.nc", netcdf_bytes(dataset, packed))
     rows = pictures.set_index(image="image_id").sel(image=dataset["image_id"].values)
     lines = ["image_id\tname\tcreator\tlicence\n"] + [
         "\t".join(map(str, line)) + "\n"
@@ -139,8 +140,19 @@ def write_demo(dataset: xr.Dataset, pictures: xr.Dataset, folder: Path) -> None:
             rows["image"].values, rows["name"].values, rows["creator"].values, rows["licence"].values, strict=True
         )
     ]
-    with atomic_path(folder / "CREDITS.tsv") as temporary:
-        Path(temporary).write_text("".join(lines), encoding="utf-8")
+    write_bytes(folder / "CREDITS.tsv", "".join(lines).encode())
+
+
+def write_pictures(image_ids: list[str], cache: Path, folder: Path) -> None:
+    """pictures.jpg: the demo's pictures, small, in the order of the response set, left to right and top to bottom."""
+    package = sources.fetch("sweethome3d_renders", cache / "downloads")
+    found = {picture.image_id: picture for picture in sources.renders(package)}
+    tiles = np.full((-(-len(image_ids) // TILES), TILES, TILE, TILE, 3), 255, np.uint8)
+    for number, image_id in enumerate(image_ids):
+        tiles[divmod(number, TILES)] = sources.on_white(found[image_id], TILE)
+    sheet = tiles.swapaxes(1, 2).reshape(-1, TILES * TILE, 3)
+    with atomic_path(folder / "pictures.jpg") as temporary:
+        Image.fromarray(sheet).save(temporary, quality=80)
 
 
 def main() -> None:
@@ -164,6 +176,7 @@ def main() -> None:
     made = subjects(arguments.cache)
     if arguments.demo:
         write_demo(made[DEMO], embeddings("mobilenetv2", "sweethome", arguments.cache), arguments.demo)
+        write_pictures(made[DEMO]["image_id"].values.tolist(), arguments.cache, arguments.demo)
     if arguments.training:
         arguments.training.mkdir(parents=True, exist_ok=True)
         for name in TRAINING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from setcore.lazy import lazy_exports
+from setcore.package import lazy_exports
 
 if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
     from vat3d.bitstream.stream import TokenStream as TokenStream

@@ -1,8 +1,23 @@
-"""``python -m vat3d``: the command `vat3d`."""
+"""``python -m vat3d``, and the command `vat3d`."""
 
 import sys
 
-from vat3d.cli.main import main
+from setcore.signals import catch_signals
+
+
+def main() -> int:
+    """Run the command with the arguments of the process.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    catch_signals("vat3d")  # before what takes longer is imported
+    from vat3d.cli.main import main as command
+
+    return command()
+
 
 if __name__ == "__main__":
     sys.exit(main())

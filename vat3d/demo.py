@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from setcore.files import write_bytes
-from vat3d.mesh.compare import ceiling, evaluate
+from vat3d.evaluation.draco import best_at_budgets, draco_mesh
+from vat3d.mesh.compare import evaluate
 from vat3d.mesh.render import save_gallery
 from vat3d.mesh_io.save import save_mesh
 from vat3d.tokenizer import MeshTokenizer
 
 MESH = Path(__file__).parent / "embedded" / "vertebra.ply"
 MAX_BYTES = 512
-FIGURES = ("f_score@0.02", "f_score@0.01", "chamfer_distance", "normal_consistency", "volume_iou")
+SCORES = {
+    "f_score@0.02": "F@.02",
+    "f_score@0.01": "F@.01",
+    "chamfer_distance": "chamfer",
+    "normal_consistency": "normals",
+}
 
 
 def main() -> None:
@@ -23,19 +30,51 @@ def main() -> None:
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = MeshTokenizer.from_pretrained()
+    print(
+        f"vat3d: {MESH.name}, {MESH.stat().st_size:,} bytes of PLY, within {MAX_BYTES} bytes (some 20 seconds)\n",
+        flush=True,
+    )
     stream = tokenizer.encode(MESH, max_bytes=MAX_BYTES, effort="normal", progress=True)
     data = stream.to_bytes()
     write_bytes(out / "vertebra.vat", data)
     mesh = tokenizer.decode(data, resolution=128)
     save_mesh(out / "vertebra.ply", mesh.vertices, mesh.faces)
-    found, most = evaluate(MESH, mesh), ceiling(MESH)
-    print(f"vat3d: {MESH.name}, {MESH.stat().st_size} bytes of PLY, in {len(data)} bytes of tokens")
-    for name in FIGURES:
-        print(f"  {name:20}{found[name]:8.4f}   (the mesh against itself: {most[name]:.4f})")
-    print(f"  watertight          {found['watertight']!s:>8}")
-    captions = (MESH.name, f"{len(data)} bytes, F@.02 {found['f_score@0.02']:.3f}")
-    save_gallery(out / "vertebra.png", [[MESH, mesh]], [captions])
+    found = evaluate(MESH, mesh) | {"bytes": len(data)}
+    rival = best_at_budgets(MESH, (MAX_BYTES,), cache=None)[MAX_BYTES]
+    assert rival is not None  # 512 bytes hold a decimated mesh
+    print(comparison(found, rival))
+    captions = (MESH.name, *(f"{name}: {row['bytes']} bytes, F@.01 {row['f_score@0.01']:.3f}"
+                             for name, row in (("vat3d", found), ("Draco", rival))))  # fmt: skip
+    save_gallery(out / "vertebra.png", [[MESH, mesh, draco_mesh(MESH, rival)]], [captions])
     print(f"vat3d: tokens, mesh and picture lie in {out}/")
+
+
+def comparison(found: dict[str, Any], rival: dict[str, Any]) -> str:
+    """The scores of the demo beside those of Draco, and what they mean.
+
+    Parameters
+    ----------
+    found, rival : dict
+        From `vat3d.evaluate`, with `bytes`.
+
+    Returns
+    -------
+    str
+    """
+    lines = [f"{'':22}{'bytes':>7}" + "".join(f"{name:>10}" for name in SCORES.values()) + f"{'watertight':>12}"]
+    for name, row in (("vat3d, normal", found), ("decimation + Draco", rival)):
+        cells = "".join(f"{row[score]:10.3f}" for score in SCORES)
+        lines.append(f"{name:22}{row['bytes']:>7}{cells}{'yes' if row['watertight'] else 'no':>12}")
+    ours, theirs = (row["f_score@0.01"] for row in (found, rival))
+    lines += [
+        "",
+        "F@.02, F@.01: share of both surfaces within .02 or .01 of the other, in half-sides (1 is best). chamfer: mean",
+        "distance, both ways together (0 is best). normals: how well the surfaces face alike (1 is best).",
+        f"What is seen: at the same bytes vat3d keeps F@.01 {ours:.2f}, the best of decimation + Draco {theirs:.2f}.",
+        "When the rival is as good: from 1,024 bytes on, and sooner on plain shapes; it also takes less time.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors
-from setcore.errors import CheckpointError
+from setcore.checkpoint import WEIGHTS_FILE, build_network, load_config, load_tensors
+from setcore.errors import CheckpointError, naming
 from setcore.model_lookup import find_model_folder
 from vat3d.bitstream.token_model import TokenModel, embedded_models, load_token_model, model_hash
 from vat3d.errors import CodecError
@@ -41,12 +41,12 @@ def load_pretrained(path_or_name: str | Path | None = None) -> tuple[CodecNetwor
     """
     embedded = {name: folder for key, folder in embedded_models().items() for name in (folder.name, key)}
     folder = find_model_folder(path_or_name, embedded, DEFAULT_MODEL, CodecError)
-    token_model = load_token_model(folder)
+    with naming(folder):
+        token_model = load_token_model(folder)
     config, extra = load_config(folder, CodecConfig)
-    network = CodecNetwork(config)
     tensors = load_tensors(folder / WEIGHTS_FILE)
-    load_state(network, tensors, str(folder / WEIGHTS_FILE))
+    network = build_network(lambda: CodecNetwork(config), tensors, str(folder / WEIGHTS_FILE))
     decoding = {name: tensor for name, tensor in tensors.items() if name.startswith(DECODING)}
     if model_hash(decoding, config.scales, token_model.tables) != token_model.model_id:
         raise CheckpointError(f"{folder}: weights and tables are not of one model; fetch the folder again")
-    return network.eval().requires_grad_(False), token_model, extra.get("facts", {})
+    return network.requires_grad_(False), token_model, extra.get("facts", {})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vat3d.bitstream.stream import TokenStream, read_model_id
+import numpy as np
+
+from setcore.devices import check_precision, find_device
+from vat3d.bitstream.stream import TokenStream, html_table, read_model_id
 from vat3d.bitstream.token_model import TokenModel, embedded_model
 from vat3d.codec.decode import StreamDecoder, decode_stream
 from vat3d.codec.encode import EncodeOptions, encode_mesh
@@ -13,7 +17,6 @@ from vat3d.errors import CodecError
 from vat3d.mesh.decimate import decimate
 from vat3d.mesh.isosurface import Field
 from vat3d.network.codec_network import CodecNetwork
-from vat3d.network.precision import check_precision
 from vat3d.placement.mirrored_view import MirroredView
 from vat3d.pretrained import load_pretrained
 
@@ -34,23 +37,46 @@ class MeshTokenizer:
         What is known of the training, for `info`.
     precision : {"auto", "float32", "bfloat16"}
         Of matrix products in refinement. "auto" is bfloat16 where the processor multiplies in it, else float32.
+    device : str
+        "cpu", "cuda", "mps", or "auto" for the best there is; the network moves there. What goes in and comes out are
+        numpy arrays and meshes.
 
     Raises
     ------
     InputError
-        The precision is unknown.
+        The precision is unknown, or the device is not there.
+
+    Examples
+    --------
+    >>> import trimesh
+    >>> from vat3d import MeshTokenizer
+    >>> tok = MeshTokenizer.from_pretrained()
+    >>> stream = tok.encode(trimesh.creation.box((2, 1, 1)), max_bytes=256, effort="fast")
+    >>> len(stream.to_bytes()) <= 256
+    True
+    >>> tok.decode(stream, resolution=32).is_watertight
+    True
     """
 
     def __init__(
-        self, network: CodecNetwork, model: TokenModel, facts: dict[str, Any] | None = None, precision: str = "auto"
+        self,
+        network: CodecNetwork,
+        model: TokenModel,
+        facts: dict[str, Any] | None = None,
+        precision: str = "auto",
+        device: str = "auto",
     ) -> None:
-        self.network = network
+        self.device = find_device(device)
+        self.network = network.to(self.device)
         self.model = model
         self.facts = facts or {}
+        self._opened: tuple[Any, ...] | None = None
         self.precision = check_precision(precision)
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path | None = None, precision: str = "auto") -> MeshTokenizer:
+    def from_pretrained(
+        cls, path_or_name: str | Path | None = None, precision: str = "auto", device: str = "auto"
+    ) -> MeshTokenizer:
         """A tokenizer with trained weights.
 
         Parameters
@@ -58,6 +84,7 @@ class MeshTokenizer:
         path_or_name : path or str, optional
             A model folder, the name or id of an embedded model, or (None) the embedded default.
         precision : {"auto", "float32", "bfloat16"}
+        device : str
 
         Returns
         -------
@@ -67,13 +94,22 @@ class MeshTokenizer:
         ------
         CodecError, CheckpointError
             There is no such model, or its folder is damaged.
+        InputError
+            The precision is unknown, or the device is not there.
         """
-        return cls(*load_pretrained(path_or_name), precision)
+        tokenizer = cls(*load_pretrained(path_or_name), precision, device)
+        folder = path_or_name is not None and Path(path_or_name).is_dir()
+        tokenizer._opened = (Path(path_or_name).resolve() if folder else path_or_name, precision, device)  # type: ignore[arg-type]
+        return tokenizer
+
+    def __reduce__(self) -> Any:
+        """To another process goes the name of a model, which each process opens once, and not its weights."""
+        return super().__reduce__() if self._opened is None else (_opened, self._opened)
 
     def encode(
         self,
         mesh: Any,
-        max_bytes: int = 512,
+        max_bytes: int | None = 512,
         effort: str = "normal",
         seed: int = 0,
         *,
@@ -82,7 +118,7 @@ class MeshTokenizer:
         time_limit: float | None = None,
         progress: bool | None = None,
     ) -> TokenStream:
-        """Encode a mesh into a file of at most `max_bytes`.
+        """Encode a mesh, by default into a file of at most 512 bytes.
 
         Parameters
         ----------
@@ -90,8 +126,9 @@ class MeshTokenizer:
             Open sheets become shells of stated thickness, made flat again in decoding; what is thinner than .016
             half-sides in closed parts is thickened. What stands askew is turned, and of shapes that are nearly their
             own mirror image one half is encoded. Colours and textures are dropped. `report` says so.
-        max_bytes : int
-            Size of the file, header included.
+        max_bytes : int, optional
+            Size of the file, header included. None: every token of all scales, without a residual, for what takes
+            tokens rather than files.
         effort : {"fast", "normal", "best"}
             One forward pass, or also a fixed number of refinement steps (up to about 20 s and 60 s on two cores), whose
             result is kept unless its estimated F-score is clearly worse.
@@ -129,6 +166,18 @@ class MeshTokenizer:
         )  # fmt: skip
         return encode_mesh(self.network, self.model, mesh, options)
 
+    def __repr__(self) -> str:
+        codes = f"{len(self.network.config.scales)} scales, {self.network.config.codes} codes"
+        return f"MeshTokenizer(model {self.model.model_id}: {codes}; {self.device})"
+
+    def _repr_html_(self) -> str:
+        config = self.network.config
+        return html_table(
+            "MeshTokenizer",
+            {"model": self.model.model_id, "codes": config.codes, "tokens of each scale": config.scales,
+             "precision": self.precision, "device": self.device},
+        )  # fmt: skip
+
     def info(self) -> dict[str, Any]:
         """Id, parameters, scales, codebook, and how the codes are used on training shapes.
 
@@ -161,14 +210,57 @@ class MeshTokenizer:
         """
         return StreamDecoder(self.network, MirroredView(stream.frame)).signed_distance(stream)
 
+    def _stream(self, stream: TokenStream | bytes | str | Path) -> TokenStream:
+        """A stream, that of a file's bytes, or that of a file."""
+        if isinstance(stream, str | Path):
+            return TokenStream.load(stream, self.model)
+        return TokenStream.from_bytes(bytes(stream), self.model) if isinstance(stream, bytes | bytearray) else stream
+
+    def show(self, stream: TokenStream | bytes | str | Path, reference: Any = None, resolution: int = 64) -> Any:
+        """A stream's meshes to turn about in a notebook: a slider goes through the scales, beside a reference.
+
+        Parameters
+        ----------
+        stream : TokenStream, bytes or path
+        reference : path, trimesh.Trimesh or (vertices, faces), optional
+            Such as the mesh that was encoded; vertices then have the colour of their distance from it.
+        resolution : int
+            Cells along the longest side of the extraction grid.
+
+        Returns
+        -------
+        plotly.graph_objects.Figure
+            A notebook shows it; `vat3d.view.save_page` writes it as a page.
+
+        Raises
+        ------
+        CodecError
+            The stream is damaged or belongs to another model.
+        InputError
+            plotly is not installed.
+        """
+        from vat3d.view import mesh_figure
+
+        stream = self._stream(stream)
+        meshes = []
+        for scales in range(1, len(stream.ids) + 1):
+            mesh = self.decode(stream, resolution, scales)
+            size = len(stream.truncate(scales).to_bytes())
+            meshes.append((f"{size} bytes", np.asarray(mesh.vertices), np.asarray(mesh.faces)))
+        return mesh_figure(meshes, reference)
+
     def decode(
-        self, stream: TokenStream | bytes, resolution: int = 128, scales: int | None = None, faces: int | None = None
+        self,
+        stream: TokenStream | bytes | str | Path,
+        resolution: int = 128,
+        scales: int | None = None,
+        faces: int | None = None,
     ) -> trimesh.Trimesh:
         """The mesh of a stream, watertight, in the frame and units of the mesh that was encoded.
 
         Parameters
         ----------
-        stream : TokenStream or bytes
+        stream : TokenStream, bytes or path
         resolution : int
             Cells along the longest side of the extraction grid, up to 512.
         scales : int, optional
@@ -187,8 +279,7 @@ class MeshTokenizer:
         """
         import trimesh
 
-        if isinstance(stream, bytes | bytearray):
-            stream = TokenStream.from_bytes(bytes(stream), self.model)
+        stream = self._stream(stream)
         if stream.model_id != self.model.model_id:
             raise CodecError(
                 f"the stream was written with model {stream.model_id}, not {self.model.model_id}; load that model"
@@ -201,13 +292,19 @@ class MeshTokenizer:
         return trimesh.Trimesh(vertices, triangles, process=False)
 
 
-def tokenizer_for(data: bytes) -> MeshTokenizer:
+@functools.lru_cache(maxsize=1)
+def _opened(path_or_name: str | Path | None, precision: str, device: str) -> MeshTokenizer:
+    return MeshTokenizer.from_pretrained(path_or_name, precision, device)
+
+
+def tokenizer_for(data: bytes, device: str = "auto") -> MeshTokenizer:
     """The embedded tokenizer that wrote a file.
 
     Parameters
     ----------
     data : bytes
         The file.
+    device : str
 
     Returns
     -------
@@ -218,4 +315,4 @@ def tokenizer_for(data: bytes) -> MeshTokenizer:
     CodecError
         The file is damaged, or its model is not here.
     """
-    return MeshTokenizer.from_pretrained(embedded_model(read_model_id(data)).model_id)
+    return _opened(embedded_model(read_model_id(data)).model_id, "auto", device)

@@ -34,7 +34,7 @@ from setcore.seeding import numpy_generator
 from setcore.training import Budget
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import OUTPUT, skip
+from bench_common import OUTPUT, commit, skip
 
 FEATURES, GROUPS, VOXELS, TEST_VOXELS = 64, 8, 1500, 200
 CONTEXTS, DRAWS, TEST_IMAGES = (10, 30, 100, 300), 3, 150
@@ -105,22 +105,26 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Explained variance against context size, one panel a population."""
     from matplotlib.figure import Figure
 
-    colours = dict(zip(METHODS, ("#999999", "#000000", "#0072B2", "#D55E00", "#009E73"), strict=True))
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    looks = dict(zip(METHODS, ("#999999 D", "#000000 d", "#0072B2 o", "#D55E00 s", "#009E73 ^"), strict=True))
+    names = {"knowing optimum": "optimum that knows each voxel's offset, scale, noise", "model": "braincl",
+             "integrating optimum": "optimum that knows the population",
+             "prior_ridge": "population-prior ridge"}  # fmt: skip
+    figure = Figure(figsize=(9, 4.3), layout="constrained")
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     for axes, (name, rows) in zip(panels, results.items(), strict=True):
         for method in METHODS:
             own = [row for row in rows if row["method"] == method]
             style = "--" if "optimum" in method else "-"
-            axes.plot([r["n"] for r in own], [r["explained_variance"] for r in own], style, marker="o", ms=4,
-                      color=colours[method], label=method.replace("prior_ridge", "population-prior ridge"))  # fmt: skip
+            colour, marker = looks[method].split()
+            axes.plot([r["n"] for r in own], [r["explained_variance"] for r in own], style, marker=marker, ms=5,
+                      color=colour, label=names.get(method, method))  # fmt: skip
         axes.set(xscale="log", xlabel="context images", title=name)
         axes.set_xticks(CONTEXTS, [str(n) for n in CONTEXTS])
         axes.minorticks_off()
         axes.axhline(0, color="black", lw=0.5)
     panels[0].set_ylabel("explained variance, mean over voxels")
-    panels[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, ncols=3, loc="outside lower center")
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -147,7 +151,8 @@ def main() -> None:
     for name, prior in populations.items():
         print(name, flush=True)
         results[name] = run(prior, train, test, allowed, args.seed)
-    write_json(args.out.with_suffix(".json"), results)
+    stored = {"commit": commit(), "command": "python " + " ".join(sys.argv), "populations": results}
+    write_json(args.out.with_suffix(".json"), stored)
     plot(results, args.out.with_suffix(".png"))
 
 

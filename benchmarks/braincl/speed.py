@@ -1,8 +1,9 @@
-"""Seconds and memory to the primal weights of 20,000 voxels: the in-context encoder beside ridge and himalaya.
+"""Time and memory to the primal weights of 20,000 voxels: the in-context encoder beside ridge and himalaya.
 
-All contenders take turns in one run on the same data; memory is measured in processes of their own.
+All contenders take turns in one process on the same data, with one thread and with two; memory is measured in processes
+of their own. What counts is CPU time with one thread: wall time depends on who else works on the machine.
 
-    python benchmarks/braincl/speed.py [--model MODEL_DIR | --model population] [--json OUT.json]
+    python benchmarks/braincl/speed.py [--model MODEL_DIR ...] [--json OUT.json]
 
 `--model population` is the network of `--preset small` with a random population prior of full rank: how long a fit
 takes does not depend on what was learned.
@@ -11,17 +12,22 @@ takes does not depend on what was learned.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from braincl import InContextEncoder, RidgeCV
 from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
@@ -32,6 +38,8 @@ from setcore.files import write_json
 
 IMAGES, FEATURES, VOXELS = 100, 512, 20_000
 REPEATS = 5
+QUERIES = 300
+REFERENCE = "himalaya KernelRidgeCV (numpy)"
 ALPHAS = np.logspace(-3, 4, 15)
 PUBLISHED_VOXELS = 4  # enough for a time per voxel
 
@@ -45,9 +53,14 @@ def make_context(voxels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     return X, signal + np.float32(1.4) * rng.standard_normal((IMAGES, voxels), dtype=np.float32)
 
 
+def encoder_of(path: str | None) -> InContextEncoder:
+    """The in-context encoder of a model, on the CPU."""
+    return with_prior() if path == "population" else InContextEncoder.from_pretrained(path)
+
+
 def model(path: str | None) -> Callable[..., NDArray[np.float32]]:
     """The in-context encoder."""
-    encoder = with_prior() if path == "population" else InContextEncoder.from_pretrained(path)
+    encoder = encoder_of(path)
     return lambda X, Y: encoder.fit(X, Y).coef_
 
 
@@ -105,60 +118,95 @@ def child(path: str | None, voxels: int) -> None:
     print(json.dumps({"seconds": seconds, "peak_gb": peak / 2**20, "peak_gb_before_fit": before / 2**20}))
 
 
+def standard_deviation(path: str | None, X: NDArray[np.float32], Y: NDArray[np.float32]) -> float:
+    """CPU time of `predict(return_std=True)` of 300 pictures over that of the mean alone."""
+    encoder = encoder_of(path).fit(X, Y)
+    queries = np.random.default_rng(2).standard_normal((QUERIES, FEATURES), dtype=np.float32)
+    ways = {"mean": lambda: encoder.predict(queries), "std": lambda: encoder.predict(queries, return_std=True)}
+    found = {name: statistics(times) for name, times in take_turns(ways).items()}
+    return found["std"]["cpu"] / found["mean"]["cpu"]
+
+
+def take_turns(contenders: dict[str, Callable[[], object]]) -> dict[str, list[tuple[float, float]]]:
+    """(CPU, wall) seconds of every turn but the first, which warms up."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    for repeat in range(REPEATS + 1):
+        for name, run in contenders.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            run()
+            if repeat:
+                times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    return times
+
+
+def statistics(times: list[tuple[float, float]]) -> dict[str, float]:
+    """Medians."""
+    cpu, wall = np.median(times, axis=0)
+    return {"cpu": float(cpu), "wall": float(wall)}
+
+
+def machine() -> dict[str, Any]:
+    """Processor and kernels of matrix products."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    kernels = [f"{found['internal_api']} {found.get('architecture', '')}".strip() for found in threadpool_info()]
+    return {
+        "processor": named[0] if named else platform.processor(),
+        "kernels": [*kernels, f"torch {torch.__version__}: {torch.backends.cpu.get_cpu_capability()}"],
+    }
+
+
 def main() -> None:
     """Run all, print the table, write the JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="model folder, embedded name (default: the embedded weights), or: population")
+    parser.add_argument(
+        "--model", nargs="+", default=["agnostic", "population"], help="model folders, embedded names, or: population"
+    )
     parser.add_argument(
         "--voxels", type=int, default=VOXELS, help="of the comparison; memory is also taken of ten times"
     )
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to compare with")
     parser.add_argument("--json", metavar="OUT.json")
     parser.add_argument("--child", type=int, metavar="VOXELS", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.model, args.child)
+        child(args.model[0], args.child)
         return
     X, Y = make_context(args.voxels)
-    contenders = {
-        "in-context encoder": model(args.model),
+    fits = {
+        **{f"in-context encoder, {name}": model(name) for name in args.model},
         "braincl RidgeCV": ridge,
-        "himalaya KernelRidgeCV (numpy)": himalaya("numpy"),
+        REFERENCE: himalaya("numpy"),
         "himalaya KernelRidgeCV (torch)": himalaya("torch"),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for repeat in range(REPEATS + 1):
-        for name, fit in contenders.items():
-            start = time.perf_counter()
-            fit(X, Y)
-            if repeat:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: float(np.median(times)) for name, times in seconds.items()}
-    reference = medians["himalaya KernelRidgeCV (numpy)"]
-    print(
-        f"{args.voxels} voxels, {IMAGES} images, {FEATURES} features, {torch.get_num_threads()} threads, "
-        f"median of {REPEATS}"
-    )
-    for name, median in medians.items():
-        print(f"  {name:32}{median:8.2f} s   {median / reference:6.2f} x himalaya (numpy)")
-    published = published_seconds_per_voxel(X, Y)
-    print(
-        f"  published network               {published:8.2f} s a voxel, {published * args.voxels / 3600:.1f} h in all"
-    )
-    memory = {}
+    result: dict[str, Any] = {**machine(), "voxels": args.voxels, "threads": {}}
+    print(f"{result['processor']}; {'; '.join(result['kernels'])}")
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        with threadpool_limits(threads):
+            turns = take_turns({name: functools.partial(fit, X, Y) for name, fit in fits.items()})
+        found = {name: statistics(times) for name, times in turns.items()}
+        result["threads"][threads] = found
+        print(f"{args.voxels} voxels, {IMAGES} images, {FEATURES} features, {threads} threads, median of {REPEATS}")
+        for name, of_fit in found.items():
+            ratios = {kind: seconds / found[REFERENCE][kind] for kind, seconds in of_fit.items()}
+            print(
+                f"  {name:34} CPU {of_fit['cpu']:6.3f} s, {ratios['cpu']:5.2f} x himalaya (numpy)   "
+                f"wall {of_fit['wall']:6.3f} s, {ratios['wall']:5.2f} x"
+            )
+    torch.set_num_threads(1)
+    for name in args.model:
+        result.setdefault("std_over_mean", {})[name] = ratio = standard_deviation(name, X, Y)
+        print(f"  {name}: mean and standard deviation of {QUERIES} pictures take {ratio:.2f} x the mean (CPU)")
+    result["published_seconds_per_voxel"] = published = published_seconds_per_voxel(X, Y)
+    print(f"  published network {published:.2f} s a voxel, {published * args.voxels / 3600:.1f} h in all")
     for voxels in (args.voxels, 10 * args.voxels):
-        memory[str(voxels)] = found = measure_memory(args.model, voxels)
+        result.setdefault("memory", {})[str(voxels)] = memory = measure_memory(args.model[0], voxels)
         print(
-            f"  in-context encoder, {voxels:>7} voxels: {found['seconds']:.2f} s, peak {found['peak_gb']:.2f} GB "
-            f"({found['peak_gb_before_fit']:.2f} GB before the fit)"
+            f"  {args.model[0]}, {voxels:>7} voxels: {memory['seconds']:.2f} s, peak {memory['peak_gb']:.2f} GB "
+            f"({memory['peak_gb_before_fit']:.2f} GB before the fit)"
         )
     if args.json:
-        result = {
-            "seconds": seconds,
-            "median": medians,
-            "ratio_to_himalaya_numpy": medians["in-context encoder"] / reference,
-            "published_seconds_per_voxel": published,
-            "memory": memory,
-        }
         write_json(args.json, result)
 
 

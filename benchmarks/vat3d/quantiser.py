@@ -71,9 +71,9 @@ def latents(network: CodecNetwork, datasets: Sequence[Dataset], split: str, coun
     for number, dataset in enumerate(datasets):
         chosen = numpy_generator(0, split, number).permutation(np.asarray(dataset.split(split)))
         for start in range(0, min(len(chosen), count // len(datasets)), BATCH):
-            batch = make_batch(
-                dataset.batch(np.sort(chosen[start : start + BATCH])), config, torch_generator(0, split, number, start)
-            )
+            rows = np.sort(chosen[start : start + BATCH])
+            generators = [torch_generator(0, split, number, int(row)) for row in rows]
+            batch = make_batch(dataset.batch(rows), config, generators)
             found.append(network.encode(batch.points, batch.normals, batch.box)[0])
     return torch.cat(found)
 
@@ -104,14 +104,14 @@ def fit(quantizer: ScaleQuantizer, train: Tensor, steps: int) -> None:
             with torch.no_grad():
                 result = quantizer(latent)
             sums = partial_sums(quantizer, result.ids)
-            use.update(result.ids)
+            use.update(use.count(result.ids))
         loss = torch.stack([(part - latent).square().mean() for part in sums]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if not isinstance(quantizer, ScalarQuantizer) and step % 25 == 24:
             dead = use.dead()
-            quantizer.revive(result.inputs, dead, generator)
+            quantizer.revive(result.ids, result.inputs, dead, generator)
             use.revived(dead)
 
 
@@ -141,7 +141,7 @@ def main() -> None:
     if not args.datasets:
         skip("needs data sets, which vat3d corpus makes")
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    network = MeshTokenizer.from_pretrained(args.model).network
+    network = MeshTokenizer.from_pretrained(args.model, device="cpu").network
     datasets = [Dataset(folder) for folder in args.datasets]
     train, held = latents(network, datasets, "train", 4096), latents(network, datasets, "validation", 192)
     result = {}

@@ -1,12 +1,11 @@
-"""Rate and distortion of the codec beside decimation + Draco: curves with quartiles, a table by kind, a gallery.
+"""Rate and distortion of the codec beside decimation + Draco: curves with quartiles, a table by kind.
 
     vat3d bench FOLDER --budgets 256,512,1024 --effort fast --json fast.json          (and so for other efforts)
-    python benchmarks/vat3d/rate_distortion.py fast.json normal.json best.json --out REPORT_DIR [--gallery FOLDER]
+    python benchmarks/vat3d/rate_distortion.py fast.json normal.json best.json --out REPORT_DIR [--classes FOLDER]
 
 Compares efforts on the meshes that all of the files hold; several files of one effort (a folder measured in parts)
 count as one run. Writes `rate_distortion.png`, `meshes.png` (every mesh at the smallest budget, last effort) and
-`table.md`, and with `--gallery` (the folder that was measured) `gallery.png`: twelve meshes at three budgets beside
-Draco's, encoded anew at the effort of the last file.
+`table.md`, with `--classes` (the folder that was measured) by class, too.
 """
 
 from __future__ import annotations
@@ -24,21 +23,19 @@ from matplotlib.figure import Figure
 from setcore.files import atomic_path, read_json
 from vat3d import MeshTokenizer
 from vat3d.evaluation.bench import bench
-from vat3d.evaluation.draco import best_at_budgets, draco_mesh
-from vat3d.mesh.render import save_gallery
-from vat3d.mesh_io.load import load_mesh
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench_common import EMBEDDED_MESHES, OUTPUT
 
 SCORE = "f_score@0.02"
 FEW_COMPONENTS = 3
-GALLERY_MESHES, GALLERY_BUDGETS = 12, (256, 512, 1024)
+MIDDLE = 512  # bytes, of the table by class
 COD_VAE = (
     "cod-vae (MIT; weights not reachable here) publishes a volume IoU of about .90 on ABC at 16 x 16 int8 numbers = "
     "256 bytes, without a file format."
 )
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe & Ito, told apart with any colour vision
 Record = dict[str, Any]
 Kind = Callable[[Record], bool]
 KINDS: dict[str, Kind] = {
@@ -80,8 +77,8 @@ def save_plot(runs: dict[str, Record], path: Path) -> None:
         for number, (label, method, meshes, budgets) in enumerate(curves(runs)):
             chosen = [mesh for mesh in meshes if KINDS[kind](mesh)]
             values = np.array([scores(chosen, method, str(budget)) for budget in budgets])
-            colour = "black" if method == "draco" else f"C{number}"
-            axes.plot(budgets, values.mean(1), marker="o", color=colour, label=label)
+            colour, marker = ("black", "s") if method == "draco" else (COLOURS[number], "o^Dv"[number])
+            axes.plot(budgets, values.mean(1), marker=marker, color=colour, label=label)
             axes.fill_between(budgets, *np.quantile(values, (0.25, 0.75), axis=1), color=colour, alpha=0.12, lw=0)
         ceiling = np.mean([mesh["ceiling"][SCORE] for mesh in meshes if KINDS[kind](mesh)])
         axes.axhline(ceiling, color="grey", ls="--", label="ceiling")
@@ -104,7 +101,7 @@ def save_scatter(run: Record, path: Path) -> None:
         chosen = [mesh for mesh in run["meshes"] if KINDS[kind](mesh)]
         ours, draco = (scores(chosen, method, budget) for method in ("ours", "draco"))
         label = f"{kind}: {len(chosen)} meshes, {(ours > draco).sum()} above"
-        axes.scatter(draco, ours, s=16, color=f"C{number}", alpha=0.8, label=label)
+        axes.scatter(draco, ours, s=26, color=COLOURS[number], marker="os"[number], alpha=0.8, label=label)
     axes.plot([0, 1], [0, 1], color="grey", lw=1)
     axes.set(xlabel="F-score at .02, decimation + Draco", ylabel=f"F-score at .02, vat3d, {effort}")
     axes.set(title=f"at most {budget} bytes", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
@@ -142,7 +139,7 @@ def table(runs: dict[str, Record], classes: dict[str, str]) -> str:
                 lines.append(f"| {kind} ({len(chosen)}) | {label} | " + " | ".join(cells) + " |")
     lines += ["", *sizes_table(runs)]
     if classes:
-        middle = str(GALLERY_BUDGETS[1])
+        middle = str(MIDDLE)
         lines += [
             "",
             f"F@.02 at {middle} bytes by class:",
@@ -186,33 +183,11 @@ def read_classes(folder: Path | None) -> dict[str, str]:
         return {row["file"]: row["class"] for row in csv.DictReader(file)}
 
 
-def gallery(folder: Path, meshes: list[Record], tokenizer: MeshTokenizer, effort: str, path: Path) -> None:
-    """Twelve meshes, evenly over the scores at the middle budget: the mesh, then ours and Draco's at each budget."""
-    order = np.argsort(-scores(meshes, "ours", str(GALLERY_BUDGETS[1])), kind="stable")
-    chosen = [meshes[i] for i in order[np.linspace(0, len(order) - 1, min(GALLERY_MESHES, len(order))).astype(int)]]
-    rows, captions = [], []
-    for record in chosen:
-        source = load_mesh(folder / record["file"])[:2]
-        row, texts = [source], [Path(record["file"]).stem[:24]]
-        draco = best_at_budgets(source, GALLERY_BUDGETS)
-        for budget in GALLERY_BUDGETS:
-            stream = tokenizer.encode(source, budget, effort, progress=False)
-            row.append(tokenizer.decode(stream, 128))
-            texts.append(f"vat3d {len(stream.to_bytes())} B, F {stream.report[SCORE]:.2f}")
-            found = draco[budget]
-            row.append(draco_mesh(source, found) if found else None)
-            texts.append(f"Draco {found['bytes']} B, F {found[SCORE]:.2f}" if found else "Draco: nothing fits")
-        rows.append(row)
-        captions.append(texts)
-    save_gallery(path, rows, captions, size=200)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", nargs="*", type=Path, help="files of `vat3d bench` (default: of the embedded mesh)")
     parser.add_argument("--out", type=Path, default=OUTPUT / "vat3d_rate_distortion")
-    parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="the meshes that were measured")
-    parser.add_argument("--effort", help="of the gallery's files; by default that of the last run")
+    parser.add_argument("--classes", type=Path, metavar="FOLDER", help="the meshes that were measured: their index.csv")
     parser.add_argument("--model")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -221,14 +196,11 @@ def main() -> None:
         bench(EMBEDDED_MESHES, MeshTokenizer.from_pretrained(args.model), args.bench[0], (256, 512), "fast")
     runs = common_meshes(joined([read_json(path) for path in args.bench]))
     save_plot(runs, args.out / "rate_distortion.png")
-    effort, last = list(runs.items())[-1]
+    last = list(runs.values())[-1]
     save_scatter(last, args.out / "meshes.png")
-    text = table(runs, read_classes(args.gallery))
+    text = table(runs, read_classes(args.classes))
     (args.out / "table.md").write_text(text, encoding="utf-8")
     print(text)
-    if args.gallery:
-        tokenizer = MeshTokenizer.from_pretrained(args.model)
-        gallery(args.gallery, last["meshes"], tokenizer, args.effort or effort, args.out / "gallery.png")
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ def round_trip(model: str | None) -> None:
 
 def peak_megabytes(model: str | None) -> int:
     """Peak memory of `round_trip` in a process of its own."""
-    code = (
-        f"import sys; sys.path.insert(0, {sys.path[0]!r}); import vat3d_speed as s; s.round_trip({model!r}); s.report()"
-    )
+    code = f"import sys; sys.path.insert(0, {sys.path[0]!r}); import speed as s; s.round_trip({model!r}); s.report()"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 

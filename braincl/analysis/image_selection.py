@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,14 +27,17 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from braincl.data.responses import average_duplicates, check_same_embedding
+from braincl.data.responses import check_same_embedding
+from braincl.data.stores.blocks import VoxelBlocks
+from braincl.data.torch_settings import plain_torch
 from braincl.errors import ResponseError
 from braincl.estimators.base import standardiser
 from braincl.estimators.in_context import InContextEncoder
-from braincl.models.evidence import evidence
+from braincl.models.evidence import evidence, group_experts
 from braincl.models.experts import Context
-from braincl.models.noise_levels import SIGNAL_SHARES, posterior_weights
+from braincl.models.noise_levels import SIGNAL_SHARES, posterior
 from braincl.models.prior import Prior
+from setcore.devices import find_device
 from setcore.files import write_bytes
 
 
@@ -47,7 +50,8 @@ class Selection(NamedTuple):
         Of the candidates.
     unexplained : array of shape (count,)
         After each pick, the expected variance that is left in the signal over the targets, as a share of its variance
-        before any picture was shown; voxels count by their signal.
+        before any picture was shown; voxels count by their signal. Above 1 while few pictures leave voxels' offsets
+        open as well.
     """
 
     rows: NDArray[np.int64]
@@ -78,6 +82,7 @@ class Belief(NamedTuple):
     prior: Tensor
 
 
+@plain_torch()
 def select_images(
     encoder: InContextEncoder,
     candidates: xr.Dataset,
@@ -110,6 +115,17 @@ def select_images(
         There are fewer candidates than `count`, or embeddings do not go together.
     ModelError
         The model takes embeddings of another width.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import braincl
+    >>> rng = np.random.default_rng(0)
+    >>> subject = braincl.from_arrays(rng.normal(size=(30, 5)), rng.normal(size=(30, 8)), subject="S1")
+    >>> encoder = braincl.InContextEncoder.from_pretrained()
+    >>> chosen = braincl.select_images(encoder, subject, 4)
+    >>> len(set(chosen.rows.tolist()))
+    4
     """
     for other in (context, targets):
         if other is not None:
@@ -128,8 +144,10 @@ def select_images(
         first = [_most_central(X, wanted, torch.as_tensor(prior.covariances[0]))]
         belief = _belief_from_one(prior, X[first[0]], wanted)
     else:
-        context = average_duplicates(context)
-        belief = _belief_from_context(prior, context["embedding"].values, context["response"].values, wanted)
+        belief = _belief_from_context(prior, VoxelBlocks(context), wanted)
+    device = find_device(encoder.device)
+    if device.type != "mps":  # it has no float64, which many pictures in a row need
+        belief, X, wanted = Belief(*(part.to(device) for part in belief)), X.to(device), wanted.to(device)
     rows, unexplained = _greedy(belief, X, wanted, count, first)
     return Selection(open_rows[rows], unexplained)
 
@@ -151,18 +169,22 @@ def _belief_from_one(prior: Prior, first: Float[Tensor, "e"], targets: Float[Ten
     )  # fmt: skip
 
 
-def _belief_from_context(prior: Prior, X: NDArray[Any], Y: NDArray[Any], targets: Float[Tensor, "t e"]) -> Belief:
-    """What is known after responses Y (n, V) to pictures X (n, E); their noise is read off the responses."""
-    context, standardise = Context(torch.as_tensor(X)), standardiser(Y)
+def _belief_from_context(prior: Prior, blocks: VoxelBlocks, targets: Float[Tensor, "t e"]) -> Belief:
+    """What is known after responses to the pictures of a set; their noise is read off the responses."""
+    X = blocks.head["embedding"].values
+    context = Context(torch.as_tensor(X))
     covariance, mean = torch.as_tensor(prior.covariances[0]), torch.as_tensor(prior.means[0])
-    if not len(standardise.varying):
-        return _belief_from_one(prior, context.offset, targets)
     expert = context.gaussian("population", mean, context.add_basis(covariance))
-    found = evidence(expert, len(X), context.project(torch.as_tensor(standardise(Y)).double()))
-    weights = posterior_weights(found.log_likelihood + torch.as_tensor(prior.shares).log()[:, None])
-    power = (weights * found.grid.scale.square()).sum(dim=(0, 2))
-    cross, noise = context.cross(expert), found.grid.ratio
-    left = torch.stack([covariance - (cross * inverse) @ cross.T for inverse in found.inverse])
+    (group,) = group_experts([expert], len(X))
+    power = torch.zeros_like(group.grid.ratio[0])
+    for _, Y in blocks:
+        found = evidence(group, len(X), context.project(torch.as_tensor(standardiser(Y)(Y)).double()))
+        weights = posterior(found.log_likelihood + torch.as_tensor(prior.shares).log()[:, None]).weights
+        power += (weights * group.grid.scale.square()).sum(dim=(0, 1, 3))
+    if not power.any():  # no voxel varies
+        return _belief_from_one(prior, context.offset, targets)
+    cross, noise = context.cross(expert), group.grid.ratio[0]
+    left = torch.stack([covariance - (cross * inverse) @ cross.T for inverse in group.inverse[0]])
     return Belief(context.offset, _with_offset(left, noise / len(X)), noise, power, covariance)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
 import numpy as np
 import xarray as xr
 
-from braincl.data.responses import (
-    EMBEDDING_ATTRIBUTES,
-    average_duplicates,
-    check_model_backbone,
-    check_same_embedding,
-)
+from braincl.data.responses import EMBEDDING_ATTRIBUTES, check_model_backbone, check_same_embedding, save_netcdf
+from braincl.data.stores.blocks import VoxelBlocks
+from braincl.data.stores.write import ArraySpec, block_store
 from braincl.estimators.base import LinearEncoder
+from braincl.estimators.in_blocks import fit_blocks
+
+WHOLE = 1 << 28  # bytes of predictions that are written at once
+Parts: TypeAlias = Iterator[tuple[slice, dict[str, Any]]]
 
 
 def predict_responses(encoder: LinearEncoder, context: xr.Dataset, query: xr.Dataset) -> xr.Dataset:
@@ -37,25 +42,79 @@ def predict_responses(encoder: LinearEncoder, context: xr.Dataset, query: xr.Dat
     ModelError
         The model takes embeddings of another width, or was trained on those of another backbone.
     """
+    head, arrays, parts = _prediction_blocks(encoder, context, query)
+    found = {name: np.empty(spec.shape, spec.dtype) for name, spec in arrays.items()}
+    _fill(found, arrays, parts)
+    variables = {name: (arrays[name].dimensions, values) for name, values in found.items()}
+    return xr.Dataset(variables, coords=head.coords, attrs=head.attrs)
+
+
+def write_predictions(
+    path: str | Path, encoder: LinearEncoder, context: xr.Dataset, query: xr.Dataset
+) -> tuple[int, int]:
+    """Write what `predict_responses` returns, large sets block by block.
+
+    Parameters
+    ----------
+    path : path
+        ``.zarr`` for a Zarr store, else NetCDF-4.
+    encoder, context, query
+        As of `predict_responses`; the context may be opened lazily.
+
+    Returns
+    -------
+    images, voxels : int
+
+    Raises
+    ------
+    ResponseError, ModelError
+        As of `predict_responses`, or the disk is full.
+    """
+    head, arrays, parts = _prediction_blocks(encoder, context, query)
+    if sum(spec.bytes for spec in arrays.values()) <= WHOLE and Path(path).suffix != ".zarr":
+        save_netcdf(predict_responses(encoder, context, query), path)
+    else:
+        with block_store(path, head, arrays) as store:
+            _fill(store, arrays, parts)
+    images, voxels = arrays["prediction"].shape
+    return images, voxels
+
+
+def _fill(whole: Mapping[str, Any], arrays: Mapping[str, ArraySpec], parts: Parts) -> None:
+    for voxels, values in parts:
+        for name, spec in arrays.items():
+            whole[name][spec.at(voxels)] = values[name].astype(spec.dtype)
+
+
+def _prediction_blocks(
+    encoder: LinearEncoder, context: xr.Dataset, query: xr.Dataset
+) -> tuple[xr.Dataset, dict[str, ArraySpec], Parts]:
+    """Coordinates and attributes, the arrays that there will be, and those arrays in blocks of voxels."""
     check_same_embedding(context, query)
     check_model_backbone(encoder, context=context, query=query)
-    context = average_duplicates(context)
-    encoder.fit(context["embedding"].values, context["response"].values)
-    mean, std = encoder.predict(query["embedding"].values, return_std=True)
-    coordinates = {name: c for name, c in context.coords.items() if c.dims == ("voxel",)}
+    blocks = VoxelBlocks(context)
+    coordinates = {name: c for name, c in blocks.head.coords.items() if c.dims == ("voxel",)}
     coordinates |= {name: c for name, c in query.coords.items() if c.dims == ("image",)}
     kept = ("subject", *EMBEDDING_ATTRIBUTES, "affine", "grid_shape", "space")
-    return xr.Dataset(
-        {
-            "prediction": (("image", "voxel"), mean.astype(np.float32)),
-            "prediction_std": (("image", "voxel"), std.astype(np.float32)),
-            "weights": (("voxel", "feature"), np.asarray(encoder.coef_, dtype=np.float32)),
-            "intercept": (("voxel",), np.asarray(encoder.intercept_, dtype=np.float32)),
-            "constant": (("voxel",), encoder.constant_voxels_.astype(np.int8)),
-        },
-        coords=coordinates,
-        attrs={name: context.attrs[name] for name in kept if name in context.attrs},
-    )
+    attributes = {name: context.attrs[name] for name in kept if name in context.attrs}
+    images, voxels, features = query.sizes["image"], blocks.voxels, query.sizes["feature"]
+    arrays = {
+        "prediction": ArraySpec(("image", "voxel"), (images, voxels)),
+        "prediction_std": ArraySpec(("image", "voxel"), (images, voxels)),
+        "weights": ArraySpec(("voxel", "feature"), (voxels, features)),
+        "intercept": ArraySpec(("voxel",), (voxels,)),
+        "constant": ArraySpec(("voxel",), (voxels,), "int8"),
+    }
+
+    def parts() -> Parts:
+        for part, fitted in fit_blocks(encoder, blocks):
+            mean, std = fitted.predict(query["embedding"].values, return_std=True)
+            yield part, {
+                "prediction": mean, "prediction_std": std, "weights": fitted.coef_, "intercept": fitted.intercept_,
+                "constant": fitted.constant_voxels_,
+            }  # fmt: skip
+
+    return xr.Dataset(coords=coordinates, attrs=attributes), arrays, parts()
 
 
 def shared_pictures(context: xr.Dataset, query: xr.Dataset) -> int:

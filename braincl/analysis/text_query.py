@@ -18,16 +18,21 @@ import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from braincl.data.responses import EMBEDDING_ATTRIBUTES, average_duplicates, check_model_backbone
+from braincl.data.responses import EMBEDDING_ATTRIBUTES, check_model_backbone
+from braincl.data.stores.blocks import VoxelBlocks
+from braincl.data.torch_settings import plain_torch
 from braincl.embedding.backbones import BACKBONES, Backbone, TextEncoder, find_backbone, load_text_encoder
 from braincl.errors import ModelError, ResponseError
 from braincl.estimators.base import LinearEncoder
+from braincl.estimators.in_blocks import fit_blocks
+from setcore.devices import find_device
 from setcore.evaluation.bootstrap import bootstrap_mean
 
 TEMPLATES = ("{}",)
 SIMILARITIES = ("cosine", "dot")
 
 
+@plain_torch()
 def query_text(
     encoder: LinearEncoder,
     context: xr.Dataset,
@@ -73,16 +78,39 @@ def query_text(
         The weights cannot be read.
     ResponseError
         The context, the prompts or the templates cannot be used.
+
+    Examples
+    --------
+    >>> import json
+    >>> from pathlib import Path
+    >>> import braincl
+    >>> import numpy as np
+    >>> import open_clip
+    >>> from braincl.embedding.backbones import Backbone
+    >>> from setcore.checkpoint import save_tensors
+    >>> vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    >>> words = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    >>> tiny = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": words}  # stands in for a CLIP model
+    >>> _ = Path("tiny-clip.json").write_text(json.dumps(tiny))
+    >>> open_clip.add_model_config("tiny-clip.json")
+    >>> save_tensors("clip.safetensors", open_clip.create_model("tiny-clip").state_dict())
+    >>> rng = np.random.default_rng(0)
+    >>> context = braincl.from_arrays(rng.normal(size=(40, 5)), rng.normal(size=(40, 32)), subject="S1")
+    >>> encoder, clip = braincl.InContextEncoder(), Backbone("tiny-clip", "open_clip", "tiny-clip")
+    >>> found = braincl.query_text(encoder, context, ["a photo of a face"], "clip.safetensors", backbone=clip)
+    >>> found["selectivity"].dims, found["selectivity"].shape
+    (('prompt', 'voxel'), (1, 5))
     """
     prompts, templates = list(prompts), list(templates)
     _check_question(prompts, templates, similarity, contrast)
     check_model_backbone(encoder, context=context)
-    context = average_duplicates(context)
+    blocks = VoxelBlocks(context)
     text = load_text_encoder(_backbone_of(context, backbone), weights)
     _check_same_weights(context, text)
+    text.network.to(find_device(encoder.device))
     directions = embed_prompts(text, prompts, templates)
-    encoder.fit(context["embedding"].values, context["response"].values)
-    values = _text_selectivity(np.asarray(encoder.coef_), directions, similarity)
+    parts = [_text_selectivity(np.asarray(f.coef_), directions, similarity) for _, f in fit_blocks(encoder, blocks)]
+    values = np.concatenate(parts, axis=1)
     names = prompts
     if contrast:
         values, names = values[:1] - values[1:], [f"{prompts[0]} - {prompts[1]}"]
@@ -91,7 +119,7 @@ def query_text(
         {"selectivity": (("prompt", "voxel"), values.astype(np.float32))},
         coords={
             "prompt": ("prompt", np.array(names)),
-            **{name: c for name, c in context.coords.items() if c.dims == ("voxel",)},
+            **{name: c for name, c in blocks.head.coords.items() if c.dims == ("voxel",)},
         },
         attrs={name: context.attrs[name] for name in kept if name in context.attrs}
         | {"similarity": similarity, "templates": " | ".join(templates)},
@@ -120,9 +148,10 @@ def embed_prompts(
     with torch.inference_mode():
         for prompt in prompts:
             tokens = text.tokenize([template.replace("{}", prompt) for template in templates])
+            tokens = tokens.to(next(text.network.parameters()).device)
             features = torch.nn.functional.normalize(text.network.encode_text(tokens).float(), dim=-1)
             rows.append(torch.nn.functional.normalize(features.mean(dim=0), dim=-1))
-    return torch.stack(rows).numpy()
+    return torch.stack(rows).cpu().numpy()
 
 
 def _text_selectivity(weights: NDArray[Any], directions: NDArray[Any], similarity: str = "cosine") -> NDArray[Any]:
@@ -164,7 +193,9 @@ def roi_summary(found: xr.Dataset, seed: int = 0) -> list[dict[str, Any]]:
     rows = []
     for area in sorted(set(roi.tolist())):
         for prompt, values in zip(found["prompt"].values.tolist(), found["selectivity"].values, strict=True):
-            of_area = values[roi == area]
+            of_area = values[(roi == area) & np.isfinite(values)]  # a voxel beyond the range of numbers has no value
+            if not len(of_area):
+                continue
             low, high = bootstrap_mean(of_area, seed=seed)
             rows.append({"roi": area, "prompt": prompt, "voxels": len(of_area), "mean": float(of_area.mean()),
                          "interval_low": low, "interval_high": high})  # fmt: skip

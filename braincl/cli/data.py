@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from setcore.cli import add_json_flag, number_list, print_result
+from setcore.cli import (
+    add_device_option,
+    add_json_flag,
+    add_parallel_options,
+    add_progress_flag,
+    number_list,
+    parallel,
+    print_result,
+    report_failures,
+    writes_file,
+    writes_folder,
+)
 from setcore.errors import InputError
 from setcore.files import check_output
 
@@ -17,7 +27,7 @@ CEILINGS = ("ncsnr", "repeats", "split_half", "none")
 
 
 def _add_data(commands: Any) -> None:
-    command = commands.add_parser("data", help="data sets: list, info, check, read")
+    command = commands.add_parser("data", help="data sets: list, info, check, read, convert")
     actions = command.add_subparsers(required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="the data sets that can be read")
@@ -40,11 +50,15 @@ def _add_data(commands: Any) -> None:
     read.add_argument("name", metavar="NAME", help=NAME_HELP)
     read.add_argument("folder", metavar="FOLDER", help="where the data set lies")
     read.add_argument("--subject", required=True, help="such as subj01 for nsd, CSI1 for bold5000")
-    read.add_argument("--out", required=True, metavar="FILE.nc", help="the response set to write")
+    writes_file(read.add_argument("--out", required=True, metavar="FILE.nc", help="the response set to write"), ".nc")
     read.add_argument(
         "--sessions", type=number_list, metavar="N,N,...", help="sessions to read (default: all that are there)"
     )
-    read.add_argument("--mask", metavar="MASK", help="a NIfTI mask, or for nsd the name of a volume in roi")
+    read.add_argument("--mask", metavar="MASK", help="a NIfTI or MGH mask, or for nsd the name of a volume in roi")
+    read.add_argument("--betas", metavar="PATTERN", help="of bids and generic: names of betas, such as '*desc-betas_*'")
+    read.add_argument("--images", metavar="FILE.csv", help="of generic: the table of pictures, where there are several")
+    read.add_argument("--derivatives", metavar="FOLDER", help="of bids: the pipeline that wrote the betas")
+    read.add_argument("--task", help="of bids: where there are several")
     read.add_argument("--pictures", metavar="FOLDER", help="picture files, whose hashes become image_id")
     read.add_argument("--release", type=int, help="of bold5000: 1 or 2")
     read.add_argument(
@@ -59,6 +73,21 @@ def _add_data(commands: Any) -> None:
     read.add_argument("--trials", action="store_true", help="keep single trials, too")
     add_json_flag(read)
     read.set_defaults(handler=_read)
+
+    convert = actions.add_parser("convert", help="turn a response set from NetCDF into Zarr, or back")
+    convert.add_argument("set", metavar="IN", help="a response set: a NetCDF file or a Zarr store")
+    out = convert.add_argument("out", metavar="OUT", help="ends in .nc or .zarr")
+    writes_file(out, ".nc", ".zarr", or_folder=True)
+    add_json_flag(convert)
+    convert.set_defaults(handler=_convert_set)
+
+
+def _convert_set(args: argparse.Namespace) -> None:
+    from braincl.data.stores.convert import convert_responses
+
+    images, voxels = convert_responses(args.set, args.out)
+    result = {"out": args.out, "images": images, "voxels": voxels}
+    print_result(result, args.json, f"{args.out}: {images} images, {voxels} voxels")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -117,14 +146,8 @@ def _read(args: argparse.Namespace) -> None:
     from braincl.datasets import find_dataset, read_dataset
 
     find_dataset(args.name)
-    check_output(args.out)
-    given = {
-        "sessions": args.sessions,
-        "mask": args.mask,
-        "pictures": args.pictures,
-        "release": args.release,
-        "trials": args.trials or None,
-    }
+    names = ("sessions", "mask", "betas", "images", "derivatives", "task", "pictures", "release")
+    given = {name: getattr(args, name) for name in names} | {"trials": args.trials or None}
     options = {name: value for name, value in given.items() if value is not None}
     for name in ("zscore", "noise_ceiling"):
         if (value := getattr(args, name)) is not None:
@@ -133,7 +156,9 @@ def _read(args: argparse.Namespace) -> None:
     save_responses(dataset, args.out)
     sizes = {"images": dataset.sizes["image"], "voxels": dataset.sizes["voxel"]}
     facts = {name: dataset.attrs[name] for name in ("zscore", "noise_ceiling", "sessions", "dropped_voxels")}
+    facts["notes"] = dataset.attrs.get("notes", "")
     text = f"{args.out}: {sizes['images']} images, {sizes['voxels']} voxels ({facts['dropped_voxels']} without data)"
+    text += f"\nnote: {facts['notes']}" if facts["notes"] else ""
     print_result({"out": args.out, **sizes, **facts}, args.json, text)
 
 
@@ -144,44 +169,57 @@ def _add_embed(commands: Any) -> None:
     command.add_argument(
         "--weights", metavar="FILE", help="tensors (.safetensors, .pt, .bin) or hf-hub:ORG/NAME (default: from the hub)"
     )
-    command.add_argument(
+    out = command.add_argument(
         "--out", required=True, metavar="FEATURES.nc", help="a run that was killed continues from FEATURES.nc.partial"
     )
+    writes_file(out, ".nc")
     command.add_argument("--batch-size", type=int, default=32, help="pictures at once; lower it when memory runs out")
-    command.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
+    add_device_option(command)
+    add_parallel_options(command)
     command.add_argument("--no-normalize", action="store_true", help="keep embeddings as they are, not of unit norm")
     add_json_flag(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_embed)
 
 
-def _embed(args: argparse.Namespace) -> None:
+def _embed(args: argparse.Namespace) -> int:
     from braincl.embedding.embed import embed_images
 
-    check_output(args.out, *args.images, *filter(None, [args.weights]))
+    broken: dict[str, str] = {}
+
     made = embed_images(
         args.images, args.backbone, args.weights, batch_size=args.batch_size, device=args.device,
-        normalize=not args.no_normalize, out=args.out, progress=sys.stderr.isatty(),
+        normalize=not args.no_normalize, out=args.out, progress=True, broken=broken,
+        parallel=parallel(args),
     )  # fmt: skip
     images, features = made["embedding"].shape
-    result = {"out": args.out, "images": images, "features": features, **made.attrs}
+    result = {"out": args.out, "images": images, "features": features, "broken": sorted(broken), **made.attrs}
     print_result(result, args.json, f"{args.out}: {images} images, {features} features of {args.backbone}")
+    return report_failures(broken)
 
 
 def _add_join(commands: Any) -> None:
     command = commands.add_parser("join", help="bring image embeddings into a response set by image_id")
     command.add_argument("responses", metavar="RESPONSES.nc", help="a response set")
-    command.add_argument("features", metavar="FEATURES.nc", help="written by `braincl embed`")
-    command.add_argument("--out", required=True, metavar="SUBJECT.nc", help="the response set with embeddings")
+    command.add_argument(
+        "features",
+        nargs="+",
+        metavar="FEATURES.nc",
+        help="written by `braincl embed`; several: shares of one job array",
+    )
+    out = command.add_argument("--out", required=True, metavar="SUBJECT.nc", help="the response set with embeddings")
+    writes_file(out, ".nc")
     add_json_flag(command)
     command.set_defaults(handler=_join)
 
 
 def _join(args: argparse.Namespace) -> None:
     from braincl.data.responses import join_embeddings, open_embeddings, open_responses, save_responses
+    from braincl.embedding.embed import merge_embeddings
 
-    check_output(args.out, args.responses, args.features)
     responses = open_responses(args.responses, require_embedding=False)
-    joined, missing = join_embeddings(responses, open_embeddings(args.features))
+    features = merge_embeddings([open_embeddings(path, empty=True) for path in args.features])
+    joined, missing = join_embeddings(responses, features)
     save_responses(joined, args.out)
     result = {"out": args.out, "images": joined.sizes["image"], "missing": missing}
     text = f"{args.out}: {joined.sizes['image']} of {responses.sizes['image']} images have an embedding"
@@ -193,7 +231,8 @@ def _join(args: argparse.Namespace) -> None:
 def _add_simulate(commands: Any) -> None:
     command = commands.add_parser("simulate", help="make simulated subjects of one population, with known weights")
     command.add_argument("embeddings", metavar="EMBEDDINGS.nc", help="of real pictures, made by `braincl embed`")
-    command.add_argument("--out", required=True, metavar="FOLDER", help="for subject_0.nc, subject_1.nc, ...")
+    out = command.add_argument("--out", required=True, metavar="FOLDER", help="for subject_0.nc, subject_1.nc, ...")
+    writes_folder(out)
     command.add_argument(
         "--prior", choices=("gaussian", "mixture"), default="gaussian", help="what voxel weights are drawn from"
     )

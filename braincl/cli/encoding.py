@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from setcore.cli import add_json_flag, number_list, print_result
+from setcore.cli import add_device_option, add_json_flag, add_progress_flag, number_list, print_result, writes_file
 from setcore.errors import InputError
-from setcore.files import check_output
+
+if TYPE_CHECKING:
+    from braincl.estimators.in_context import InContextEncoder
 
 
 def _add_predict(commands: Any) -> None:
@@ -17,34 +19,79 @@ def _add_predict(commands: Any) -> None:
     _add_model(command)
     command.add_argument("--context", required=True, metavar="CONTEXT.nc", help="response set with embeddings")
     command.add_argument("--images", required=True, metavar="QUERY.nc", help="embeddings of the images to predict")
-    command.add_argument("--out", required=True, metavar="PRED.nc", help="predictions, weights and intercepts")
-    command.add_argument("--nifti", metavar="PRED.nii.gz", help="write the predictions as a 4-D image, too")
+    out = command.add_argument(
+        "--out", required=True, metavar="PRED.nc", help="predictions, weights and intercepts; PRED.zarr: a Zarr store"
+    )
+    writes_file(out, ".nc", ".zarr", or_folder=True)
+    nifti = command.add_argument("--nifti", metavar="PRED.nii.gz", help="write the predictions as a 4-D image, too")
+    writes_file(nifti, ".nii", ".nii.gz")
+    page = command.add_argument(
+        "--page", metavar="PAGE.html", help="write a page to look at, too: r against noise ceiling (where QUERY.nc has "
+        "measured responses), tuning, and the pictures that a voxel prefers"
+    )  # fmt: skip
+    writes_file(page, ".html")
+    command.add_argument("--pictures", nargs="+", metavar="PICTURE", help="files or folders of QUERY.nc's pictures, "
+                         "for --page")  # fmt: skip
     add_json_flag(command)
     command.set_defaults(handler=_predict)
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from braincl.analysis.predict import predict_responses, shared_pictures
-    from braincl.data.nifti import check_nifti_name, grid_of, to_nifti
-    from braincl.data.responses import open_embeddings, open_responses, save_netcdf
-    from braincl.estimators.in_context import InContextEncoder
+    import xarray as xr
 
-    check_output(args.out, args.context, args.images)
-    context = open_responses(args.context)
+    from braincl.analysis.predict import shared_pictures, write_predictions
+    from braincl.data.nifti import check_nifti_name, grid_of, to_nifti
+    from braincl.data.responses import open_embeddings, open_responses
+
+    context = open_responses(args.context, lazy=True)
     query = open_embeddings(args.images)
     if args.nifti:
-        check_output(args.nifti)
         check_nifti_name(args.nifti)
         grid_of(context)
-    predicted = predict_responses(InContextEncoder.from_pretrained(args.model), context, query)
+    if args.pictures and not args.page:
+        raise InputError("--pictures are shown on a page; name it with --page PAGE.html")
+    pictures = _pictures_of_page(args) if args.page else {}
+    encoder = _load_model(args)
+    images, voxels = write_predictions(args.out, encoder, context, query)
     if shared := shared_pictures(context, query):
         _warn(f"{shared} query images are in the context, too: scores on them would flatter the model")
     if args.nifti:
-        to_nifti(predicted["prediction"].values, predicted, args.nifti)
-    save_netcdf(predicted, args.out)
-    images, voxels = predicted["prediction"].shape
-    result = {"out": args.out, "nifti": args.nifti, "images": images, "voxels": voxels, "shared_pictures": shared}
+        with xr.open_dataset(args.out, cache=False) as predicted:
+            to_nifti(predicted["prediction"].values, predicted, args.nifti)
+    if args.page:
+        _write_page(args, query, pictures)
+    result = {
+        "out": args.out,
+        "nifti": args.nifti,
+        "page": args.page,
+        "images": images,
+        "voxels": voxels,
+        "shared_pictures": shared,
+    }
     print_result(result, args.json, f"{args.out}: {images} images, {voxels} voxels")
+
+
+def _pictures_of_page(args: argparse.Namespace) -> dict[str, Path]:
+    """The pictures of a page by their id; refused here, before work, where it cannot be drawn."""
+    from braincl.data.pictures import pictures_by_id
+    from setcore.package import need_plotly
+
+    need_plotly()
+    return pictures_by_id(args.pictures) if args.pictures else {}
+
+
+def _write_page(args: argparse.Namespace, query: Any, files: dict[str, Path]) -> None:
+    import xarray as xr
+
+    from braincl.data.responses import open_responses
+    from braincl.plot.interactive import view_voxels
+
+    names = query.coords.get("image_file", query.coords.get("image_id", query["image"])).values.astype(str)
+    ids = query["image_id"].values if "image_id" in query.coords else names
+    shown = [files.get(str(image_id), str(name)) for image_id, name in zip(ids, names, strict=True)]
+    measured = open_responses(args.images) if "response" in query else None
+    with xr.open_dataset(args.out, cache=False) as predicted:
+        view_voxels(predicted, measured, shown).save(args.page)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -60,15 +107,19 @@ def _add_evaluate(commands: Any) -> None:
     )
     command.add_argument("--draws", type=int, default=5, help="contexts per size, disjoint where the pictures allow")
     command.add_argument(
-        "--test-images", type=int, help="pictures to score on (default: a quarter of all, 300 at most)"
+        "--test-images",
+        type=int,
+        help="pictures to score on, of the test split where there is one (default: a quarter of all, 300 at most)",
     )
     command.add_argument("--seed", type=int, default=0, help="of the split and of the bootstrap")
-    command.add_argument(
+    out = command.add_argument(
         "--json",
         required=True,
         metavar="OUT.json",
         help="the report; per-voxel scores (.nc) and a plot (.png) beside it",
     )
+    writes_file(out, ".json", beside=(".nc", ".png"))
+    add_progress_flag(command)
     command.set_defaults(handler=_evaluate)
 
 
@@ -77,13 +128,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from braincl.evaluation.scores import evaluate
     from braincl.plot.curves import plot_scores
 
-    if Path(args.json).suffix != ".json":
-        raise InputError(f"{args.json}: name the report .json; the files beside it take .nc and .png")
-    for path in output_paths(args.json):
-        check_output(path, args.subject)
     evaluation = evaluate(
-        args.model, args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=sys.stderr.isatty()
-    )
+        _load_model(args), args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=True,
+    )  # fmt: skip
     for warning in evaluation.report["warnings"]:
         _warn(warning)
     write_evaluation(evaluation, args.json, plot_scores)
@@ -100,7 +147,8 @@ def _add_select(commands: Any) -> None:
         "--targets", metavar="TARGETS.nc", help="embeddings of the pictures to be predicted (default: the candidates)"
     )
     command.add_argument("--count", type=int, required=True, help="pictures to pick")
-    command.add_argument("--out", required=True, metavar="LIST.csv", help="the pictures in the order of choice")
+    out = command.add_argument("--out", required=True, metavar="LIST.csv", help="the pictures in the order of choice")
+    writes_file(out, ".csv")
     add_json_flag(command)
     command.set_defaults(handler=_select)
 
@@ -108,22 +156,20 @@ def _add_select(commands: Any) -> None:
 def _select(args: argparse.Namespace) -> None:
     from braincl.analysis.image_selection import select_images, write_selection
     from braincl.data.responses import open_embeddings, open_responses
-    from braincl.estimators.in_context import InContextEncoder
 
-    check_output(args.out, args.candidates, *filter(None, [args.context, args.targets]))
     candidates = open_embeddings(args.candidates)
     chosen = select_images(
-        InContextEncoder.from_pretrained(args.model), candidates, args.count,
-        context=open_responses(args.context) if args.context else None,
+        _load_model(args), candidates, args.count,
+        context=open_responses(args.context, lazy=True) if args.context else None,
         targets=open_embeddings(args.targets) if args.targets else None,
     )  # fmt: skip
     write_selection(chosen, candidates, args.out)
     result = {"out": args.out, "row": chosen.rows.tolist(), "unexplained": chosen.unexplained.tolist()}
     if "image_id" in candidates.coords:
         result["image_id"] = candidates["image_id"].values[chosen.rows].tolist()
-    text = (
-        f"{args.out}: {len(chosen.rows)} pictures; of the signal's variance {chosen.unexplained[-1]:.1%} is left open"
-    )
+    left = chosen.unexplained[-1]
+    text = f"{args.out}: {len(chosen.rows)} pictures; of the signal's variance {left:.1%} is left open"
+    text += " (more than there is, since so few pictures do not tell voxels' offsets either)" if left > 1 else ""
     print_result(result, args.json, text)
 
 
@@ -137,7 +183,8 @@ def _add_query(commands: Any) -> None:
         "file or hf-hub:ORG/NAME (default: from the hub)"
     )  # fmt: skip
     command.add_argument("--backbone", metavar="NAME", help="the CLIP model, where CONTEXT.nc does not state it")
-    command.add_argument("--out", required=True, metavar="MAP.nii.gz", help="4-D where there are several prompts")
+    out = command.add_argument("--out", required=True, metavar="MAP.nii.gz", help="4-D where there are several prompts")
+    writes_file(out, ".nii", ".nii.gz")
     command.add_argument(
         "--similarity",
         choices=("cosine", "dot"),
@@ -156,15 +203,14 @@ def _query(args: argparse.Namespace) -> None:
     from braincl.analysis.text_query import TEMPLATES, query_text, roi_summary
     from braincl.data.nifti import check_nifti_name, grid_of, to_nifti
     from braincl.data.responses import open_responses
-    from braincl.estimators.in_context import InContextEncoder
 
-    check_output(args.out, args.context, *filter(None, [args.weights]))
     check_nifti_name(args.out)
-    context = open_responses(args.context)
+    context = open_responses(args.context, lazy=True)
     grid_of(context)
     found = query_text(
-        InContextEncoder.from_pretrained(args.model), context, args.prompts, args.weights, backbone=args.backbone,
-        templates=args.template or TEMPLATES, similarity=args.similarity, contrast=args.contrast,
+        _load_model(args), context, args.prompts, args.weights,
+        backbone=args.backbone, templates=args.template or TEMPLATES, similarity=args.similarity,
+        contrast=args.contrast,
     )  # fmt: skip
     values = found["selectivity"].values
     to_nifti(values[0] if len(values) == 1 else values, found, args.out)
@@ -185,6 +231,16 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", metavar="MODEL_DIR", help="model folder or name of embedded weights (default: the embedded ones)"
     )
+    command.add_argument(
+        "--any-backbone", action="store_true", help="take embeddings that state another image encoder than the model's"
+    )
+    add_device_option(command)
+
+
+def _load_model(args: argparse.Namespace) -> InContextEncoder:
+    from braincl.estimators.in_context import InContextEncoder
+
+    return InContextEncoder.from_pretrained(args.model, device=args.device, any_backbone=args.any_backbone)
 
 
 def _warn(message: str) -> None:

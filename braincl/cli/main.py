@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from braincl.cli import data, encoding, training
 from setcore.cli import Parser, run
@@ -21,7 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit status: 0, or 2 after an error of input.
     """
-    return run(build_parser(), argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names are printed byte by byte, UTF-8 or not
+    with warnings.catch_warnings():
+        warnings.showwarning = _show
+        return run(build_parser(), argv)
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"braincl: warning: {message}", file=sys.stderr)
 
 
 def build_parser() -> Parser:

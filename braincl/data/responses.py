@@ -11,15 +11,21 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import H5NetCDFStore
 
-from braincl.errors import ModelError, ResponseError
-from setcore.files import atomic_path
+from braincl.data.attributes import storable, without_multi_index
+from braincl.data.hdf5_check import check_hdf5
+from braincl.data.stores.zarr_check import check_zarr
+from braincl.errors import ModelError, OutOfMemory, ResponseError
+from setcore.files import check_writable, write_bytes
 
 DIMENSIONS = {
     "response": ("image", "voxel"),
     "response_trials": ("image", "repeat", "voxel"),
     "embedding": ("image", "feature"),
 }
+LARGE, SMALL = ("response", "response_trials"), 1 << 24  # not read before they are needed, if they have more bytes
 COORDINATES = {
     "image_id": "image",
     "voxel_id": "voxel",
@@ -31,31 +37,52 @@ COORDINATES = {
 }
 # What `braincl embed` states of an embedding; where two files both state one, it must be the same.
 EMBEDDING_ATTRIBUTES = ("backbone", "weights_sha256", "preprocessing", "normalization")
+ROUNDING = 1e-5  # noise ceilings may leave 0..1 by so much
+IN_MEMORY = "response set"  # stands for the name of the file in messages
+FROM_ARRAYS = "braincl.from_arrays(responses, embeddings) makes a valid response set of two arrays"
 SAME_EMBEDDING = 1e-3  # two embeddings of one picture may differ by rounding (batching, precision), not by more
 
 
-def open_responses(source: str | Path | xr.Dataset, require_embedding: bool = True) -> xr.Dataset:
+def open_responses(
+    source: str | Path | xr.Dataset, require_embedding: bool = True, *, lazy: bool = False
+) -> xr.Dataset:
     """Open and validate a response set.
 
     Parameters
     ----------
-    source : path of a NetCDF-4 file, or Dataset
+    source : path of a NetCDF file or of a Zarr store, or Dataset
     require_embedding : bool
         Whether ``embedding (image, feature)`` must be there.
+    lazy : bool
+        Leave responses and trials where they are if they are large: they are read, and looked at for NaN and inf, when
+        they are needed (`braincl.data.stores.blocks.VoxelBlocks`).
 
     Returns
     -------
     Dataset
-        In memory, float32, with axes in the order (image, voxel), (image, repeat, voxel) and (image, feature). Arrays
-        of `source` that are so already are shared, not copied.
+        In memory unless `lazy`, float32, with axes in the order (image, voxel), (image, repeat, voxel) and (image,
+        feature). Arrays of `source` that are so already are shared, not copied.
 
     Raises
     ------
     ResponseError
         Naming the variable, the dimension and what to do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import braincl
+    >>> rng = np.random.default_rng(0)
+    >>> subject = braincl.from_arrays(rng.normal(size=(30, 5)), rng.normal(size=(30, 8)), subject="S1")
+    >>> braincl.save_responses(subject, "subject.nc")
+    >>> braincl.open_responses("subject.nc")["response"].shape
+    (30, 5)
+    >>> braincl.open_responses("none.nc")
+    Traceback (most recent call last):
+    braincl.errors.ResponseError: none.nc does not exist; name a NetCDF-4 file or a Zarr store
     """
-    dataset, where = _read(source)
-    dataset = _common_checks(dataset, where, ("response", "image_id", "voxel_id"))
+    dataset, where, lazy = _read(source, lazy)
+    dataset = _common_checks(dataset, where, ("response", "image_id", "voxel_id"), lazy)
     if require_embedding and "embedding" not in dataset:
         raise ResponseError(
             f"{where}: variable 'embedding' (image, feature) is missing; make it with `braincl embed` and bring it in "
@@ -68,19 +95,21 @@ def open_responses(source: str | Path | xr.Dataset, require_embedding: bool = Tr
     voxel_ids, counts = np.unique(dataset["voxel_id"], return_counts=True)
     if (counts > 1).any():
         raise ResponseError(
-            f"{where}: voxel_id {voxel_ids[counts > 1][0]!r} occurs more than once along 'voxel'; make them unique"
+            f"{where}: voxel_id {str(voxel_ids[counts > 1][0])!r} occurs more than once along 'voxel'; make them unique"
         )
-    _check_ceiling(dataset, where)
+    dataset = _with_ceiling(dataset, where)
     _check_grid(dataset, where)
     return dataset
 
 
-def open_embeddings(source: str | Path | xr.Dataset) -> xr.Dataset:
+def open_embeddings(source: str | Path | xr.Dataset, *, empty: bool = False) -> xr.Dataset:
     """Open a file that needs only ``embedding (image, feature)``: query images, or features made by `braincl embed`.
 
     Parameters
     ----------
-    source : path of a NetCDF-4 file, or Dataset
+    source : path of a NetCDF file or of a Zarr store, or Dataset
+    empty : bool
+        Whether there may be no image, as in a share of a job array that had none to embed.
 
     Returns
     -------
@@ -92,9 +121,9 @@ def open_embeddings(source: str | Path | xr.Dataset) -> xr.Dataset:
     ResponseError
         Naming what is missing and what to do.
     """
-    dataset, where = _read(source)
+    dataset, where, _ = _read(source)
     dataset = _common_checks(dataset, where, ("embedding",))
-    if dataset.sizes["image"] == 0:
+    if dataset.sizes["image"] == 0 and not empty:
         raise ResponseError(f"{where}: dimension 'image' has length 0; give at least one image")
     return dataset
 
@@ -105,35 +134,84 @@ def save_responses(dataset: xr.Dataset, path: str | Path) -> None:
     Parameters
     ----------
     dataset : response set
+        `braincl.from_arrays` makes one of two arrays. Attributes may be text, numbers, truth values (stored as 0 and
+        1), paths, lists and mappings (stored as JSON); those that are None are left out.
     path : path
 
     Raises
     ------
     ResponseError
+        Before anything is written: it is no valid response set, or holds something that NetCDF cannot.
     setcore.errors.InputError
         `path` cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import braincl
+    >>> rng = np.random.default_rng(0)
+    >>> subject = braincl.from_arrays(rng.normal(size=(30, 5)), rng.normal(size=(30, 8)), subject="S1")
+    >>> braincl.save_responses(subject, "subject.nc")
+    >>> braincl.open_responses("subject.nc").attrs["subject"]
+    'S1'
     """
     save_netcdf(open_responses(dataset, require_embedding=False), path)
 
 
 def save_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
-    """Write any Dataset as NetCDF-4, atomically.
+    """Write any Dataset as NetCDF-4, atomically; attributes and names as `braincl.data.attributes.storable` has them.
 
     Parameters
     ----------
     dataset : Dataset
     path : path
+
+    Raises
+    ------
+    ResponseError
+        It holds something that NetCDF cannot.
+    setcore.errors.InputError
+        `path` cannot be written.
+    OSError
+        The disk is full.
     """
-    with atomic_path(path) as temporary:
-        dataset.drop_encoding().to_netcdf(temporary, engine="h5netcdf")
+    check_writable(path)
+    write_bytes(path, netcdf_bytes(storable(dataset).drop_encoding()))
+
+
+def netcdf_bytes(dataset: xr.Dataset, encoding: dict[str, Any] | None = None) -> bytes:
+    """A Dataset as a NetCDF-4 file.
+
+    It is made in memory: where a disk is full, the HDF5 library crashes the process.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    encoding : dict, optional
+        As of `xarray.Dataset.to_netcdf`.
+
+    Returns
+    -------
+    bytes
+    """
+    store = H5NetCDFStore.open("memory", mode="w", driver="core", driver_kwds={"backing_store": False})
+    try:
+        dataset.dump_to_store(store, encoding=encoding or {})
+        store.ds.flush()
+        file = store.ds._h5file
+        file.flush()
+        return bytes(file.id.get_file_image())
+    finally:
+        store.close()
 
 
 def average_duplicates(dataset: xr.Dataset) -> xr.Dataset:
     """Average the rows that show one picture, so that counts are of different pictures.
 
     Rows come in the order in which pictures first appear. Trials of one picture are joined along 'repeat'. The new
-    coordinate ``duplicates (image)`` counts the rows that were averaged. Where no picture comes twice, arrays are
-    shared with `dataset`, not copied.
+    coordinate ``duplicates (image)`` counts the rows that were averaged. Where the set has ``repeats (image)``, the
+    trials that each row is the mean of, responses are weighted by them, and they are added up. Where no picture comes
+    twice, arrays are shared with `dataset`, not copied.
 
     Parameters
     ----------
@@ -148,36 +226,91 @@ def average_duplicates(dataset: xr.Dataset) -> xr.Dataset:
     ------
     ResponseError
         One picture has two different embeddings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import braincl
+    >>> rng = np.random.default_rng(0)
+    >>> subject = braincl.from_arrays(rng.normal(size=(30, 5)), rng.normal(size=(30, 8)), subject="S1")
+    >>> import xarray as xr
+    >>> twice = xr.concat([subject, subject.isel(image=slice(0, 3))], "image")
+    >>> braincl.average_duplicates(twice).sizes["image"]
+    30
     """
-    ids, first, inverse, counts = np.unique(
-        dataset["image_id"].values, return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, counts = np.unique(dataset["image_id"].values, return_index=True, return_counts=True)
     order = np.argsort(first)
-    group = np.argsort(order)[inverse]  # the row of the result that each row goes to
     counts = counts[order]
-    if (counts == 1).all():
+    grouped = group_pictures(dataset)
+    if grouped is None:
         return dataset.assign_coords(duplicates=("image", counts))
+    group, trials = grouped
     result = dataset.isel(image=first[order])
     result = result.assign_coords(duplicates=("image", counts))
+    if "repeats" in dataset.coords and trials is not None:
+        result = result.assign_coords(repeats=("image", np.bincount(group, trials).astype(trials.dtype)))
     for name in ("response", "embedding"):
         if name not in dataset:
             continue
         values = dataset[name].values
-        sums = np.zeros((len(ids), values.shape[1]))
-        np.add.at(sums, group, values)
-        means = (sums / counts[:, None]).astype(np.float32)
+        means = mean_rows(values, group, trials if name == "response" else None)
         if name == "embedding":
             spread = np.abs(values - means[group]).max(axis=1)
             if (wrong := spread > SAME_EMBEDDING * np.abs(values).max()).any():
                 raise ResponseError(
-                    f"image_id {dataset['image_id'].values[wrong][0]!r} occurs with different embeddings; an image_id "
-                    "is the hash of one picture, so correct the ids or the embeddings"
+                    f"image_id {str(dataset['image_id'].values[wrong][0])!r} occurs with different embeddings; an "
+                    "image_id is the hash of one picture, so correct the ids or the embeddings"
                 )
         result[name] = (DIMENSIONS[name], means)
     if "response_trials" in dataset:
         result = result.drop_vars("response_trials")
         result["response_trials"] = (DIMENSIONS["response_trials"], _join_trials(dataset, group, counts))
     return result
+
+
+def group_pictures(dataset: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[Any] | None] | None:
+    """Which rows show one picture.
+
+    Parameters
+    ----------
+    dataset : response set
+
+    Returns
+    -------
+    None where no picture comes twice, else:
+    group : int array of shape (image,)
+        Which picture each row shows, counted in the order in which they first appear.
+    trials : array of shape (image,) or None
+        How many trials each row is the mean of, where the set says so.
+    """
+    ids, first, inverse = np.unique(dataset["image_id"].values, return_index=True, return_inverse=True)
+    if len(ids) == len(inverse):
+        return None
+    group = np.argsort(np.argsort(first))[inverse]
+    known = "repeats" in dataset.coords and dataset["repeats"].dims == ("image",) and (dataset["repeats"] > 0).all()
+    return group, dataset["repeats"].values if known else None
+
+
+def mean_rows(
+    values: NDArray[Any], group: NDArray[np.int64], weights: NDArray[Any] | None = None
+) -> NDArray[np.float32]:
+    """Weighted means of the rows of each group.
+
+    Parameters
+    ----------
+    values : array of shape (n, columns)
+    group : int array of shape (n,)
+    weights : array of shape (n,), optional
+        None: all alike.
+
+    Returns
+    -------
+    float32 array of shape (groups, columns)
+    """
+    weights = np.ones(len(group)) if weights is None else weights
+    sums = np.zeros((group.max() + 1, values.shape[1]))
+    np.add.at(sums, group, weights[:, None] * values)
+    return (sums / np.bincount(group, weights)[:, None]).astype(np.float32)
 
 
 def join_embeddings(responses: xr.Dataset, features: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
@@ -200,11 +333,23 @@ def join_embeddings(responses: xr.Dataset, features: xr.Dataset) -> tuple[xr.Dat
     Raises
     ------
     ResponseError
-        `features` has no `image_id`, or fewer than 2 pictures have an embedding.
+        `features` has no `image_id`, or two different embeddings of one; or fewer than 2 pictures have an embedding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import braincl
+    >>> rng = np.random.default_rng(0)
+    >>> subject = braincl.from_arrays(rng.normal(size=(30, 5)), rng.normal(size=(30, 8)), subject="S1")
+    >>> features = subject[["embedding"]].isel(image=slice(0, 20))
+    >>> joined, missing = braincl.join_embeddings(subject.drop_vars("embedding"), features)
+    >>> joined.sizes["image"], len(missing)
+    (20, 10)
     """
     if "image_id" not in features.coords:
         raise ResponseError("the features have no coordinate 'image_id' (image); make them with `braincl embed`")
-    row_of = {image_id: row for row, image_id in reversed(list(enumerate(features["image_id"].values)))}
+    features = average_duplicates(features[["embedding"]])
+    row_of = {image_id: row for row, image_id in enumerate(features["image_id"].values)}
     ids = responses["image_id"].values
     known = np.array([image_id in row_of for image_id in ids], dtype=bool)
     missing = list(dict.fromkeys(str(image_id) for image_id in ids[~known]))
@@ -269,42 +414,87 @@ def check_model_backbone(model: Any, **datasets: xr.Dataset) -> None:
         if trained_on and stated and stated != trained_on:
             raise ModelError(
                 f"the {name}'s embedding has backbone {stated!r}, the model was trained on {trained_on!r}; embed the "
-                "pictures with that one, or use a model that takes any embedding (the default)"
+                "pictures with that one, or use a model that takes any embedding (the default); if it is the same "
+                "encoder by another name: --any-backbone, InContextEncoder(any_backbone=True)"
             )
 
 
-def _read(source: str | Path | xr.Dataset) -> tuple[xr.Dataset, str]:
+def _read(source: Any, lazy: bool = False) -> tuple[xr.Dataset, str, bool]:
+    """The set, its name, and whether its large arrays were left where they are."""
     if isinstance(source, xr.Dataset):
-        return source.compute(), "response set"
+        dataset = without_multi_index(source)
+        return dataset if lazy else dataset.compute(), IN_MEMORY, lazy and _is_large(dataset)
+    if not isinstance(source, str | Path):
+        raise ResponseError(f"a {type(source).__name__} is no response set; {FROM_ARRAYS}")
     path = Path(source)
-    if not path.is_file():
-        raise ResponseError(f"{path} does not exist or is not a file; name a NetCDF-4 file")
-    import h5py
-
+    if not path.exists():
+        raise ResponseError(f"{path} does not exist; name a NetCDF-4 file or a Zarr store")
     try:
-        with h5py.File(path, "r") as file:
-            file.attrs.get("_nc3_strict")  # a damaged root fails here; in h5netcdf it would fail once more on deletion
-        return xr.load_dataset(path, engine="h5netcdf"), str(path)
-    except Exception as error:  # what a damaged file raises inside HDF5, h5py and xarray is not documented
+        dataset = _opened(path)
+        lazy = lazy and _is_large(dataset)
+        return dataset if lazy else _loaded(dataset), str(path), lazy
+    except ResponseError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemory(
+            f"{path} does not fit into memory; `braincl predict` and `evaluate` read it in parts, in Python "
+            "open_responses(path, lazy=True)"
+        ) from error
+    except Exception as error:  # what a damaged file raises inside HDF5, Zarr and xarray is not documented
+        kind = "Zarr store" if path.is_dir() else "NetCDF-4 file"
         raise ResponseError(
-            f"{path} is not a readable NetCDF-4 file ({type(error).__name__}: {error}); it may be truncated, fetch or "
+            f"{path} is not a readable {kind} ({type(error).__name__}: {error}); it may be truncated, fetch or "
             "write it again"
         ) from error
 
 
-def _common_checks(dataset: xr.Dataset, where: str, required: tuple[str, ...]) -> xr.Dataset:
+def _opened(path: Path) -> xr.Dataset:
+    if path.is_dir():
+        check_zarr(path)
+        return xr.open_dataset(path, engine="zarr", consolidated=False, cache=False, chunks=None)
+    if not _is_netcdf3(path):
+        check_hdf5(path)
+        return xr.open_dataset(path, engine="h5netcdf", cache=False)
+    dataset = xr.open_dataset(path, engine="scipy", cache=False)
+    if not dataset.variables:
+        raise ValueError("it holds nothing")
+    return dataset
+
+
+def _is_large(dataset: xr.Dataset) -> bool:
+    return sum(dataset[name].size * 4 for name in LARGE if name in dataset.variables) > SMALL
+
+
+def _loaded(dataset: xr.Dataset) -> xr.Dataset:
+    with dataset:
+        return dataset.load()
+
+
+def _is_netcdf3(path: Path) -> bool:
+    """Whether a file is of the older format, which xarray writes where it finds SciPy alone."""
+    with open(path, "rb") as file:
+        return file.read(3) == b"CDF"
+
+
+def _common_checks(dataset: xr.Dataset, where: str, required: tuple[str, ...], lazy: bool = False) -> xr.Dataset:
     """Presence, dimensions, dtypes and finiteness of whatever variables and coordinates are there."""
+    if lazy:
+        small = [name for name in dataset.variables if name not in LARGE]
+        dataset = dataset.assign({name: dataset[name].load() for name in small if name in dataset.data_vars})
+        dataset = dataset.assign_coords({name: dataset[name].load() for name in small if name in dataset.coords})
     dataset = dataset.set_coords([name for name in COORDINATES if name in dataset.variables])
     for name in required:
         if name not in dataset.variables:
             axes = ", ".join(DIMENSIONS.get(name) or (COORDINATES[name],))
             kind = "coordinate" if name in COORDINATES else "variable"
+            made = f"; {FROM_ARRAYS}" if where == IN_MEMORY else ""
             raise ResponseError(
-                f"{where}: {kind} {name!r} ({axes}) is missing; it has {', '.join(map(str, dataset.variables))}"
+                f"{where}: {kind} {name!r} ({axes}) is missing; it has {', '.join(map(str, dataset.variables))}{made}"
             )
     for name, dimensions in DIMENSIONS.items():
         if name in dataset:
-            dataset[name] = _floats(dataset[name], dimensions, where, missing_allowed=name == "response_trials")
+            read = not lazy or name not in LARGE
+            dataset[name] = _floats(dataset[name], dimensions, where, read, missing_allowed=name == "response_trials")
     for name, dimension in COORDINATES.items():
         if name not in dataset.coords:
             continue
@@ -312,19 +502,24 @@ def _common_checks(dataset: xr.Dataset, where: str, required: tuple[str, ...]) -
             raise ResponseError(
                 f"{where}: coordinate {name!r} has dimensions {dataset[name].dims}; it must have ({dimension!r},)"
             )
-        if name in ("image_id", "roi"):
+        if name in ("image_id", "roi") or (name == "voxel_id" and dataset[name].dtype.kind in "OS"):
             dataset = dataset.assign_coords({name: (dimension, _strings(dataset[name], where))})
     return dataset
 
 
-def _floats(array: xr.DataArray, dimensions: tuple[str, ...], where: str, missing_allowed: bool) -> xr.DataArray:
+def _floats(
+    array: xr.DataArray, dimensions: tuple[str, ...], where: str, read: bool, missing_allowed: bool
+) -> xr.DataArray:
     if set(array.dims) != set(dimensions):
         raise ResponseError(f"{where}: {array.name!r} has dimensions {array.dims}; rename them to {dimensions}")
     if array.dtype.kind != "f":
         raise ResponseError(
             f"{where}: {array.name!r} has dtype {array.dtype}; it must be float32 (write it with .astype('float32'))"
         )
-    array = array.transpose(*dimensions)
+    if array.dims != dimensions:
+        array = array.transpose(*dimensions)
+    if not read:
+        return array
     with np.errstate(over="ignore"):  # what overflows is found as inf below
         array = array.astype(np.float32, copy=False)
     if array.size == 0:
@@ -340,7 +535,7 @@ def _floats(array: xr.DataArray, dimensions: tuple[str, ...], where: str, missin
 def _strings(array: xr.DataArray, where: str) -> np.ndarray:
     values = array.values
     if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
+        values = np.char.decode(values, "utf-8", "backslashreplace")
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values):
         values = values.astype(str)
     if values.dtype.kind != "U" and not hasattr(values.dtype, "na_object"):
@@ -350,14 +545,16 @@ def _strings(array: xr.DataArray, where: str) -> np.ndarray:
     return values.astype(str)
 
 
-def _check_ceiling(dataset: xr.Dataset, where: str) -> None:
+def _with_ceiling(dataset: xr.Dataset, where: str) -> xr.Dataset:
+    """The set with noise ceilings in 0..1: what is beyond by rounding alone is brought back."""
     if "noise_ceiling" not in dataset.coords:
-        return
+        return dataset
     values = dataset["noise_ceiling"].values
-    if values.dtype.kind != "f" or (values < 0).any() or (values > 1).any():
+    if values.dtype.kind != "f" or (values < -ROUNDING).any() or (values > 1 + ROUNDING).any():
         raise ResponseError(
             f"{where}: coordinate 'noise_ceiling' must be a share of variance, floats in 0..1 (NaN where unknown)"
         )
+    return dataset.assign_coords(noise_ceiling=dataset["noise_ceiling"].clip(0, 1, keep_attrs=True))
 
 
 def _check_grid(dataset: xr.Dataset, where: str) -> None:

@@ -46,6 +46,15 @@ def write_surface(
     ------
     ResponseError
         The suffix, hemisphere or shapes cannot be used.
+
+    Examples
+    --------
+    >>> import nibabel
+    >>> import numpy as np
+    >>> import braincl
+    >>> braincl.write_surface(np.arange(7.0), "lh.map.func.gii", hemisphere="left")
+    >>> nibabel.load("lh.map.func.gii").agg_data().tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     """
     nibabel: Any = import_module("nibabel")
     path = Path(path)

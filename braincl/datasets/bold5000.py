@@ -16,9 +16,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.data.nifti import read_voxels, voxel_table
+from braincl.data.folders import find_files
+from braincl.data.nifti import count_volumes, read_map, read_voxels, voxel_table
 from braincl.datasets.files import file_ids, need_file, need_folder, open_hdf5, read_lines, read_mat, with_rois
-from braincl.datasets.generic import count_volumes, with_image_files
+from braincl.datasets.generic import with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble, check_choice
 from braincl.errors import ResponseError
@@ -141,7 +142,7 @@ def _names(path: Path) -> list[str]:
 
 def _find(root: Path, name: str, what: str) -> Path:
     """The file of that name below `root`."""
-    found = sorted(root.rglob(name))
+    found = find_files(root, f"**/{name}")
     if not found:
         raise ResponseError(f"{root} holds no {name}: {what}; `braincl data check bold5000` says where to get it")
     return found[0]
@@ -159,7 +160,7 @@ def _volumes_of_release_2(
     root: Path, subject: str, sessions: Sequence[int] | None, mask: str | Path | None, listed: int
 ) -> tuple[xr.Dataset, list[Session]]:
     there = {}
-    for file in root.rglob(f"{subject}_{BETAS}_ses-*.nii.gz"):
+    for file in find_files(root, f"**/{subject}_{BETAS}_ses-*.nii.gz"):
         if match := re.search(r"_ses-(\d\d)\.nii\.gz$", file.name):
             there[int(match[1])] = file
     if not there:
@@ -195,14 +196,14 @@ def _with_areas(voxels: xr.Dataset, root: Path, subject: str) -> xr.Dataset:
     found = False
     for area in AREAS:
         for name in (f"{side}{alias}" for side in ("LH", "RH") for alias in ALIASES.get(area, (area,))):
-            for file in root.rglob(f"sub-{subject}_mask-{name}.nii.gz"):
-                roi[(roi == "") & (read_voxels(file, voxels, same_affine=False) > 0)] = name[:2] + area
+            for file in find_files(root, f"**/sub-{subject}_mask-{name}.nii.gz"):
+                roi[(roi == "") & (read_map(file, voxels, same_affine=False) > 0)] = name[:2] + area
                 found = True
     return with_rois(voxels, {"area": roi.astype(str)}) if found else voxels
 
 
 def _areas_of_release_1(root: Path, subject: str, listed: int) -> tuple[xr.Dataset, list[Session]]:
-    mat = sorted(root.rglob(f"{subject}_ROIs_TR34.mat"))
+    mat = find_files(root, f"**/{subject}_ROIs_TR34.mat")
     path = mat[0] if mat else _find(root, f"{subject}_ROIs_TR34.h5", "responses of areas (release 1; .mat or .h5)")
     keys = [side + area for side in ("LH", "RH") for area in AREAS]
     areas: dict[str, NDArray[Any]] = read_mat(path, keys) if path.suffix == ".mat" else _read_h5(path, keys)

@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.data.nifti import read_voxels
+from braincl.data.hdf5_check import hdf5_fault
+from braincl.data.nifti import read_map
 from braincl.data.pictures import read_picture
 from braincl.errors import ResponseError
 
@@ -61,7 +62,7 @@ def need_folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Sequence[str] = (), optional: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows of a table with a head line: separated by tabs in .tsv, by commas otherwise.
 
     Parameters
@@ -69,30 +70,54 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     path : path
     columns : sequence of str
         Those that must be there.
+    optional : sequence of str
+        Others that are known. Heads that differ from known ones in case alone get their spelling.
 
     Returns
     -------
     list of dict of str to str
+        Heads and values without blanks around them.
 
     Raises
     ------
     ResponseError
-        The file cannot be read, a column of `columns` is missing, or a row is not as long as the head.
+        The file cannot be read, a column of `columns` is missing, a head comes twice, or a row is not as long as the
+        head.
     """
     need_file(path, "a table")
+    known = {name.casefold(): name for name in (*columns, *optional)}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-            head = list(reader.fieldnames or ())
-            rows = [dict(row) for row in reader]
+            lines = csv.reader(
+                file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True, skipinitialspace=True
+            )
+            table = [[cell.strip() for cell in line] for line in lines if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ResponseError(f"{path} is not a readable table ({error})") from error
+    head = [known.get(name.casefold(), name) for name in table[0]] if table else []
     if missing := [name for name in columns if name not in head]:
         raise ResponseError(f"{path}: column {', '.join(missing)} is missing; it has {', '.join(head)}")
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
+    if twice := [name for name in head if name and head.count(name) > 1]:
+        raise ResponseError(f"{path}: two columns are called {twice[0]!r}; give them different names")
+    for number, line in enumerate(table[1:], 2):
+        if len(line) != len(head):
             raise ResponseError(f"{path}, line {number}: the row is not as long as the head of {len(head)} columns")
-    return rows
+    return [dict(zip(head, line, strict=True)) for line in table[1:]]
+
+
+def shows_picture(name: str) -> bool:
+    """Whether a cell of a table names a picture, or says that there was none.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    bool
+        False for an empty cell and for n/a, NA and NaN, as BIDS, R and pandas write what is missing.
+    """
+    return name.casefold() not in ("", "n/a", "na", "nan")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -148,6 +173,8 @@ def read_mat(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArra
         try:
             arrays = {name: value for name, value in loadmat(path, variable_names=names).items() if name[:2] != "__"}
         except NotImplementedError:  # how SciPy says that a file is of version 7.3
+            if what := hdf5_fault(path, values=False):
+                raise ValueError(what) from None
             with h5py.File(path, "r") as file:
                 wanted = [n for n in names or file if isinstance(file.get(n), h5py.Dataset)]
                 arrays = {name: np.asarray(file[name][()]).T for name in wanted}
@@ -179,13 +206,15 @@ def open_hdf5(path: Path, fault: str, advice: str = "") -> Iterator[Any]:
     """
     import h5py
 
+    hint = f"; {advice}" if advice else ""
+    if what := hdf5_fault(path, values=False):
+        raise ResponseError(f"{path} {fault} ({what}){hint}")
     try:
         with h5py.File(path, "r") as file:
             yield file
     except ResponseError:
         raise
     except Exception as error:  # what a damaged file raises inside HDF5 and h5py is not documented
-        hint = f"; {advice}" if advice else ""
         raise ResponseError(f"{path} {fault} ({type(error).__name__}: {error}){hint}") from error
 
 
@@ -228,7 +257,7 @@ def read_labels(volume: Path, table: Path, voxels: xr.Dataset) -> NDArray[Any]:
     ResponseError
         The volume has a label that the table does not name, or is on another grid.
     """
-    values = read_voxels(need_file(volume, "a volume of labels"), voxels)
+    values = read_map(need_file(volume, "a volume of labels"), voxels)
     names = _read_label_table(table)
     if unknown := sorted({float(value) for value in np.unique(values)} - {float(n) for n in names} - {-1.0, 0.0}):
         raise ResponseError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from braincl.data.folders import find_files
 from braincl.datasets.files import need_folder
 
 
@@ -19,7 +20,7 @@ class Part:
     name, what : str
     patterns : tuple of str
         Where it lies below the data set's folder; any of them will do. ``{subject}`` stands for the subject, ``*``
-        and ``**`` as in `pathlib.Path.glob`.
+        and ``**`` as in `braincl.data.folders.find_files`.
     get : str
         How to come by it.
     needed : bool
@@ -96,7 +97,7 @@ def check_folder(dataset: DataSet, folder: str | Path, subject: str | None = Non
     found = []
     for part in dataset.parts:
         patterns = [pattern.replace("{subject}", subject or "*") for pattern in part.patterns]
-        files = sorted({file for pattern in patterns for file in root.glob(pattern)})
+        files = find_files(root, *patterns)
         found.append(Found(part, files, _gaps(files)))
     return found
 

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from braincl.data.folders import find_files
 from braincl.datasets.files import file_ids, need_file, need_folder, open_hdf5, with_rois
 from braincl.datasets.generic import with_image_files
 from braincl.datasets.layout import DataSet, Part
@@ -82,7 +83,7 @@ def read_mosaic(
     ResponseError
         The file is missing, damaged or of another layout, a parcel is unknown, or `mosaic-dataset` is not installed.
     """
-    found = sorted(need_folder(folder).rglob(f"{subject}.hdf5"))
+    found = find_files(need_folder(folder), f"**/{subject}.hdf5")
     path = need_file(found[0] if found else Path(folder) / f"{subject}.hdf5", "`braincl data info mosaic` says more")
     listed = _list_trials(path)
     kept = np.arange(GRAYORDINATES)

@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.data.nifti import VOLUMES, grid_of, open_nifti, read_voxels, voxel_table
+from braincl.data.hdf5_check import hdf5_fault
+from braincl.data.nifti import VOLUMES, count_volumes, grid_of, open_nifti, read_map, read_voxels, voxel_table
 from braincl.datasets.files import (
     file_ids,
     need_file,
@@ -26,7 +27,7 @@ from braincl.datasets.files import (
     read_table,
     with_rois,
 )
-from braincl.datasets.generic import count_volumes, with_image_files
+from braincl.datasets.generic import with_image_files
 from braincl.datasets.layout import DataSet, Part
 from braincl.datasets.trials import Session, assemble
 from braincl.errors import ResponseError
@@ -139,7 +140,7 @@ def read_nsd(
     design = _read_design(root, subject)
     files = _session_files(betas, sessions, len(design.trials))
     mask_path = roi_folder / f"{mask}.nii.gz" if (roi_folder / f"{mask}.nii.gz").is_file() else Path(mask)
-    voxels = voxel_table(need_file(mask_path, f"a volume in {roi_folder}, or the path of a mask"), above=0)
+    voxels = voxel_table(need_file(mask_path, f"a volume in {roi_folder}, or the path of a mask"))
     if rois is None:
         rois = [atlas for atlas in ATLASES if (roi_folder / f"{atlas}.nii.gz").is_file()]
     if rois:
@@ -148,8 +149,8 @@ def read_nsd(
         voxels = with_rois(voxels, labels)
     ncsnr = None
     if noise_ceiling == "ncsnr":
-        lacks = "ncsnr for the noise ceiling; or take noise_ceiling='repeats' or None"
-        ncsnr = read_voxels(need_file(betas / "ncsnr.nii.gz", lacks), voxels)
+        lacks = "ncsnr for the noise ceiling; or take noise_ceiling='repeats' or None (--noise-ceiling)"
+        ncsnr = read_map(need_file(betas / "ncsnr.nii.gz", lacks), voxels)
     starts = np.concatenate([[0], np.cumsum(design.trials)])
     shown = {n: design.nsd_ids[starts[n - 1] : starts[n]].tolist() for n in files}
     unique = sorted({nsd_id for ids in shown.values() for nsd_id in ids})
@@ -205,9 +206,9 @@ def export_nsd_pictures(
     """
     import h5py
     from PIL import Image
-    from tqdm import tqdm
 
     from setcore.files import atomic_path
+    from setcore.progress import progress_bar
 
     path = need_file(need_folder(folder) / STIMULI, "the pictures")
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -215,6 +216,8 @@ def export_nsd_pictures(
     def _damaged(error: Exception) -> ResponseError:
         return ResponseError(f"{path} does not hold the pictures of NSD ({error}); fetch it again")
 
+    if what := hdf5_fault(path, values=False):
+        raise _damaged(OSError(what))
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -224,9 +227,8 @@ def export_nsd_pictures(
         if "imgBrick" not in file:
             raise _damaged(KeyError("imgBrick"))
         brick = file["imgBrick"]
-        for nsd_id in tqdm(
-            range(len(brick)) if nsd_ids is None else nsd_ids, "export pictures", disable=not progress, unit="image"
-        ):
+        wanted = range(len(brick)) if nsd_ids is None else nsd_ids
+        for nsd_id in progress_bar(wanted, desc="export pictures", shown=progress, unit="image"):
             picture = Path(out) / f"nsd-{nsd_id:05d}.png"
             if not picture.is_file():
                 try:

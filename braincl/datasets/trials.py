@@ -151,7 +151,9 @@ def _check_options(
     if not any(session.image_ids for session in sessions):
         raise ResponseError("there is no trial to read; name at least one session")
     if zscore == "context" and test_ids is None:
-        raise ResponseError("zscore='context' needs a split into test and context pictures; use 'session' or None")
+        raise ResponseError(
+            "zscore='context' needs a split into test and context pictures; use 'session' or None (--zscore none)"
+        )
 
 
 def _add_session(
@@ -189,7 +191,7 @@ def _standardise(
     if (count := int(reference.sum())) < 2:
         raise ResponseError(
             f"session {name} has {count} trials to take mean and standard deviation from; at least 2 are needed. Use "
-            "zscore=None"
+            "zscore=None (--zscore none)"
         )
     mean = values[reference].mean(axis=0, dtype=np.float64)
     std = values[reference].std(axis=0, dtype=np.float64)
@@ -209,7 +211,9 @@ def _ceiling(
         return None
     if method == "ncsnr":
         if ncsnr is None:
-            raise ResponseError("there is no ncsnr to take the noise ceiling from; use 'repeats' or None")
+            raise ResponseError(
+                "there is no ncsnr to take the noise ceiling from; use 'repeats' or None (--noise-ceiling)"
+            )
         values = noise_ceiling_from_ncsnr(ncsnr, repeats)
     else:
         assert cube is not None

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setcore.errors import InputError
+from setcore.files import naming_file
 
 _RECORD = struct.Struct("<III")  # rows, features, CRC-32 of what follows
 
@@ -48,7 +49,7 @@ def partial_file(out: Path, settings: dict[str, Any]) -> Iterator[BinaryIO]:
         It is in use, or comes from other settings.
     """
     path = out.with_name(out.name + ".partial")
-    with open(path, "a+b") as file:
+    with naming_file(path), open(path, "a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

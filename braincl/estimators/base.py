@@ -5,19 +5,30 @@ Axes: n context image, m query image, E feature, V voxel.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABCMeta, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor
 
+from braincl.data.arrays import check_finite, check_same_images, plain_array
 from braincl.data.scatter import scatter
-from braincl.errors import ResponseError
+from braincl.errors import ResponseError, ResponseTypeError
+from setcore.devices import find_device
 from setcore.evaluation.metrics import explained_variance
 
-FLOATS = (np.float64, np.float32)  # either is kept, anything else becomes float64
+# Either precision is kept, anything else becomes float64; torch takes no negative strides and no read-only arrays.
+AS_IT_CAME: dict[str, Any] = {
+    "dtype": (np.float64, np.float32), "order": "C", "ensure_all_finite": False, "force_writeable": True,
+}  # fmt: skip
+VOXELS = 512  # that are in float64 at once
 
 
 class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
@@ -31,13 +42,19 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
     intercept_ : array of shape (n_voxels,)
     constant_voxels_ : bool array of shape (n_voxels,)
         Voxels that are constant in the context; they are predicted as that constant.
+    unusable_voxels_ : bool array of shape (n_voxels,)
+        Voxels whose mean or standard deviation is beyond the range of numbers in the output's precision (float32: about
+        1e-35 to 1e35). A warning names them, they are predicted as NaN, and the others as if they were not there.
     n_features_in_ : int
     """
 
     coef_: NDArray[Any]
     intercept_: NDArray[Any]
     constant_voxels_: NDArray[np.bool_]
+    unusable_voxels_: NDArray[np.bool_]
     n_features_in_: int
+    device: str = "auto"
+    _precision: ClassVar[Any] = None  # of what comes out; None: that of X
 
     @abstractmethod
     def fit(self, X: Any, y: Any) -> LinearEncoder:
@@ -109,10 +126,8 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
         ResponseError
         """
         predicted = self.predict(X)
-        try:
-            observed = check_array(y, ensure_2d=False, dtype=FLOATS, ensure_min_samples=2, input_name="y")
-        except ValueError as error:
-            raise ResponseError(str(error)) from error
+        observed = _responses(y, self)
+        check_same_images(predicted, observed)
         if observed.shape != predicted.shape:
             raise ResponseError(
                 f"y has shape {observed.shape} but the predictions have {predicted.shape}; score on the voxels "
@@ -121,88 +136,127 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
         values = explained_variance(observed.reshape(len(observed), -1), predicted.reshape(len(predicted), -1))
         return float(values[0]) if observed.ndim == 1 else values
 
-    def _validate_fit(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], bool]:
-        """Check the context and set `n_features_in_` and `constant_voxels_`.
+    def _validate_fit(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], Standardiser]:
+        """Check the context and set `n_features_in_`, `constant_voxels_` and `unusable_voxels_`.
 
         Returns
         -------
         X : float32 or float64 array of shape (n, E), as it came
-        Y : array of shape (n, V) in the precision of X
-        was_1d : bool
-            Whether y had one axis; predictions then have one, too.
+        Y : float32 or float64 array of shape (n, V), as it came
+        standardise : Standardiser
+            Of Y.
 
         Raises
         ------
         ResponseError
         """
-        try:
-            X, y = validate_data(
-                self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True, ensure_min_samples=2, force_writeable=True
-            )
-            Y = np.require(y.reshape(len(y), -1), X.dtype, "W")  # torch takes no read-only arrays
-        except ValueError as error:
-            raise ResponseError(str(error)) from error
+        if y is None:
+            raise ResponseError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        X = self._embeddings(X, reset=True, ensure_min_samples=2)
+        y = _responses(y, self)
+        check_same_images(X, y)
+        check_finite(y, "y", axis=1)
+        Y = y.reshape(len(y), -1)
         if Y.shape[1] == 0:
             raise ResponseError(f"y has shape {Y.shape}: 0 voxels; give at least one")
-        self.constant_voxels_ = constant_voxels(Y)
         self._was_1d = y.ndim == 1
-        return X, Y, self._was_1d
+        standardise = standardiser(Y, self._precision or X.dtype)
+        self.unusable_voxels_ = np.isnan(standardise.shift)
+        self.constant_voxels_ = ~self.unusable_voxels_
+        self.constant_voxels_[standardise.varying] = False
+        if self.unusable_voxels_.any():
+            first, count = int(self.unusable_voxels_.argmax()), int(self.unusable_voxels_.sum())
+            warnings.warn(
+                f"voxel {first} of {Y.shape[1]} is beyond the range of numbers (values up to "
+                f"{np.abs(Y[:, first]).max():.3g}, spread {np.ptp(Y[:, first]):.3g}), {count} such voxels: their "
+                "predictions are NaN, the others do without them; bring them to other units, or leave them out",
+                stacklevel=3,
+            )
+        return X, Y, standardise
+
+    def _on_device(self, values: NDArray[Any]) -> Tensor:
+        """Values where voxels are worked on, in their precision; in float32 on a device that has no other (MPS)."""
+        device = find_device(self.device)
+        return torch.as_tensor(values).to(device, torch.float32 if device.type == "mps" else None)
 
     def _validate_query(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self, "coef_")
-        try:
-            return np.asarray(validate_data(self, X, dtype=FLOATS, reset=False, force_writeable=True))
-        except ValueError as error:
-            raise ResponseError(str(error)) from error
+        return self._embeddings(X, reset=False)
+
+    def _embeddings(self, X: Any, **checks: Any) -> NDArray[Any]:
+        """X as a float32 or float64 array (n, E) in C order, its features checked or, with `reset`, remembered."""
+        with _typed():
+            X = validate_data(self, plain_array(X, "X"), **checks, **AS_IT_CAME)
+        check_finite(X, "X")
+        return np.asarray(X)
 
     def _in_shape_of_y(self, values: NDArray[Any]) -> NDArray[Any]:
         return values[:, 0] if self._was_1d else values
 
 
-def constant_voxels(Y: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which voxels are constant up to rounding.
+def _responses(y: Any, estimator: Any) -> NDArray[Any]:
+    """Responses as a float32 or float64 array (n,) or (n, V) in C order, which may hold NaN and inf."""
+    with _typed():
+        return np.asarray(
+            check_array(
+                plain_array(y, "y"), input_name="y", estimator=estimator, ensure_2d=False, ensure_min_samples=2,
+                ensure_min_features=0, **AS_IT_CAME,
+            )
+        )  # fmt: skip
 
-    Parameters
-    ----------
-    Y : array of shape (n, V)
 
-    Returns
-    -------
-    bool array of shape (V,)
-    """
-    return np.asarray(np.ptp(Y, axis=0) <= 8 * np.finfo(Y.dtype).eps * np.abs(Y).max(axis=0))
+@contextmanager
+def _typed() -> Iterator[None]:
+    """What scikit-learn finds wrong with an array as an error of ours, in one line and without the array itself."""
+    try:
+        yield
+    except ResponseError:
+        raise
+    except (ValueError, TypeError) as error:
+        lines = [line for line in str(error).splitlines() if not line.startswith(("array=", "[", " "))]
+        kind = ResponseTypeError if isinstance(error, TypeError) else ResponseError
+        raise kind(" ".join(lines)) from error
 
 
 class Standardiser(NamedTuple):
-    """How responses of V voxels are brought to mean 0 and variance 1 on a context, and back.
+    """How responses of V voxels are brought to mean 0 and variance 1 on a context, and back; in float64.
 
     Parameters
     ----------
-    shift, scale : array of shape (V,)
-        Mean and standard deviation on the context.
+    shift, scale : float64 array of shape (V,)
+        Mean and standard deviation on the context; NaN for voxels that have none within the range of numbers.
     varying : int array of shape (v,)
         Indices of the voxels that vary on the context; only these can be standardised.
     """
 
-    shift: NDArray[Any]
-    scale: NDArray[Any]
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
     varying: NDArray[np.int64]
 
-    def __call__(self, Y: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, Y: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
         """The varying voxels, standardised as on the context.
 
         Parameters
         ----------
         Y : array of shape (m, V)
+        dtype : dtype, optional
+            Of the result; None: that of `Y`. It is worked out in float64 all the same.
 
         Returns
         -------
         array of shape (m, v)
         """
-        return np.asarray((Y[:, self.varying] - self.shift[self.varying]) / self.scale[self.varying])
+        out = np.empty((len(Y), len(self.varying)), dtype or Y.dtype)
+        for start in range(0, len(self.varying), VOXELS):
+            part = slice(start, start + VOXELS)
+            voxels = part if len(self.varying) == len(self.shift) else self.varying[part]  # a slice is no copy
+            values = Y[:, voxels] - self.shift[voxels]
+            np.divide(values, self.scale[voxels], out=values)
+            out[:, part] = values
+        return out
 
     def undo(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Standardised values of the varying voxels as responses; the other voxels stay what they were.
+        """Standardised values of the varying voxels as responses; constant voxels stay what they were.
 
         Parameters
         ----------
@@ -210,27 +264,28 @@ class Standardiser(NamedTuple):
 
         Returns
         -------
-        array of shape (m, V)
+        float64 array of shape (m, V)
         """
         out = np.tile(self.shift, (len(values), 1))
         out[:, self.varying] += values * self.scale[self.varying]
         return out
 
     def undo_std(self, std: NDArray[Any]) -> NDArray[Any]:
-        """Standard deviations of standardised responses in the units of responses; 0 for voxels that do not vary.
+        """Standard deviations of standardised responses in the units of responses; 0 for constant voxels.
 
         Parameters
         ----------
-        std : array of shape (m, v)
+        std : array of shape (..., v)
 
         Returns
         -------
-        array of shape (m, V)
+        float64 array of shape (..., V)
         """
-        return scatter(std * self.scale[self.varying], np.s_[:, self.varying], (len(std), len(self.shift)))
+        at, shape = (..., self.varying), (*std.shape[:-1], len(self.shift))
+        return scatter(std * self.scale[self.varying], at, shape, fill=0 * self.shift)
 
     def undo_weights(self, weights: NDArray[Any]) -> NDArray[Any]:
-        """Weights for standardised responses in the units of responses; 0 for voxels that do not vary.
+        """Weights for standardised responses in the units of responses; 0 for constant voxels.
 
         Parameters
         ----------
@@ -245,21 +300,42 @@ class Standardiser(NamedTuple):
         weights *= self.scale[self.varying, None]
         if len(weights) == len(self.shift):
             return weights
-        return scatter(weights, self.varying, (len(self.shift), weights.shape[1]))
+        return scatter(weights, self.varying, (len(self.shift), weights.shape[1]), fill=0 * self.shift[:, None])
 
 
-def standardiser(Y: NDArray[Any]) -> Standardiser:
-    """How the responses of a context are standardised.
+def standardiser(Y: NDArray[Any], precision: Any = np.float32) -> Standardiser:
+    """How the responses of a context are standardised: each voxel on its own, in float64.
 
     Parameters
     ----------
     Y : array of shape (n, V)
+    precision : dtype
+        Of what will be brought back to the units of responses: a voxel whose mean or standard deviation comes within a
+        factor of 1000 of its limits is not among the varying ones, and has a `shift` of NaN.
 
     Returns
     -------
     Standardiser
     """
-    return Standardiser(Y.mean(axis=0), Y.std(axis=0), np.flatnonzero(~constant_voxels(Y)))
+    info = np.finfo(precision)
+    shift, scale = np.empty(Y.shape[1]), np.empty(Y.shape[1])
+    low, high = Y.min(axis=0).astype(np.float64), Y.max(axis=0).astype(np.float64)
+    constant = high - low <= 8 * np.finfo(Y.dtype).eps * np.maximum(np.abs(low), np.abs(high))  # up to rounding
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, Y.shape[1], VOXELS):
+            part = slice(start, start + VOXELS)
+            values = Y[:, part].astype(np.float64)
+            shift[part] = np.where(constant[part], values[0], values.mean(axis=0))
+            values -= shift[part]
+            top = np.maximum(high[part] - shift[part], shift[part] - low[part])
+            top[constant[part]] = 1  # any number will do
+            values /= top  # squares of tiny numbers would be 0
+            scale[part] = top * np.sqrt(np.einsum("nv,nv->v", values, values) / len(values))
+        usable = (np.abs(shift) <= info.max / 1e3) & (
+            constant | ((scale >= 1e3 * info.tiny) & (scale <= info.max / 1e3))
+        )
+    shift[~usable], scale[~usable] = np.nan, np.nan
+    return Standardiser(shift, scale, np.flatnonzero(usable & ~constant))
 
 
 def mean_explained_variance(estimator: LinearEncoder, X: Any, y: Any) -> float:
@@ -275,6 +351,17 @@ def mean_explained_variance(estimator: LinearEncoder, X: Any, y: Any) -> float:
     -------
     float
         NaN where no voxel varies.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((60, 8))  # embeddings of 60 pictures
+    >>> Y = X @ rng.standard_normal((8, 5)) + 0.1 * rng.standard_normal((60, 5))  # responses of 5 voxels
+    >>> from braincl import RidgeCV, mean_explained_variance
+    >>> encoder = RidgeCV().fit(X[:40], Y[:40])
+    >>> bool(np.isclose(mean_explained_variance(encoder, X[40:], Y[40:]), encoder.score(X[40:], Y[40:]).mean()))
+    True
     """
     values = np.atleast_1d(estimator.score(X, y))
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan")

@@ -50,20 +50,19 @@ class PopulationMean(LinearEncoder):
         ModelError
             `weights` has another width than X.
         """
-        X, Y, _ = self._validate_fit(X, y)
+        X, Y, standardise = self._validate_fit(X, y)
         weights = np.zeros(X.shape[1]) if self.weights is None else np.asarray(self.weights)
         if weights.shape != X.shape[1:]:
             raise ModelError(
                 f"the population mean has weights of shape {weights.shape}, the embedding has {X.shape[1]} features; "
                 "embed with the backbone of the training subjects"
             )
-        scale = np.where(self.constant_voxels_, 0, Y.std(axis=0))
-        self.coef_ = np.outer(scale, weights).astype(X.dtype)
-        offset = (Y - X @ self.coef_.T).mean(axis=0)
-        self.intercept_ = np.where(self.constant_voxels_, Y[0], offset).astype(X.dtype)
-        residual = Y - X @ self.coef_.T - self.intercept_
-        self.residual_std_ = np.sqrt(np.square(residual).sum(axis=0) / (len(Y) - 1)).astype(X.dtype)
-        self.residual_std_[self.constant_voxels_] = 0
+        centre = X.mean(axis=0, dtype=np.float64)
+        coef = standardise.undo_weights(np.tile(weights.astype(np.float64), (len(standardise.varying), 1)))
+        residual = standardise(Y, np.float64) - ((X - centre) @ weights)[:, None]
+        self.coef_, self.intercept_ = coef.astype(X.dtype), (standardise.shift - coef @ centre).astype(X.dtype)
+        std = np.sqrt(np.square(residual).sum(axis=0) / (len(Y) - 1))
+        self.residual_std_ = standardise.undo_std(std).astype(X.dtype)
         return self
 
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:

@@ -9,9 +9,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import check_cv
+from torch import Tensor
 
+from braincl.data.scatter import scatter
+from braincl.data.torch_settings import plain_torch
 from braincl.errors import ResponseError
 from braincl.estimators.base import LinearEncoder
 
@@ -23,21 +27,21 @@ class Decomposition(NamedTuple):
 
     Parameters
     ----------
-    synthesis : ndarray, shape (E, r)
-    eigenvalues : ndarray, shape (r,)
-    analysis : ndarray, shape (r, n)
+    synthesis : tensor (E, r)
+    eigenvalues : tensor (r,)
+    analysis : tensor (r, n)
         For centred X (n, E) and centred Y.
     """
 
-    synthesis: NDArray[Any]
-    eigenvalues: NDArray[Any]
-    analysis: NDArray[Any]
+    synthesis: Tensor
+    eigenvalues: Tensor
+    analysis: Tensor
 
 
-def _decompose(X: NDArray[Any]) -> Decomposition:
+def _decompose(X: NDArray[Any], like: Tensor) -> Decomposition:
     """Eigendecomposition of the smaller of X X' and X' X, once for all voxels and all alphas.
 
-    Computed in float64 and returned in the precision of X.
+    Computed on the CPU in float64, whatever the precision and device that it is brought to.
     """
     wide = X.astype(np.float64)
     if X.shape[0] <= X.shape[1]:
@@ -46,37 +50,39 @@ def _decompose(X: NDArray[Any]) -> Decomposition:
     else:
         eigenvalues, vectors = np.linalg.eigh(wide.T @ wide)
         synthesis, analysis = vectors, vectors.T @ wide.T
-    parts = synthesis, np.maximum(eigenvalues, 0), analysis
-    return Decomposition(*(part.astype(X.dtype) for part in parts))
+    return Decomposition(*(torch.as_tensor(p).to(like) for p in (synthesis, np.maximum(eigenvalues, 0), analysis)))
 
 
 def _cross_validated_errors(
-    X: NDArray[Any], Y: NDArray[Any], alphas: NDArray[Any], folds: Iterable[tuple[NDArray[Any], NDArray[Any]]]
-) -> NDArray[Any]:
+    X: NDArray[Any], Y: Tensor, alphas: NDArray[Any], folds: Iterable[tuple[NDArray[Any], NDArray[Any]]]
+) -> Tensor:
     """Mean squared error of ridge on held-out images, averaged over the folds.
 
     Parameters
     ----------
     X : array of shape (n, E)
-    Y : array of shape (n, V)
+    Y : tensor (n, V)
     alphas : array of shape (a,)
         Weights of ``|w|^2`` beside the sum of squared residuals.
     folds : pairs of (training rows, held-out rows)
 
     Returns
     -------
-    array of shape (a, V)
+    tensor (a, V)
     """
-    errors = np.zeros((len(alphas), Y.shape[1]), dtype=np.float64)
+    errors = Y.new_zeros(len(alphas), Y.shape[1])
     count = 0
     for count, (train, held_out) in enumerate(folds, start=1):  # noqa: B007
-        x_mean, y_mean = X[train].mean(axis=0), Y[train].mean(axis=0)
-        parts = _decompose(X[train] - x_mean)
-        projected = parts.analysis @ (Y[train] - y_mean)
-        scores = (X[held_out] - x_mean) @ parts.synthesis
-        residual = Y[held_out] - y_mean
-        for index, alpha in enumerate(alphas):
-            errors[index] += np.square(residual - (scores / (parts.eigenvalues + alpha)) @ projected).mean(axis=0)
+        x_mean = X[train].mean(axis=0)
+        parts = _decompose(X[train] - x_mean, Y)
+        seen, asked = (Y[torch.as_tensor(rows, device=Y.device)] for rows in (train, held_out))
+        y_mean = seen.mean(dim=0)
+        projected = parts.analysis @ (seen - y_mean)
+        scores = torch.as_tensor(X[held_out] - x_mean).to(Y) @ parts.synthesis
+        residual = asked - y_mean
+        for index, alpha in enumerate(alphas.tolist()):
+            missed = torch.addmm(residual, scores / (parts.eigenvalues + alpha), projected, alpha=-1)
+            errors[index] += missed.square_().mean(dim=0)
     return errors / count
 
 
@@ -89,9 +95,12 @@ class RidgeCV(LinearEncoder):
         Candidates, as in `sklearn.linear_model.Ridge`. None: 15 values from 1e-3 to 1e4 times the mean eigenvalue of
         the Gram matrix of the centred context, which makes the choice independent of the scale of the embedding.
     cv : int or splitter
-        Folds (consecutive images; as many as there are images where these are fewer), or a scikit-learn splitter.
+        Folds (consecutive images; as many as there are images where these are fewer), or a scikit-learn splitter; one
+        that needs groups, such as `GroupKFold`, takes those given to `fit`.
     per_voxel : bool
         Choose alpha for each voxel; False: one alpha, which has the least mean error over the voxels.
+    device : str
+        Where voxels are worked on: cpu, cuda, mps, or auto, the best there is.
 
     Attributes
     ----------
@@ -100,20 +109,39 @@ class RidgeCV(LinearEncoder):
     alpha_ : array of shape (n_voxels,)
     residual_std_ : array of shape (n_voxels,)
         Root of the cross-validated mean squared error at the chosen alpha: the predictive standard deviation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((60, 8))  # embeddings of 60 pictures
+    >>> Y = X @ rng.standard_normal((8, 5)) + 0.1 * rng.standard_normal((60, 5))  # responses of 5 voxels
+    >>> from braincl import RidgeCV
+    >>> encoder = RidgeCV().fit(X[:40], Y[:40])
+    >>> encoder.coef_.shape, encoder.predict(X[40:]).shape
+    ((5, 8), (20, 5))
+    >>> bool((encoder.score(X[40:], Y[40:]) > 0.9).all())  # explained variance of each voxel
+    True
     """
 
-    def __init__(self, alphas: Any = None, cv: Any = 5, per_voxel: Any = True) -> None:  # scikit-learn: no checks here
+    def __init__(  # scikit-learn: no checks here
+        self, alphas: Any = None, cv: Any = 5, per_voxel: Any = True, device: Any = "auto"
+    ) -> None:
         self.alphas = alphas
         self.cv = cv
         self.per_voxel = per_voxel
+        self.device = device
 
-    def fit(self, X: Any, y: Any) -> RidgeCV:
+    @plain_torch()
+    def fit(self, X: Any, y: Any, groups: Any = None) -> RidgeCV:
         """Choose alpha by cross-validation, then fit to all images.
 
         Parameters
         ----------
         X : array of shape (n_images, n_features)
         y : array of shape (n_images, n_voxels) or (n_images,)
+        groups : array of shape (n_images,), optional
+            For a splitter that keeps groups of images together, such as the sessions they were shown in.
 
         Returns
         -------
@@ -124,22 +152,32 @@ class RidgeCV(LinearEncoder):
         ------
         ResponseError
             The context or the parameters cannot be used.
+        InputError
+            The device is not there.
         """
-        X, Y, _ = self._validate_fit(X, y)
-        x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
-        parts = _decompose(X - x_mean)
+        X, Y, standardise = self._validate_fit(X, y)
+        x_mean, Z = X.mean(axis=0, dtype=np.float64), self._on_device(standardise(Y, X.dtype))
+        parts = _decompose((X - x_mean).astype(X.dtype), Z)
         alphas = self._candidates(float(parts.eigenvalues.sum()) / len(X)).astype(X.dtype)
-        cv = check_cv(min(self.cv, len(X)) if isinstance(self.cv, int) else self.cv)
-        errors = _cross_validated_errors(X, Y, alphas, cv.split(X))
-        best = errors.argmin(axis=0) if self.per_voxel else np.full(Y.shape[1], errors.mean(axis=1).argmin())
-        self.alpha_ = alphas[best]
-        centred = np.where(self.constant_voxels_, 0, Y - y_mean)
-        shrunk = (parts.analysis @ centred) / (parts.eigenvalues[:, None] + self.alpha_)
-        self.coef_ = shrunk.T @ parts.synthesis.T
-        self.intercept_ = np.where(self.constant_voxels_, Y[0], y_mean - self.coef_ @ x_mean)
-        self.residual_std_ = np.sqrt(errors[best, np.arange(Y.shape[1])]).astype(X.dtype)
-        self.residual_std_[self.constant_voxels_] = 0
+        errors = _cross_validated_errors(X, Z, alphas, self._folds(X, Z.shape[1], groups)).cpu().numpy()
+        scale = standardise.scale[standardise.varying]
+        shared = errors @ np.square(scale / scale.max(initial=1e-300))  # in units of the responses, up to a factor
+        best = errors.argmin(axis=0) if self.per_voxel else np.full(Z.shape[1], shared.argmin())
+        self.alpha_ = scatter(alphas[best], standardise.varying, Y[0].shape, fill=alphas[0])
+        shrunk = (parts.analysis @ Z) / (parts.eigenvalues[:, None] + torch.as_tensor(alphas[best]).to(Z))
+        self.coef_ = standardise.undo_weights((shrunk.T @ parts.synthesis.T).cpu().numpy().astype(X.dtype, copy=False))
+        self.intercept_ = (standardise.shift - self.coef_ @ x_mean).astype(X.dtype)
+        std = np.sqrt(errors[best, np.arange(Z.shape[1])])
+        self.residual_std_ = standardise.undo_std(std).astype(X.dtype)
         return self
+
+    def _folds(self, X: NDArray[Any], voxels: int, groups: Any) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        try:
+            cv = check_cv(min(self.cv, len(X)) if isinstance(self.cv, int) else self.cv)
+            return list(cv.split(X, np.broadcast_to(np.zeros(1), (len(X), voxels)), groups))
+        except (ValueError, TypeError) as error:
+            needs = "; give them to fit(X, y, groups=...)" if groups is None and "group" in str(error) else ""
+            raise ResponseError(f"cv={self.cv} cannot split {len(X)} images: {error}{needs}") from error
 
     def _candidates(self, mean_eigenvalue: float) -> NDArray[Any]:
         """Candidate alphas, the largest first, so that a tie (a context of 2 images) goes to the stronger shrinkage."""

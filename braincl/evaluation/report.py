@@ -225,6 +225,7 @@ def metadata(
         "excluded_constant_voxels": excluded,
         "images": pictures,
         "test_images": test,
+        "test_images_from": "the split of the response set" if "split" in given.variables else "a random draw",
         "contexts": [int(n) for n in contexts],
         "draws": draws,
         "disjoint_draws": {str(n): min(draws, (pictures - test) // n) for n in contexts},

@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from braincl.data.responses import check_model_backbone, open_responses
-from braincl.estimators.base import LinearEncoder, constant_voxels
+from braincl.data.responses import average_duplicates, check_model_backbone, open_responses
+from braincl.data.scatter import scatter
+from braincl.data.stores.blocks import BLOCK_BYTES
+from braincl.estimators.base import LinearEncoder, standardiser
+from braincl.estimators.in_blocks import fit_part, summaries
 from braincl.estimators.in_context import InContextEncoder
 from braincl.estimators.population_mean import PopulationMean
 from braincl.estimators.ridge import RidgeCV
 from braincl.evaluation.report import Evaluation, difference_row, metadata, null_row, score_row
 from braincl.evaluation.splits import SplitSubject, split_subject
 from braincl.models.noise_levels import SIGNAL_SHARES
-from setcore.evaluation.bootstrap import bootstrap_methods
+from setcore.evaluation.bootstrap import MethodBootstrap
 from setcore.evaluation.metrics import (
     explained_variance,
     gaussian_nll,
@@ -31,6 +33,7 @@ from setcore.evaluation.metrics import (
     noise_ceiling_from_repeats,
     pearson_r,
 )
+from setcore.progress import progress_bar
 
 METHODS = ("model", "prior_ridge", "ridge", "mean")
 SCORES = ("pearson_r", "explained_variance", "coverage_90", "nll")
@@ -46,6 +49,7 @@ def evaluate(
     seed: int = 0,
     resamples: int = 1000,
     progress: bool = False,
+    device: str = "auto",
 ) -> Evaluation:
     """Score a model on a subject, beside its baselines on the same context and test images.
 
@@ -58,13 +62,17 @@ def evaluate(
     draws : int
         Contexts per size, disjoint where the pictures allow.
     test_images : int, optional
-        Test pictures, the same for all contexts and never in one. None: a quarter of the pictures, 300 at most.
+        Test pictures, the same for all contexts and never in one. None: those that the coordinate `split` of the set
+        calls "test", else a quarter of the pictures, 300 at most. With a `split`, contexts come from the others alone.
     seed : int
         Of the split and of the bootstrap.
     resamples : int
         Bootstrap resamples of voxels and test images.
     progress : bool
         Show a progress bar on standard error.
+    device : str
+        Where voxels are worked on: cpu, cuda, mps, or auto, the best there is. A model that is given as an estimator
+        has its own.
 
     Returns
     -------
@@ -76,41 +84,64 @@ def evaluate(
         The response set cannot be used, or a context size is beyond the pool; before any work.
     ModelError
         The model does not take embeddings of this width, or was trained on those of another backbone.
+    InputError
+        The device is not there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import braincl
+    >>> rng = np.random.default_rng(0)
+    >>> subject = braincl.from_arrays(rng.normal(size=(30, 5)), rng.normal(size=(30, 8)), subject="S1")
+    >>> found = braincl.evaluate(braincl.InContextEncoder.from_pretrained(), subject, contexts=(10,), draws=1)
+    >>> sorted({row["method"] for row in found.report["results"]})
+    ['mean', 'model', 'prior_ridge', 'ridge']
     """
-    given = open_responses(subject)
+    given = open_responses(subject, lazy=True)
     data = split_subject(given, contexts, draws, test_images, seed)
-    encoder = _load_encoder(model)
+    encoder = _load_encoder(model, device)
     check_model_backbone(encoder, subject=given)
-    estimators, reasons = _estimators(encoder, data.X.shape[1])
-    test_X, test_Y = data.X[data.splits.test], data.Y[data.splits.test][:, data.kept]
-    ceiling = _ceiling(data.dataset)
+    estimators, reasons = _estimators(encoder, data.X.shape[1], device)
+    test, ceiling, voxels = data.splits.test, _ceiling(given), len(data.kept)
     shape = (len(METHODS), len(contexts), draws)
-    scores = {name: np.full((*shape, len(data.kept)), np.nan, dtype=np.float32) for name in SCORES}
+    scores = {name: np.full((*shape, voxels), np.nan, dtype=np.float32) for name in SCORES}
     scores["seconds"] = np.full(shape, np.nan)
+    for method in estimators:
+        scores["seconds"][METHODS.index(method)] = 0
+    pairs = [("model", baseline) for baseline in BASELINES if baseline in estimators]
+    bootstraps = [MethodBootstrap(len(test), int(data.kept.sum()), pairs, resamples, seed) for _ in contexts]
+    rows_of = [data.splits.contexts[n][draw] for n in contexts for draw in range(draws)]
+    whole = summaries(encoder, data.blocks, rows_of)
+    total = len(data.blocks.slices()) * len(rows_of)
+    with progress_bar(total=total, shown=progress, unit="draw", desc="evaluate") as bar:
+        for part, Y in data.blocks:
+            kept = data.kept[part]
+            for size in range(len(contexts)):
+                predictions: dict[str, list[NDArray[Any]]] = {method: [] for method in estimators}
+                for draw in range(draws):
+                    context, summary = rows_of[size * draws + draw], whole[size * draws + draw]
+                    for method, estimator in estimators.items():
+                        start = time.perf_counter()
+                        fit_part(estimator, data.X[context], Y[context], summary if method == "model" else None)
+                        mean, std = (values[:, kept] for values in estimator.predict(data.X[test], return_std=True))
+                        at = METHODS.index(method), size, draw
+                        scores["seconds"][at] += time.perf_counter() - start
+                        for name, values in _scores(Y[test][:, kept], mean, std, Y[context][:, kept]).items():
+                            scores[name][at][part][kept] = values
+                        predictions[method].append(mean)
+                    bar.update()
+                if kept.any():
+                    bootstraps[size].add(Y[test][:, kept], predictions)
     rows, differences = [], []
-    with tqdm(total=len(contexts) * draws, disable=not progress, unit="draw", desc="evaluate") as bar:
-        for size, n in enumerate(contexts):
-            predictions: dict[str, list[NDArray[Any]]] = {method: [] for method in estimators}
-            for draw, context in enumerate(data.splits.contexts[n]):
-                for method, estimator in estimators.items():
-                    start = time.perf_counter()
-                    estimator.fit(data.X[context], data.Y[context])
-                    mean, std = (values[:, data.kept] for values in estimator.predict(test_X, return_std=True))
-                    at = METHODS.index(method), size, draw
-                    scores["seconds"][at] = time.perf_counter() - start
-                    for name, values in _scores(test_Y, mean, std, data.Y[context][:, data.kept]).items():
-                        scores[name][at][data.kept] = values
-                    predictions[method].append(mean)
-                bar.update()
-            pairs = [("model", baseline) for baseline in BASELINES if baseline in predictions]
-            intervals, compared = bootstrap_methods(test_Y, predictions, pairs, resamples, seed)
-            for index, method in enumerate(METHODS):
-                if method in reasons:
-                    rows.append(null_row(method, n, reasons[method]))
-                else:
-                    of_method = {name: values[index, size] for name, values in scores.items()}
-                    rows.append(score_row(method, n, of_method, ceiling, intervals[method]))
-            differences += [difference_row(pair[1], n, compared[pair]) for pair in pairs]
+    for size, n in enumerate(contexts):
+        intervals, compared = bootstraps[size].finish()
+        for index, method in enumerate(METHODS):
+            if method in reasons:
+                rows.append(null_row(method, n, reasons[method]))
+            else:
+                of_method = {name: values[index, size] for name, values in scores.items()}
+                rows.append(score_row(method, n, of_method, ceiling, intervals[method]))
+        differences += [difference_row(pair[1], n, compared[pair]) for pair in pairs]
     report = {
         "results": rows,
         "differences": differences,
@@ -121,13 +152,13 @@ def evaluate(
     return Evaluation(report, _voxel_scores(scores, data, contexts, draws, ceiling))
 
 
-def _load_encoder(model: Any) -> Any:
+def _load_encoder(model: Any, device: str) -> Any:
     if model is None or isinstance(model, str | Path):
-        return InContextEncoder.from_pretrained(model)
+        return InContextEncoder.from_pretrained(model, device=device)
     return model
 
 
-def _estimators(encoder: Any, features: int) -> tuple[dict[str, LinearEncoder], dict[str, str]]:
+def _estimators(encoder: Any, features: int, device: str) -> tuple[dict[str, LinearEncoder], dict[str, str]]:
     """The methods that can be run, and the reasons for those that cannot."""
     prior_ridge = encoder.population_prior()
     reasons: dict[str, str] = {}
@@ -142,7 +173,7 @@ def _estimators(encoder: Any, features: int) -> tuple[dict[str, LinearEncoder], 
         mean_weights = np.sqrt(prior.shares @ SIGNAL_SHARES) * prior.means[0]
     estimators: dict[str, LinearEncoder] = {
         "model": encoder,
-        "ridge": RidgeCV(),
+        "ridge": RidgeCV(device=device),
         "mean": PopulationMean(mean_weights),
     }
     if not reasons:
@@ -150,12 +181,15 @@ def _estimators(encoder: Any, features: int) -> tuple[dict[str, LinearEncoder], 
     return estimators, reasons
 
 
-def _ceiling(dataset: xr.Dataset) -> NDArray[Any] | None:
-    if "noise_ceiling" in dataset.coords:
-        return dataset["noise_ceiling"].values
-    if "response_trials" in dataset:
-        return noise_ceiling_from_repeats(dataset["response_trials"].values)
-    return None
+def _ceiling(given: xr.Dataset) -> NDArray[Any] | None:
+    if "noise_ceiling" in given.coords:
+        return given["noise_ceiling"].values
+    if "response_trials" not in given:
+        return None
+    trials = average_duplicates(given.drop_vars("response"))["response_trials"]
+    step = max(1, BLOCK_BYTES // (4 * trials[:, :, 0].size))
+    parts = [slice(start, start + step) for start in range(0, trials.sizes["voxel"], step)]
+    return np.concatenate([noise_ceiling_from_repeats(trials.isel(voxel=part).values) for part in parts])
 
 
 def _voxel_scores(
@@ -178,7 +212,9 @@ def _voxel_scores(
 
 def _scores(y: NDArray[Any], mean: NDArray[Any], std: NDArray[Any], context: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """All scores per voxel; nll is of responses standardised on the context, NaN for voxels constant there."""
-    scale = np.where(constant_voxels(context), np.nan, context.std(axis=0))
+    standardise = standardiser(context)
+    scale = scatter(standardise.scale[standardise.varying], standardise.varying, y.shape[1:], fill=np.nan)
+    std = np.where(np.isnan(std), 0, std)  # of a voxel without predictions: it has no score
     return {
         "pearson_r": pearson_r(y, mean),
         "explained_variance": explained_variance(y, mean),

@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from braincl.data.responses import average_duplicates
+from braincl.data.splits import pictures_for_testing
+from braincl.data.stores.blocks import VoxelBlocks
 from braincl.errors import ResponseError
-from braincl.estimators.base import constant_voxels
+from braincl.estimators.base import standardiser
 from setcore.seeding import numpy_generator
 
 
@@ -36,18 +37,19 @@ class SplitSubject(NamedTuple):
 
     Parameters
     ----------
-    dataset : response set
-        Each picture once.
+    dataset : Dataset
+        Each picture once, without the responses.
     X : array of shape (n_images, n_features)
-    Y : array of shape (n_images, n_voxels)
+    blocks : VoxelBlocks
+        The responses.
     splits : Splits
     kept : bool array of shape (n_voxels,)
         Voxels that vary over the test images.
     """
 
-    dataset: xr.Dataset  # each picture once
+    dataset: xr.Dataset
     X: NDArray[np.float32]
-    Y: NDArray[np.float32]
+    blocks: VoxelBlocks
     splits: Splits
     kept: NDArray[np.bool_]  # voxels that vary over the test images
 
@@ -67,7 +69,14 @@ def default_test_images(pictures: int) -> int:
     return min(300, pictures // 4)
 
 
-def context_draws(image_ids: ArrayLike, sizes: Sequence[int], draws: int, test_images: int, seed: int) -> Splits:
+def context_draws(
+    image_ids: ArrayLike,
+    sizes: Sequence[int],
+    draws: int,
+    test_images: int,
+    seed: int,
+    held: ArrayLike | None = None,
+) -> Splits:
     """Draw test pictures once, and contexts of every size from the others.
 
     The draws of one size cut one random order of the pool into pieces, so that they are disjoint; when the order is
@@ -81,6 +90,9 @@ def context_draws(image_ids: ArrayLike, sizes: Sequence[int], draws: int, test_i
     sizes : sequence of int
         Context sizes, 2 or more.
     draws, test_images, seed : int
+    held : bool array of shape (n_images,), optional
+        Pictures that a split keeps for testing: test pictures come from these, contexts from the others. None: any
+        picture may be either.
 
     Returns
     -------
@@ -98,18 +110,23 @@ def context_draws(image_ids: ArrayLike, sizes: Sequence[int], draws: int, test_i
         raise ResponseError(f"context sizes must be 2 or more, got {list(sizes)}")
     if draws < 1:
         raise ResponseError(f"the number of draws must be 1 or more, got {draws}")
-    if not 2 <= test_images <= len(ids) - 2:
-        raise ResponseError(
-            f"{test_images} test images of {len(ids)} pictures; give at least 2 and leave at least 2 for the context"
-        )
-    if max(sizes) > (pool_size := len(ids) - test_images):
-        raise ResponseError(
-            f"a context of {max(sizes)} is beyond the pool: {len(ids)} pictures less {test_images} test images leave "
-            f"{pool_size}; use smaller contexts or fewer test images"
-        )
+    candidates = np.ones(len(ids), bool) if held is None else np.asarray(held)
     # sorted by id, so that the split follows the pictures and not their order in the file
     order = np.argsort(ids, kind="stable")[numpy_generator(seed, "test images").permutation(len(ids))]
-    pool = order[test_images:]
+    test = order[candidates[order]][: max(test_images, 0)]
+    pool = order[~np.isin(order, test)] if held is None else order[~candidates[order]]
+    pool_size = len(pool)
+    if not 2 <= test_images <= candidates.sum() or pool_size < 2:
+        raise ResponseError(
+            f"{test_images} test images of {candidates.sum()} pictures{'' if held is None else ' of the test split'}; "
+            f"give at least 2 and leave at least 2 for the context (there are {len(ids)} pictures in all)"
+        )
+    if max(sizes) > pool_size:
+        less = f"{test_images} test images" if held is None else f"{candidates.sum()} of the test split"
+        raise ResponseError(
+            f"a context of {max(sizes)} is beyond the pool: {len(ids)} pictures less {less} leave {pool_size}; use "
+            "smaller contexts or fewer test images"
+        )
     contexts: dict[int, list[NDArray[np.int64]]] = {}
     for size in sizes:
         in_one_order = pool_size // size
@@ -118,7 +135,7 @@ def context_draws(image_ids: ArrayLike, sizes: Sequence[int], draws: int, test_i
             turn, piece = divmod(draw, in_one_order)
             shuffled = pool[numpy_generator(seed, "contexts", turn).permutation(pool_size)]
             contexts[size].append(shuffled[piece * size : (piece + 1) * size])
-    return Splits(order[:test_images], contexts)
+    return Splits(test, contexts)
 
 
 def split_subject(
@@ -135,7 +152,8 @@ def split_subject(
     draws : int
         Contexts per size.
     test_images : int, optional
-        None: `default_test_images`.
+        None: all pictures that the coordinate `split` of the set calls "test", or `default_test_images` where it has
+        none.
     seed : int
 
     Returns
@@ -145,17 +163,25 @@ def split_subject(
     Raises
     ------
     ResponseError
-        A context size is beyond the pool or occurs twice, or no voxel varies over the test pictures.
+        A context size is beyond the pool or occurs twice, a split is unknown or not the same in all rows of a picture,
+        or no voxel varies over the test pictures.
     """
     if len(set(contexts)) < len(contexts):
         raise ResponseError(f"a context size occurs twice in {list(contexts)}")
-    dataset = average_duplicates(given)
-    test_images = default_test_images(dataset.sizes["image"]) if test_images is None else test_images
-    splits = context_draws(dataset["image_id"].values, contexts, draws, test_images, seed)
-    Y = dataset["response"].values
-    kept = ~constant_voxels(Y[splits.test])
+    blocks = VoxelBlocks(given)
+    dataset = blocks.head
+    ids, held = dataset["image_id"].values, None
+    if "split" in given.variables:
+        names = given["split"].values
+        held = np.isin(ids, list(pictures_for_testing(given["image_id"].values, names, "the response set")))
+    if test_images is None:
+        test_images = default_test_images(len(ids)) if held is None else int(held.sum())
+    splits = context_draws(ids, contexts, draws, test_images, seed, held)
+    kept = np.zeros(blocks.voxels, bool)
+    for part, Y in blocks:
+        kept[part.start + standardiser(Y[splits.test]).varying] = True
     if not kept.any():
         raise ResponseError(
             f"all {len(kept)} voxels are constant over the {test_images} test images; no score is defined"
         )
-    return SplitSubject(dataset, dataset["embedding"].values, Y, splits, kept)
+    return SplitSubject(dataset, dataset["embedding"].values, blocks, splits, kept)

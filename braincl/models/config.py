@@ -46,10 +46,10 @@ class SharedContextConfig:
     signals: tuple[float, ...] = ()
     leave_one_out: bool = False
     powers: tuple[float, ...] = (0.0, 0.5, 1.0)
-    width: int = 32
-    heads: int = 4
-    hidden: int = 64
-    layers: int = 2
+    width: int = 16
+    heads: int = 2
+    hidden: int = 32
+    layers: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "relaxations", tuple((float(s), float(m)) for s, m in self.relaxations))

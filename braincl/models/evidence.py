@@ -1,14 +1,17 @@
-"""What an expert says of voxels: likelihood at every noise level, posterior weights, leave-one-out errors.
+"""What experts say of voxels: likelihood at every noise level, posterior weights, leave-one-out errors.
 
 A voxel's offset, scale s and noise are integrated over: the offset by centring, s and tau on the grids of
-`braincl.models.noise_levels` (Rasmussen & Williams 2006, sections 2.2 and 5.4.1).
+`braincl.models.noise_levels` (Rasmussen & Williams 2006, sections 2.2 and 5.4.1). Experts that share eigenvectors are
+asked together, so that a batch of voxels costs a few large products.
 
-Axes: n context image, V voxel, c expert, k eigenvector, h signal share, q relative scale.
+Axes: n context image, V voxel, c expert of a group, k eigenvector, h signal share, q relative scale.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,34 +23,68 @@ from braincl.models.experts import Context, Expert, Projection
 from braincl.models.noise_levels import NoiseGrid
 
 
-class Evidence(NamedTuple):
-    """What one expert says of a batch of voxels.
+@dataclass(frozen=True)
+class ExpertGroup:
+    """Experts of one context that share a system of eigenvectors and the size of their grid.
 
     Parameters
     ----------
-    projection : Projection
-        Responses on the expert's eigenvectors, shared by the experts of a system.
-    log_likelihood : tensor (V, h, q)
-    inverse : tensor (h, k)
-        ``1 / (eigenvalues + tau)``.
+    members : slice
+        Their places among all experts.
+    system : int
+    gain, mean : tensor (c, k)
+        As of `Expert`.
     grid : NoiseGrid
+        ``scale (c, h, q)`` and ``ratio (c, h)``.
+    inverse : tensor (c, h, k)
+        ``1 / (eigenvalues + tau)``.
+    constant : tensor (c, h, q)
+        What of the log likelihood does not depend on the responses.
+    shares, freedom : tensor (c, h)
+        Share of signal in a response, and degrees of freedom an image, at every noise level.
+    mean_read_out : tensor (c, k + 1)
+        mu in the coordinates of `read_out`.
+    has_mean : bool
+        Whether any of them has a mean.
     """
 
-    projection: Projection
-    log_likelihood: Tensor
-    inverse: Tensor
+    members: slice
+    system: int
+    gain: Tensor
+    mean: Tensor
     grid: NoiseGrid
+    inverse: Tensor
+    constant: Tensor
+    shares: Tensor
+    freedom: Tensor
+    mean_read_out: Tensor
+    has_mean: bool
+
+
+class Evidence(NamedTuple):
+    """What the experts of a group say of a batch of voxels.
+
+    Parameters
+    ----------
+    values : tensor (V, k)
+        Responses on the group's eigenvectors.
+    log_likelihood : tensor (V, c, h, q)
+        Voxels are last in memory, so that all arithmetic runs along them.
+    """
+
+    values: Tensor
+    log_likelihood: Tensor
 
 
 class Solution(NamedTuple):
-    """Posterior means, given weights over the grid.
+    """Posterior means of one expert, given weights over its grid.
 
     Parameters
     ----------
     total : tensor (V, h)
         Sum of the weights over scales.
     dual : tensor (V, k)
-        What weights are read out with.
+        What weights are read out with, up to the expert's gain.
     mean_coefficient : tensor (V,)
         Of mu.
     """
@@ -57,50 +94,119 @@ class Solution(NamedTuple):
     mean_coefficient: Tensor
 
 
-def evidence(expert: Expert, images: int, projections: Sequence[Projection], grid: NoiseGrid | None = None) -> Evidence:
+def group_experts(
+    experts: Sequence[Expert],
+    images: int,
+    like: Tensor | None = None,
+    grid: NoiseGrid | None = None,
+    log_shares: Float[Tensor, "c h"] | None = None,
+) -> list[ExpertGroup]:
+    """Put experts together that can be asked at once.
+
+    Parameters
+    ----------
+    experts : sequence of Expert
+        Of one context, in the order of `in_groups`.
+    images : int
+        n, of the context.
+    like : tensor, optional
+        Whose precision and device the work per voxel has. None: those of the experts.
+    grid : NoiseGrid, optional
+        Of every expert. None: that of `make_grid`.
+    log_shares : tensor (c, h), optional
+        Log weights of every expert's noise levels before any evidence, which then holds them. None: all alike.
+
+    Returns
+    -------
+    list of ExpertGroup
+    """
+    groups: list[ExpertGroup] = []
+    for (system, _), run in itertools.groupby(experts, key=_alike):
+        chosen, start = list(run), groups[-1].members.stop if groups else 0
+        members = slice(start, start + len(chosen))
+        eigenvalues, gain, mean = (
+            torch.stack([getattr(expert, name) for expert in chosen]) for name in ("eigenvalues", "gain", "mean")
+        )
+        grids = [grid or make_grid(expert, images) for expert in chosen]
+        shares = torch.stack([signal_shares(e, g, images) for e, g in zip(chosen, grids, strict=True)])
+        scale, ratio = (torch.stack(parts) for parts in zip(*grids, strict=True))
+        inverse = 1 / (eigenvalues[:, None] + ratio[:, :, None])
+        free = images - 1 - eigenvalues.shape[1]
+        log_determinant = -inverse.log().sum(dim=2) + free * ratio.log()
+        fit_of_mean = (inverse * mean.square()[:, None]).sum(dim=2)
+        constant = -0.5 * (fit_of_mean + log_determinant)[:, :, None] - (images - 1) * scale.log()
+        freedom = (eigenvalues[:, None] * inverse).sum(dim=2) / images
+        mean_scale = torch.as_tensor([[expert.mean_scale] for expert in chosen]).to(mean)
+        mean_read_out = torch.cat([mean / eigenvalues, mean_scale], dim=1)
+        tensors = [gain, mean, scale, ratio, inverse, constant, shares, freedom, mean_read_out]
+        if like is not None:
+            tensors = [tensor.to(like) for tensor in tensors]
+        gain, mean, scale, ratio, inverse, constant, shares, freedom, mean_read_out = tensors
+        if log_shares is not None:
+            constant = constant + log_shares[members][:, :, None]
+        groups.append(ExpertGroup(
+            members, system, gain, mean, NoiseGrid(scale, ratio), inverse, constant, shares, freedom,
+            mean_read_out, has_mean=any(expert.mean_scale for expert in chosen),
+        ))  # fmt: skip
+    return groups
+
+
+def in_groups(experts: Sequence[Expert]) -> list[Expert]:
+    """Experts that can be asked at once side by side; else in their order, the first one first.
+
+    Parameters
+    ----------
+    experts : sequence of Expert
+
+    Returns
+    -------
+    list of Expert
+    """
+    kinds = list(dict.fromkeys(map(_alike, experts)))
+    return sorted(experts, key=lambda expert: kinds.index(_alike(expert)))
+
+
+def _alike(expert: Expert) -> tuple[int, bool]:
+    return expert.system, bool(expert.signal)
+
+
+def evidence(group: ExpertGroup, images: int, projections: Sequence[Projection]) -> Evidence:
     """Log marginal likelihood of standardised responses at every point of the grid.
 
     The offset has a flat prior and log s a flat one; priors over the grid are the caller's.
 
     Parameters
     ----------
-    expert : Expert
+    group : ExpertGroup
     images : int
         n, of the context.
     projections : sequence of Projection
         Of the responses, from `Context.project`.
-    grid : NoiseGrid, optional
-        None: that of `make_grid`.
 
     Returns
     -------
     Evidence
     """
-    projection = projections[expert.system]
-    free = images - 1 - len(expert.eigenvalues)
-    grid = grid or make_grid(expert, images)
-    inverse = 1 / (expert.eigenvalues + grid.ratio[:, None])
-    s = grid.scale
-    power = projection.squares @ inverse.T
-    if free:
-        power = power + projection.rest[:, None] / grid.ratio
-    own = inverse @ expert.mean.square()
-    log_determinant = -inverse.log().sum(dim=1) + free * grid.ratio.log()
-    constant = -0.5 * (own + log_determinant)[:, None] - (images - 1) * s.log()
-    log_likelihood = torch.addcmul(constant, power[:, :, None], -0.5 / s.square())
-    if expert.mean_scale:
-        cross = projection.values @ (inverse * expert.mean).T
-        log_likelihood = torch.addcmul(log_likelihood, cross[:, :, None], 1 / s)
-    return Evidence(projection, log_likelihood, inverse, grid)
+    projection, inverse, (s, ratio) = projections[group.system], group.inverse, group.grid
+    power = inverse.flatten(0, 1) @ projection.squares.T
+    if images - 1 > inverse.shape[2]:
+        power = power + projection.rest / ratio.flatten()[:, None]
+    log_likelihood = torch.addcmul(
+        group.constant[..., None], power.view(*ratio.shape, 1, -1), (-0.5 / s.square())[..., None]
+    )
+    if group.has_mean:
+        cross = (inverse * group.mean[:, None]).flatten(0, 1) @ projection.values.T
+        log_likelihood = torch.addcmul(log_likelihood, cross.view(*ratio.shape, 1, -1), (1 / s)[..., None])
+    return Evidence(projection.values, log_likelihood.movedim(-1, 0))
 
 
-def evidence_of_all(context: Context, experts: Sequence[Expert], Y: Float[Tensor, "n v"]) -> list[Evidence]:
-    """What every expert says of standardised responses.
+def evidence_of_all(context: Context, groups: Sequence[ExpertGroup], Y: Float[Tensor, "n v"]) -> list[Evidence]:
+    """What every group of experts says of standardised responses.
 
     Parameters
     ----------
     context : Context
-    experts : sequence of Expert
+    groups : sequence of ExpertGroup
         On this context.
     Y : tensor (n, V)
 
@@ -109,7 +215,7 @@ def evidence_of_all(context: Context, experts: Sequence[Expert], Y: Float[Tensor
     list of Evidence
     """
     projections = context.project(Y)
-    return [evidence(expert, len(Y), projections) for expert in experts]
+    return [evidence(group, len(Y), projections) for group in groups]
 
 
 def make_grid(expert: Expert, images: int) -> NoiseGrid:
@@ -152,74 +258,144 @@ def _mean_variance(expert: Expert, images: int) -> Tensor:
     return (expert.eigenvalues.sum() + expert.mean.square().sum()) / (images - 1)
 
 
-def solve(expert: Expert, found: Evidence, weights: Float[Tensor, "v h q"]) -> Solution:
-    """Posterior mean of ``s u``, averaged over the grid.
+def solve(group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h q"], c: int) -> Solution:
+    """Posterior mean of ``s u``, averaged over the grid, of one expert.
 
     Parameters
     ----------
-    expert : Expert
+    group : ExpertGroup
     found : Evidence
-        What the expert says of the voxels.
-    weights : tensor (V, h, q)
+        What the group says of the voxels.
+    weights : tensor (V, c, h, q)
         They need not sum to one.
+    c : int
+        Which expert of the group.
 
     Returns
     -------
     Solution
     """
-    total, scaled = _over_scales(found, weights)
-    dual = (total @ found.inverse) * found.projection.values
-    if expert.mean_scale:
-        dual.addmm_(scaled, found.inverse * expert.mean, alpha=-1)
-    return Solution(total, dual, scaled.sum(dim=1))
+    own, inverse = weights[:, c : c + 1], group.inverse[c]
+    total = over_scales(own)[:, 0]
+    dual = (total @ inverse).mul_(found.values)
+    if not group.has_mean:
+        return Solution(total, dual, torch.zeros_like(total[:, 0]))
+    scaled = over_scales(own * group.grid.scale[c])[:, 0]
+    return Solution(total, dual.addmm_(scaled, inverse * group.mean[c], alpha=-1), scaled.sum(dim=1))
 
 
-def _over_scales(found: Evidence, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over q of weights, and of weights times s, (V, h) each: a matrix product, since short sums are slow."""
-    scale = found.grid.scale
-    columns = (
-        torch.stack([torch.ones_like(scale), scale])[:, :, :, None] * torch.eye(len(scale), dtype=scale.dtype)[:, None]
-    )
-    total, scaled = columns.flatten(1, 2)
-    return weights.flatten(1) @ total, weights.flatten(1) @ scaled
+def read_through(
+    group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h q"]
+) -> tuple[Float[Tensor, "v k"], Float[Tensor, "v c"]]:
+    """What `solve` finds, summed over the experts: their gains included, without what each says alone.
+
+    Parameters
+    ----------
+    group : ExpertGroup
+    found : Evidence
+    weights : tensor (V, c, h, q)
+
+    Returns
+    -------
+    dual : tensor (V, k)
+    mean_coefficient : tensor (V, c)
+        Of mu.
+    """
+    total, levels = over_scales(weights), group.inverse * group.gain[:, None]
+    dual = (total.flatten(1) @ levels.flatten(0, 1)).mul_(found.values)
+    if not group.has_mean:
+        return dual, torch.zeros_like(total[:, :, 0])
+    scaled = over_scales(weights * group.grid.scale)
+    dual = dual.addmm_(scaled.flatten(1), (levels * group.mean[:, None]).flatten(0, 1), alpha=-1)
+    return dual, scaled.sum(dim=2)
+
+
+def read_out(group: ExpertGroup, solution: Solution, c: int) -> Float[Tensor, "v k_"]:
+    """Weights of one expert, in coordinates that the experts of a system share.
+
+    They are those of a query on ``Sigma A' vectors`` and, where there are means, on what mu has outside their span
+    (`braincl.models.experts.Context.coordinates`).
+
+    Parameters
+    ----------
+    group : ExpertGroup
+    solution : Solution
+        Of the expert.
+    c : int
+        Which expert of the group.
+
+    Returns
+    -------
+    tensor (V, k) or (V, k + 1)
+    """
+    if not group.has_mean:
+        return solution.dual * group.gain[c]
+    weights = torch.outer(solution.mean_coefficient, group.mean_read_out[c])
+    weights[:, :-1] += solution.dual  # there is no gain beside a mean
+    return weights
+
+
+def over_scales(weights: Float[Tensor, "v c h q"]) -> Float[Tensor, "v c h"]:
+    """Sums over q.
+
+    Parameters
+    ----------
+    weights : tensor (V, c, h, q)
+
+    Returns
+    -------
+    tensor (V, c, h)
+    """
+    if weights.shape[3] == 1:
+        return weights.squeeze(dim=3)
+    return weights.movedim(0, -1).sum(dim=2).movedim(-1, 0)  # the result's axes lie as those of the weights
 
 
 def leave_one_out(
-    expert: Expert,
+    group: ExpertGroup,
     found: Evidence,
-    weights: Float[Tensor, "v h q"],
+    weights: Float[Tensor, "v c h q"],
     vectors: Float[Tensor, "n k"],
     Y: Float[Tensor, "n v"],
-) -> tuple[Float[Tensor, "v"], Float[Tensor, "v h"]]:
-    """Mean squared leave-one-out residual of every voxel.
+) -> tuple[Float[Tensor, "c v"], Float[Tensor, "v c h"]]:
+    """Mean squared leave-one-out residual of every voxel under every expert.
 
     ``r_i = [Q y]_i / Q_ii`` with Q the inverse covariance after projecting out the offset (Dubrule 1983), evaluated at
     the posterior mean of Q.
 
     Parameters
     ----------
-    expert : Expert
+    group : ExpertGroup
     found : Evidence
-    weights : tensor (V, h, q)
-        They sum to one for each voxel.
+    weights : tensor (V, c, h, q)
+        They sum to one for each voxel and expert.
     vectors : tensor (n, k)
-        Of the expert's system.
+        Of the group's system.
     Y : tensor (n, V)
 
     Returns
     -------
-    residual : tensor (V,)
-    total : tensor (V, h)
+    residual : tensor (c, V)
+    total : tensor (V, c, h)
         Sums of the weights over scales.
     """
-    images, rank = vectors.shape
-    total, dual, _ = solve(expert, found, weights)
-    by_share = found.inverse @ vectors.square().T
+    (images, rank), ratio = vectors.shape, group.grid.ratio
+    total = over_scales(weights)
+    scaled = over_scales(weights * group.grid.scale) if group.has_mean else None
+    by_share = group.inverse @ vectors.square().T
     if images - 1 > rank:  # what the eigenvectors do not span is noise
-        precision = (total @ (1 / found.grid.ratio))[:, None]
-        by_share = by_share + (1 - 1 / images - vectors.square().sum(dim=1)) / found.grid.ratio[:, None]
-        alpha = (dual - precision * found.projection.values) @ vectors.T + precision * Y.T
-    else:
-        alpha = dual @ vectors.T
-    residual = alpha / (total @ by_share.clamp(min=1e-9))
-    return torch.linalg.vector_norm(residual, dim=1).square() / images, total
+        by_share = by_share + (1 - 1 / images - vectors.square().sum(dim=1)) / ratio[:, :, None]
+    by_share = by_share.clamp(min=1e-9)
+    residuals = []
+    for c in range(len(ratio)):  # one by one: what a batch of voxels needs stays in the processor's cache
+        dual = (total[:, c] @ group.inverse[c]).mul_(found.values)
+        if scaled is not None:
+            dual = dual.addmm_(scaled[:, c], group.inverse[c] * group.mean[c], alpha=-1)
+        if images - 1 > rank:
+            precision = (total[:, c] @ (1 / ratio[c]))[:, None]
+            alpha = (dual - precision * found.values) @ vectors.T + precision * Y.T
+        else:
+            alpha = dual @ vectors.T
+        alpha = alpha.div_(total[:, c] @ by_share[c])
+        residuals.append(torch.linalg.vector_norm(alpha, dim=1).square() / images)
+    return torch.stack(residuals), total

@@ -13,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from braincl.models.config import KINDS, SharedContextConfig
-from braincl.models.evidence import Evidence, leave_one_out, signal_shares
+from braincl.models.evidence import Evidence, ExpertGroup, leave_one_out
 from braincl.models.experts import Context, Expert
-from braincl.models.noise_levels import posterior_weights
+from braincl.models.noise_levels import posterior
 
 LOCAL, GLOBAL = 5, 4  # features of a (voxel, expert) pair, and of the context
+VOXEL_COUNT = LOCAL + 1  # where `common_features` says how many voxels there are
 
 
 class PairFeatures(NamedTuple):
@@ -25,7 +26,7 @@ class PairFeatures(NamedTuple):
 
     Parameters
     ----------
-    features : tensor (V, c, LOCAL)
+    features : tensor (LOCAL, c, V)
         Log evidence and leave-one-out gain over the first expert, the gain itself, signal share, degrees of freedom an
         image.
     log_evidence, log_predictive : tensor (V, c)
@@ -39,52 +40,43 @@ class PairFeatures(NamedTuple):
 
 def pair_features(
     context: Context,
-    experts: list[Expert],
+    groups: list[ExpertGroup],
     found: list[Evidence],
     Y: Float[Tensor, "n v"],
-    log_shares: Float[Tensor, "c h"] | None = None,
+    predictive: bool = False,
 ) -> PairFeatures:
     """Features of a batch of voxels.
 
     Parameters
     ----------
     context : Context
-    experts : list of Expert
+    groups : list of ExpertGroup
     found : list of Evidence
-        Of these voxels, by expert.
+        Of these voxels, by group.
     Y : tensor (n, V)
         Of these voxels.
-    log_shares : tensor (c, h), optional
-        Log weights of noise levels before any evidence, for experts that are scored by their predictions. None: all
-        alike, and the gain counts in place of the predictive likelihood.
+    predictive : bool
+        Whether experts are scored by their predictions: else the gain counts in place of the predictive likelihood.
 
     Returns
     -------
     PairFeatures
     """
-    log_evidence, residuals, share, freedom = [], [], [], []
-    before = torch.zeros(len(experts), 1) if log_shares is None else log_shares
-    for expert, of_expert, log_prior in zip(experts, found, before, strict=True):
-        log_likelihood = of_expert.log_likelihood + log_prior[:, None]
-        weights = posterior_weights(log_likelihood)
-        top = log_likelihood.flatten(1).max(dim=1, keepdim=True)
-        # The evidence is the likelihood at the best point over its posterior weight.
-        evidence = (top.values - weights.flatten(1).gather(1, top.indices).log())[:, 0]
-        log_evidence.append(evidence - math.log(of_expert.grid.scale.shape[1]))  # scales are alike before it
-        vectors = context.systems[expert.system].vectors
-        residual, total = leave_one_out(expert, of_expert, weights, vectors, Y)
-        residuals.append(residual)
-        share.append(total @ signal_shares(expert, of_expert.grid, len(Y)))
-        freedom.append((total @ (expert.eigenvalues * of_expert.inverse).sum(dim=1)) / len(Y))
-    likely, residual = torch.stack(log_evidence, dim=1), torch.stack(residuals, dim=1)
-    predictive = -0.5 * len(Y) * residual.clamp(min=1e-6).log()
+    parts = []
+    for group, of_group in zip(groups, found, strict=True):
+        log_likelihood = of_group.log_likelihood
+        weights, log_evidence = posterior(log_likelihood)
+        residual, total = leave_one_out(group, of_group, weights, context.systems[group.system].vectors, Y)
+        levels = torch.stack([group.shares, group.freedom], dim=2)
+        share, free = (total.transpose(0, 1) @ levels).unbind(dim=2)
+        likely = log_evidence.T - math.log(log_likelihood.shape[3])  # scales are alike before it
+        parts.append(torch.stack([likely, residual, share, free]))
+    likely, residual, share, free = torch.cat(parts, dim=1)
+    left_out = -0.5 * len(Y) * residual.clamp(min=1e-6).log()
     gains = (1 - residual).clamp(min=-1)
-    over_first = gains - gains[:, :1] if log_shares is None else (predictive - predictive[:, :1]) / 10
-    parts = (
-        ((likely - likely[:, :1]) / 10).clamp(-5, 5), gains, over_first.clamp(-5, 5),
-        torch.stack(share, dim=1), torch.stack(freedom, dim=1),
-    )  # fmt: skip
-    return PairFeatures(torch.stack(parts, dim=-1), likely, predictive)
+    over_first = (left_out - left_out[:1]) / 10 if predictive else gains - gains[:1]
+    features = [((likely - likely[:1]) / 10).clamp(-5, 5), gains, over_first.clamp(-5, 5), share, free]
+    return PairFeatures(torch.stack(features), likely.T, left_out.T)
 
 
 def common_width(config: SharedContextConfig) -> int:
@@ -129,4 +121,4 @@ def common_features(
         if expert.signal:
             level = expert.signal if expert.kind == "generic" else config.scales[c]
             kinds[c, -2:] = torch.tensor([1.0, math.log2(level)])
-    return torch.cat([mean_features, sizes.expand(len(kinds), -1), kinds], dim=1)
+    return torch.cat([mean_features, torch.cat([sizes.expand(len(kinds), -1), kinds], dim=1).to(mean_features)], dim=1)

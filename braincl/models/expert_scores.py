@@ -24,8 +24,9 @@ class ExpertScores(NamedTuple):
 
     Parameters
     ----------
-    scores : tensor (V, c, 3)
-        In nats: log evidence, leave-one-out log likelihood, and the latter's mean over voxels.
+    scores : tensor (V, c, 2) or (V, c, 3)
+        In nats: log evidence and leave-one-out log likelihood; and the latter's mean over all voxels, which the caller
+        adds.
     within_mixture : tensor (V, c)
         Log weights of components inside the mixture; 0 for all other experts.
     """
@@ -37,8 +38,8 @@ class ExpertScores(NamedTuple):
 def score_experts(
     log_evidence: Float[Tensor, "v c"],
     log_predictive: Float[Tensor, "v c"],
-    mixture: list[int],
-    log_weights: Float[Tensor, "m"],
+    mixture: slice,
+    log_weights: Float[Tensor, "m"] | None,
 ) -> ExpertScores:
     """Bring what is known of every expert together.
 
@@ -47,10 +48,10 @@ def score_experts(
     log_evidence : tensor (V, c)
     log_predictive : tensor (V, c)
         Leave-one-out log likelihood of the context's responses, ``-n/2 log(mean squared residual)``.
-    mixture : list of int
+    mixture : slice
         Which experts are components of the mixture.
-    log_weights : tensor (m,)
-        Of the components, before any evidence.
+    log_weights : tensor (m,), optional
+        Of the components, before any evidence; None where there are none.
 
     Returns
     -------
@@ -58,12 +59,10 @@ def score_experts(
     """
     scores = torch.stack([log_evidence, log_predictive], dim=-1)
     within = torch.zeros_like(log_evidence)
-    if mixture:
+    if log_weights is not None:
         joint = log_evidence[:, mixture] + log_weights
         total = joint.logsumexp(dim=1, keepdim=True)
         within[:, mixture] = joint - total
         predictive = ((joint - total).exp() * log_predictive[:, mixture]).sum(dim=1, keepdim=True)
         scores[:, mixture] = torch.stack([total, predictive], dim=-1)
-    scores = scores - scores[:, :1]
-    of_all = scores[..., 1:].mean(dim=0, keepdim=True).expand(len(scores), -1, -1)
-    return ExpertScores(torch.cat([scores, of_all], dim=-1), within)
+    return ExpertScores(scores - scores[:, :1], within)

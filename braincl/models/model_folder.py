@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from braincl.data.torch_settings import plain_torch
 from braincl.errors import ModelError
 from braincl.models.network import InContextNetwork
 from braincl.models.per_voxel import PerVoxelNetwork
 from braincl.models.shared_context import SharedContextNetwork
-from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, load_state, load_tensors, save_model
+from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_network, load_config, load_tensors, save_model
 from setcore.errors import CheckpointError
 from setcore.files import read_json
 from setcore.model_lookup import embedded_models, find_model_folder
@@ -67,6 +68,7 @@ def find_model(path_or_name: str | Path | None) -> Path:
     return find_model_folder(path_or_name, embedded_models(EMBEDDED), DEFAULT_MODEL, ModelError)
 
 
+@plain_torch()
 def load_model(folder: Path) -> tuple[InContextNetwork, ModelCard]:
     """Network and card of a model folder.
 
@@ -78,7 +80,7 @@ def load_model(folder: Path) -> tuple[InContextNetwork, ModelCard]:
     Returns
     -------
     network : InContextNetwork
-        In evaluation mode.
+        In evaluation mode; its attribute `card` is the card.
     card : ModelCard
 
     Raises
@@ -89,11 +91,11 @@ def load_model(folder: Path) -> tuple[InContextNetwork, ModelCard]:
     kind = NETWORKS[architecture_of(folder)]
     config: Any
     config, extra = load_config(folder, kind.config_class)
-    network = kind(config)
     path = folder / WEIGHTS_FILE
-    load_state(network, load_tensors(path), str(path))
-    card = {name: value for name, value in extra.items() if name in ModelCard.__dataclass_fields__}
-    return network.eval(), ModelCard(**card)
+    network = build_network(lambda: kind(config), load_tensors(path), str(path))
+    card = ModelCard(**{name: value for name, value in extra.items() if name in ModelCard.__dataclass_fields__})
+    network.card = card
+    return network, card
 
 
 def architecture_of(folder: Path) -> str:

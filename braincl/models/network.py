@@ -10,13 +10,34 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from braincl.errors import ModelError
 from braincl.models.prior import Prior
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Averages over the voxels of a context.
+
+    Parameters
+    ----------
+    voxels : int
+    values : tensor (c, f)
+        By expert.
+    """
+
+    voxels: int
+    values: Tensor
+
+    def __add__(self, other: Summary) -> Summary:
+        voxels = self.voxels + other.voxels
+        return Summary(voxels, (self.voxels * self.values + other.voxels * other.values) / voxels)
 
 
 class Conditioned(Protocol):
@@ -38,6 +59,7 @@ class InContextNetwork(nn.Module, ABC):
     architecture: ClassVar[str]  # as `config.json` names it
     config_class: ClassVar[type]
     config: Any
+    card: Any = None  # the `ModelCard` of the folder that the network was loaded from; it stays with copies
 
     @property
     def features(self) -> int:
@@ -48,6 +70,20 @@ class InContextNetwork(nn.Module, ABC):
         int
         """
         return int(self.config.features)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and so where responses must be.
+
+        Returns
+        -------
+        torch.device
+        """
+        return next(self.parameters()).device
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.parameters())
+        return f"{type(self).__name__}({size:,} parameters, {self.features or 'any number of'} features)"
 
     def check_features(self, features: int) -> None:
         """Refuse embeddings of another width.
@@ -67,8 +103,25 @@ class InContextNetwork(nn.Module, ABC):
                 "image encoder, or a model that takes any embedding (the default)"
             )
 
+    def summarise(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 2048) -> Summary | None:
+        """What the network takes from all voxels of a context; summaries of parts of the voxels add up.
+
+        Parameters
+        ----------
+        X, Y, voxel_batch
+            As in `condition`.
+
+        Returns
+        -------
+        Summary or None
+            None where every voxel is on its own.
+        """
+        return None
+
     @abstractmethod
-    def condition(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 1024) -> Any:
+    def condition(
+        self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 2048, summary: Summary | None = None
+    ) -> Any:
         """Read a context.
 
         Parameters
@@ -77,6 +130,8 @@ class InContextNetwork(nn.Module, ABC):
         Y : tensor (n, V)
         voxel_batch : int
             Voxels that are worked on at once; bounds memory.
+        summary : Summary, optional
+            Of all voxels of the subject, where Y has only some of them. None: Y has all.
 
         Returns
         -------
@@ -110,20 +165,36 @@ class InContextNetwork(nn.Module, ABC):
         """
 
     @abstractmethod
+    def ask(self, conditioned: Any, queries: Float[Tensor, "t e"]) -> Any:
+        """What of new pictures is alike for all voxels.
+
+        Parameters
+        ----------
+        conditioned : Conditioned
+        queries : tensor (t, E)
+
+        Returns
+        -------
+        object
+            For `predictive_std`.
+        """
+
+    @abstractmethod
     def predictive_std(
-        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice, queries: Float[Tensor, "t e"]
-    ) -> Float[Tensor, "v t"]:
+        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice, asked: Any
+    ) -> Float[Tensor, "t v"]:
         """Standard deviation of new responses, noise included.
 
         Parameters
         ----------
         conditioned, Y, voxels
             As in `emit`.
-        queries : tensor (t, E)
+        asked : object
+            From `ask`.
 
         Returns
         -------
-        tensor (v, t)
+        tensor (t, v)
         """
 
     @abstractmethod

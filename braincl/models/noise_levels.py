@@ -2,7 +2,7 @@
 
 A voxel standardised on its context obeys ``y = s A u + e`` with noise of variance ``s^2 tau``. A prior over tuning u
 (`braincl.models.experts`) gives the likelihood of the responses at every point of a grid of noise levels and scales.
-`posterior_weights` integrates over the grid, as the networks do; `most_likely_level` takes one noise level for each
+`posterior` integrates over the grid, as the networks do; `most_likely_level` takes one noise level for each
 voxel, as population-prior ridge does (empirical Bayes).
 
 Axes: V voxel, h noise level, q relative scale.
@@ -96,32 +96,54 @@ def signal_shares(grid: NoiseGrid, variance: Tensor) -> Float[Tensor, "h"]:
     return 1 / (1 + grid.ratio / variance)
 
 
-def posterior_weights(log_weights: Float[Tensor, "v ..."]) -> Float[Tensor, "v ..."]:
-    """Weights over all points of the grid that sum to one for every voxel.
+class Posterior(NamedTuple):
+    """What is known of every expert's noise after the responses were seen.
 
     Parameters
     ----------
-    log_weights : tensor (V, ...)
-        Log likelihood plus log prior; one voxel's constant is free.
+    weights : tensor (V, c, h, q)
+    log_evidence : tensor (V, c)
+        Log of the sum of what the weights were before they were scaled.
+    """
+
+    weights: Tensor
+    log_evidence: Tensor
+
+
+def posterior(log_weights: Float[Tensor, "v c h q"], mass: Float[Tensor, "v c"] | None = None) -> Posterior:
+    """Weights over all points of the grid that sum to one, or to a mass, for every voxel and expert.
+
+    Parameters
+    ----------
+    log_weights : tensor (V, c, h, q)
+        Log likelihood plus log prior; a constant of each voxel and expert is free.
+    mass : tensor (V, c), optional
+        Of every expert; None: 1.
 
     Returns
     -------
-    tensor (V, ...)
+    Posterior
     """
-    return log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
+    points = log_weights.movedim(0, -1).flatten(1, 2)  # voxels last, as they lie in memory
+    top = points.detach().amax(dim=1, keepdim=True)
+    weights = (points - top).mul_(1 / math.log(2)).exp2_()  # a third of exp's time
+    total = weights.sum(dim=1, keepdim=True)
+    weights = weights * (1 / total if mass is None else mass.T[:, None] / total)
+    in_shape = weights.view(*log_weights.shape[1:], len(log_weights)).movedim(-1, 0)
+    return Posterior(in_shape, (top + total.log())[:, 0].T)
 
 
-def most_likely_level(log_likelihood: Float[Tensor, "v h 1"]) -> Float[Tensor, "v h 1"]:
+def most_likely_level(log_likelihood: Float[Tensor, "v c h 1"]) -> Float[Tensor, "v c h 1"]:
     """All weight on the noise level at which each voxel's responses are most likely.
 
     Parameters
     ----------
-    log_likelihood : tensor (V, h, 1)
+    log_likelihood : tensor (V, c, h, 1)
 
     Returns
     -------
-    tensor (V, h, 1)
+    tensor (V, c, h, 1)
         Zeros and ones.
     """
-    best = log_likelihood.argmax(dim=1)[:, 0]
-    return torch.nn.functional.one_hot(best, log_likelihood.shape[1])[..., None].to(log_likelihood.dtype)
+    best = log_likelihood.argmax(dim=2, keepdim=True)
+    return torch.zeros_like(log_likelihood).scatter_(2, best, 1.0)

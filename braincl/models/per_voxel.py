@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from braincl.models.network import InContextNetwork, batches
+from braincl.models.network import InContextNetwork, Summary, batches
 from braincl.models.prior import Prior, isotropic_prior
 from setcore.blocks import ResidualMLP, SelfAttentionBlock
 
@@ -123,7 +123,9 @@ class PerVoxelNetwork(InContextNetwork):
         emitted = self.weight_pred[0](tokens[:, 0])
         return emitted[:, :-1], emitted[:, -1]
 
-    def condition(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 1024) -> EmittedVoxels:
+    def condition(
+        self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 2048, summary: Summary | None = None
+    ) -> EmittedVoxels:
         """Emit the weights of all voxels.
 
         Parameters
@@ -132,6 +134,8 @@ class PerVoxelNetwork(InContextNetwork):
         Y : tensor (n, V)
         voxel_batch : int
             Voxels that are worked on at once, at most; fewer where contexts are long.
+        summary : Summary, optional
+            Not looked at: every voxel is on its own.
 
         Returns
         -------
@@ -143,7 +147,7 @@ class PerVoxelNetwork(InContextNetwork):
             X has another width than the network takes.
         """
         self.check_features(X.shape[1])
-        X = X.float()
+        X = X.to(Y)
         parts = [self(X, Y[:, part]) for part in batches(Y.shape[1], min(voxel_batch, _voxels_at_once(len(X))))]
         weights, bias = (torch.cat(column) for column in zip(*parts, strict=True))
         return EmittedVoxels(X, weights, bias, (Y - X @ weights.T - bias).square().mean(dim=0).sqrt())
@@ -167,9 +171,23 @@ class PerVoxelNetwork(InContextNetwork):
         """
         return conditioned.weights[voxels], conditioned.bias[voxels]
 
+    def ask(self, conditioned: EmittedVoxels, queries: Float[Tensor, "t e"]) -> int:
+        """How many new pictures there are: all that `predictive_std` needs.
+
+        Parameters
+        ----------
+        conditioned : EmittedVoxels
+        queries : tensor (t, E)
+
+        Returns
+        -------
+        int
+        """
+        return len(queries)
+
     def predictive_std(
-        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice, queries: Float[Tensor, "t e"]
-    ) -> Float[Tensor, "v t"]:
+        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice, asked: int
+    ) -> Float[Tensor, "t v"]:
         """Root mean squared residual in the context: the network knows no uncertainty of its own.
 
         Parameters
@@ -178,14 +196,14 @@ class PerVoxelNetwork(InContextNetwork):
         Y : tensor (n, v)
             Not looked at again.
         voxels : slice
-        queries : tensor (t, E)
-            Any; it is the same for all.
+        asked : int
+            New pictures; it is the same for all.
 
         Returns
         -------
-        tensor (v, t)
+        tensor (t, v)
         """
-        return conditioned.residual[voxels, None].expand(-1, len(queries))
+        return conditioned.residual[voxels].expand(asked, -1)
 
     def context_shares(
         self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice

@@ -39,6 +39,9 @@ class Prior:
     covariances: Array
     shares: Array = field(default_factory=lambda: np.full(len(SIGNAL_SHARES), 1 / len(SIGNAL_SHARES)))
 
+    def __repr__(self) -> str:
+        return f"Prior({len(self.log_weights)} Gaussians over the weights of {self.n_features} features)"
+
     @property
     def n_features(self) -> int:
         """E, the width of the embedding.

@@ -35,6 +35,18 @@ def convert_published(published: str | Path, out: str | Path) -> PerVoxelConfig:
         The file is damaged, holds more than tensors, or is not of this architecture.
     InputError
         `out` is not empty or cannot be made.
+
+    Examples
+    --------
+    >>> import braincl
+    >>> import torch
+    >>> from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
+    >>> network = PerVoxelNetwork(PerVoxelConfig(16, width=40, layers=1, hidden=32))  # stands in for a published one
+    >>> torch.save(network.state_dict(), "published.pth")
+    >>> braincl.convert_published("published.pth", "model").features
+    16
+    >>> braincl.InContextEncoder.from_pretrained("model").standardize  # published networks take responses as they are
+    False
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -60,7 +72,10 @@ def convert_published(published: str | Path, out: str | Path) -> PerVoxelConfig:
 
 
 def _read_published(path: str | Path) -> dict[str, Tensor]:
-    """The dictionary of tensors in a file, read without running any code that it may hold."""
+    """The dictionary of tensors in a file, read without running any code that it may hold.
+
+    What PyTorch puts before names is taken off: ``module.`` of parallel training, ``_orig_mod.`` of compiled networks.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is not a file")
@@ -78,7 +93,7 @@ def _read_published(path: str | Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: entry {name!r} is not a floating point tensor; pass the bare state dict")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name!r} holds NaN or inf; fetch the file again")
-    return state
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", str(name)): tensor for name, tensor in state.items()}
 
 
 def _config_from_shapes(state: dict[str, Tensor], where: str) -> PerVoxelConfig:

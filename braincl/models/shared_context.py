@@ -17,7 +17,7 @@ relative scale.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,18 +26,28 @@ from torch import Tensor, nn
 
 from braincl.errors import ModelError
 from braincl.models.config import SharedContextConfig
-from braincl.models.evidence import Evidence, evidence_of_all, solve
+from braincl.models.evidence import (
+    Evidence,
+    ExpertGroup,
+    evidence_of_all,
+    group_experts,
+    in_groups,
+    over_scales,
+    read_out,
+    read_through,
+    solve,
+)
 from braincl.models.expert_features import LOCAL, common_features, common_width, pair_features
 from braincl.models.expert_scores import INITIAL_TRUST, ExpertScores, score_experts
 from braincl.models.experts import Context, Expert
-from braincl.models.network import InContextNetwork, batches
-from braincl.models.noise_levels import SCALES, SIGNAL_SHARES, posterior_weights
+from braincl.models.network import InContextNetwork, Summary, batches
+from braincl.models.noise_levels import SIGNAL_SHARES, posterior
 from braincl.models.prior import Prior, isotropic_prior
-from braincl.models.set_attention import TinySetAttention
-from setcore.blocks import SelfAttentionBlock
+from braincl.models.set_attention import TinySetBlock, apply, normed
 
-GRID_POINTS = len(SIGNAL_SHARES) * SCALES
-KEPT_VALUES = 2**26  # 256 MB of evidence is kept between reading a context and emitting weights
+TILE = 512  # voxels that the set transformer works on at once, so that they stay in the processor's cache
+PRIOR_PARTS = ("means", "covariances", "log_weights", "shares")
+KEPT_VALUES = 2**25  # 128 MB of evidence is kept between reading a context and emitting weights
 
 
 class ConditionedContext(NamedTuple):
@@ -47,24 +57,38 @@ class ConditionedContext(NamedTuple):
     ----------
     context : Context
     experts : list of Expert
-    features : tensor (V, c, LOCAL)
-    mean_features : tensor (c, LOCAL)
-        Over all voxels.
+    groups : list of ExpertGroup
+        The same experts, put together.
+    rows : tensor (r, E)
+        What weights are sums of: one of every eigenvector, or, where that is less work, of every image in every basis;
+        then the experts' means.
+    means : tensor (c, E)
+        mu of every expert.
+    offset : tensor (E,)
+        Of the embeddings.
+    log_prior : tensor (c,)
+        Log weight of each expert before any evidence.
+    corrections : tensor (two, c, V)
+        Learned corrections per voxel and expert: to the log weight, and to the log-odds of the signal share.
     scores : ExpertScores or None
         Where experts are weighted by what they predict.
     kept : dict of (start, stop) to list of Evidence
-        Of batches of voxels, as far as memory allows.
+        Of batches of voxels, as far as `KEPT_VALUES` allows.
     """
 
     context: Context
     experts: list[Expert]
-    features: Tensor
-    mean_features: Tensor
+    groups: list[ExpertGroup]
+    rows: Tensor
+    means: Tensor
+    offset: Tensor
+    log_prior: Tensor
+    corrections: Tensor
     scores: ExpertScores | None
     kept: dict[tuple[int, int], list[Evidence]]
 
     def evidence(self, Y: Float[Tensor, "n v"], voxels: slice) -> list[Evidence]:
-        """What every expert says of a batch of voxels.
+        """What every group of experts says of a batch of voxels.
 
         Parameters
         ----------
@@ -76,7 +100,7 @@ class ConditionedContext(NamedTuple):
         -------
         list of Evidence
         """
-        return self.kept.get((voxels.start, voxels.stop)) or evidence_of_all(self.context, self.experts, Y)
+        return self.kept.get((voxels.start, voxels.stop)) or evidence_of_all(self.context, self.groups, Y)
 
     def compact(self) -> ConditionedContext:
         """Without the evidence that is kept at hand; it is gathered anew where it is needed.
@@ -86,6 +110,35 @@ class ConditionedContext(NamedTuple):
         ConditionedContext
         """
         return self._replace(kept={})
+
+
+class _Seen(NamedTuple):
+    groups: list[ExpertGroup]
+    features: tuple[Tensor, ...]  # (LOCAL, c, v) of every batch of voxels
+    scores: ExpertScores | None  # without those of all voxels
+    kept: dict[tuple[int, int], list[Evidence]]
+    summary: Summary
+
+
+class Asked(NamedTuple):
+    """New pictures, as far as they are alike for all voxels.
+
+    Parameters
+    ----------
+    systems : list of (list of int, tensor (t, k))
+        By system of eigenvectors: places of its groups of experts, and coordinates of the pictures.
+    factors : tensor (t, f)
+        What the variance within experts is a product with; `_Spread` has the other factors, in this order.
+    """
+
+    systems: list[tuple[list[int], Tensor]]
+    factors: Tensor
+
+
+class _Spread(NamedTuple):
+    together: Tensor  # (v, k_), weights of all experts of a system
+    mass: Tensor  # (v,)
+    factors: list[Tensor]  # (v, f) in all
 
 
 class SharedContextNetwork(InContextNetwork):
@@ -104,10 +157,12 @@ class SharedContextNetwork(InContextNetwork):
     prior_covariances: Tensor
     prior_log_weights: Tensor
     prior_shares: Tensor
+    odds: Tensor  # of the signal shares; what corrections of them go by
 
     def __init__(self, config: SharedContextConfig) -> None:
         super().__init__()
         self.config = config
+        self._prior: list[Prior] = []
         if config.features:
             priors = 1 + config.components
             self.register_buffer("prior_means", torch.zeros(priors, config.features))
@@ -115,12 +170,13 @@ class SharedContextNetwork(InContextNetwork):
             self.register_buffer("prior_covariances", eye.repeat(priors, 1, 1))
             self.register_buffer("prior_log_weights", torch.zeros(priors))
             self.register_buffer("prior_shares", torch.full((len(SIGNAL_SHARES),), 1 / len(SIGNAL_SHARES)))
+        odds = torch.logit(torch.as_tensor(SIGNAL_SHARES)).float() / 4
+        self.register_buffer("odds", odds, persistent=False)
         self.embed = nn.Sequential(
             nn.Linear(LOCAL + common_width(config), config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width)
         )
         self.gate = nn.ModuleList(  # the set transformer; stored weights have this name
-            SelfAttentionBlock(config.width, config.heads, config.hidden, attention=TinySetAttention)
-            for _ in range(config.layers)
+            TinySetBlock(config.width, config.heads, config.hidden) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
         self.read_out = nn.Linear(config.width, 2)
@@ -151,11 +207,23 @@ class SharedContextNetwork(InContextNetwork):
         """
         if gaussian.n_features != self.config.features:
             raise ModelError(f"the prior has {gaussian.n_features} features, the network {self.config.features}")
-        parts = [gaussian] + ([mixture] if mixture is not None else [])
-        self.prior_means.copy_(torch.cat([torch.as_tensor(p.means) for p in parts]))
-        self.prior_covariances.copy_(torch.cat([torch.as_tensor(p.covariances) for p in parts]))
-        self.prior_log_weights.copy_(torch.cat([torch.as_tensor(p.log_weights) for p in parts]))
+        self._prior = [gaussian] + ([mixture] if mixture is not None else [])
+        for name in PRIOR_PARTS[:-1]:
+            parts = [torch.as_tensor(getattr(prior, name)) for prior in self._prior]
+            getattr(self, f"prior_{name}").copy_(torch.cat(parts))
         self.prior_shares.copy_(torch.as_tensor(gaussian.shares))
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._prior = []
+
+    def _priors(self) -> list[Prior]:
+        """The Gaussian population prior and, where there is one, the mixture: on the CPU, whatever the device."""
+        if self.config.features and not self._prior:
+            stored = {name: getattr(self, f"prior_{name}").cpu().double().numpy() for name in PRIOR_PARTS}
+            shares, cut = stored.pop("shares"), [slice(0, 1), slice(1, None)][: 1 + bool(self.config.components)]
+            self._prior = [Prior(shares=shares, **{n: values[part] for n, values in stored.items()}) for part in cut]
+        return self._prior
 
     def gaussian_prior(self) -> Prior | None:
         """The Gaussian population prior of the training subjects.
@@ -165,10 +233,7 @@ class SharedContextNetwork(InContextNetwork):
         Prior or None
             None for a network that was trained without one.
         """
-        if not self.config.features:
-            return None
-        first = (self.prior_log_weights[:1], self.prior_means[:1], self.prior_covariances[:1], self.prior_shares)
-        return Prior(*(tensor.double().numpy() for tensor in first))
+        return self._priors()[0] if self.config.features else None
 
     def starting_prior(self, features: int) -> Prior:
         """The population prior, isotropic where there is none, with the learned distribution of signal shares.
@@ -189,40 +254,62 @@ class SharedContextNetwork(InContextNetwork):
         """
         self.check_features(features)
         prior = self.gaussian_prior() or isotropic_prior(features)
-        shares = self._log_share_prior().detach().double().softmax(dim=0).numpy()
+        shares = self._log_share_prior().detach().cpu().double().softmax(dim=0).numpy()
         return Prior(np.zeros(1), prior.means, prior.covariances, shares)
 
-    # The image side: once per context, in float64.
+    # The image side: once per context, on the CPU in float64.
 
     def _experts(self, context: Context) -> list[Expert]:
         experts = []
         if self.config.features:
-            means, covariances = self.prior_means.double(), self.prior_covariances.double()
-            basis = context.add_basis(covariances[0])
-            signal = float(self.prior_shares.double() @ torch.as_tensor(SIGNAL_SHARES))
+            gaussian, *mixtures = self._priors()
+            mean, basis = (
+                torch.as_tensor(gaussian.means[0]),
+                context.add_basis(torch.as_tensor(gaussian.covariances[0])),
+            )
+            signal = float(gaussian.shares @ SIGNAL_SHARES)
             for factor in self.config.scales:
-                experts.append(context.gaussian("population", means[0], basis, signal=factor * signal))
+                experts.append(context.gaussian("population", mean, basis, signal=factor * signal))
             for shrinkage, mean_scale in ((0.0, 1.0), *self.config.relaxations):
-                experts.append(context.gaussian("population", means[0], basis, shrinkage, mean_scale))
-            for c in range(1, 1 + self.config.components):
-                basis = context.add_basis(covariances[c])
-                experts.append(context.gaussian("mixture", means[c], basis))
+                experts.append(context.gaussian("population", mean, basis, shrinkage, mean_scale))
+            for mixture in mixtures:
+                for own, covariance in zip(mixture.means, mixture.covariances, strict=True):
+                    basis = context.add_basis(torch.as_tensor(covariance))
+                    experts.append(context.gaussian("mixture", torch.as_tensor(own), basis))
         signals = (0.0, *self.config.signals)
-        return experts + [context.generic(power, signal) for signal in signals for power in self.config.powers]
+        generic = [context.generic(power, signal) for signal in signals for power in self.config.powers]
+        return in_groups(experts + generic)
 
-    @torch.no_grad()
+    def summarise(self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 2048) -> Summary:
+        """Average features of every expert, and how well it predicts.
+
+        Parameters
+        ----------
+        X, Y, voxel_batch
+            As in `condition`.
+
+        Returns
+        -------
+        Summary
+        """
+        _, _, seen = self._look(X, Y, voxel_batch)
+        return seen.summary
+
     def condition(
-        self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 1024
+        self, X: Float[Tensor, "n e"], Y: Float[Tensor, "n v"], voxel_batch: int = 2048, summary: Summary | None = None
     ) -> ConditionedContext:
         """Solve all experts on a context and gather what the set transformer sees of each voxel.
 
         Parameters
         ----------
         X : tensor (n, E)
+            On the CPU.
         Y : tensor (n, V)
-            Standardised on the context.
+            Standardised on the context, where the network is.
         voxel_batch : int
             Voxels that are worked on at once.
+        summary : Summary, optional
+            Of all voxels of the subject, where Y has only some of them. None: Y has all.
 
         Returns
         -------
@@ -233,81 +320,119 @@ class SharedContextNetwork(InContextNetwork):
         ModelError
             X has another width than the population prior.
         """
+        context, experts, seen = self._look(X, Y, voxel_batch)
+        summary = summary or seen.summary
+        means, of_all = summary.values[:, :LOCAL], summary.values[:, LOCAL]
+        common = common_features(self.config, experts, means, len(X), summary.voxels)
+        scores = None
+        if seen.scores is not None:
+            whole = of_all.expand(len(seen.scores.scores), -1)[..., None]
+            scores = seen.scores._replace(scores=torch.cat([seen.scores.scores, whole], dim=-1))
+        tiles = [tile for part in seen.features for tile in part.split(TILE, dim=2)]
+        corrections = torch.cat([self.corrections(tile, common) for tile in tiles], dim=2)
+        own_means = torch.stack([expert.mean_weights for expert in experts]).to(Y)
+        rows = context.read_outs() if context.few_systems else context.bases
+        return ConditionedContext(
+            context, experts, seen.groups, torch.cat([*rows, own_means]), own_means, context.offset.to(Y),
+            self._log_prior(experts).to(Y), corrections, scores, seen.kept,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _look(self, X: Tensor, Y: Tensor, voxel_batch: int) -> tuple[Context, list[Expert], _Seen]:
+        """What every expert says of every voxel, as far as it is kept."""
         self.check_features(X.shape[1])
         context = Context(X)
-        experts = [expert.to(Y.dtype) for expert in self._experts(context)]
-        context.lower(Y.dtype)
+        experts = self._experts(context)
         log_shares = self._log_shares(experts) if self.config.leave_one_out else None
-        parts, kept = [], {}
-        size = len(experts) * GRID_POINTS + 2 * sum(system.vectors.shape[1] for system in context.systems)
+        groups = group_experts(experts, len(X), Y, log_shares=log_shares)
+        context.lower(Y)
+        parts, kept, left = [], {}, KEPT_VALUES
         for voxels in batches(Y.shape[1], voxel_batch):
-            found = evidence_of_all(context, experts, Y[:, voxels])
-            parts.append(pair_features(context, experts, found, Y[:, voxels], log_shares))
-            if voxels.stop * size <= KEPT_VALUES:
+            part = Y[:, voxels]
+            found = evidence_of_all(context, groups, part)
+            parts.append(pair_features(context, groups, found, part, self.config.leave_one_out))
+            left -= sum(of_group.values.numel() + of_group.log_likelihood.numel() for of_group in found)
+            if left > 0:
                 kept[voxels.start, voxels.stop] = found
-        features, log_evidence, log_predictive = (torch.cat(part) for part in zip(*parts, strict=True))
-        scores = None
+        features, likely, predictive = zip(*parts, strict=True)
+        means = torch.stack([part.sum(dim=2) for part in features]).sum(dim=0).T / Y.shape[1]
+        scores, of_all = None, torch.zeros_like(means[:, 0])
         if self.config.leave_one_out:
-            scores = score_experts(log_evidence, log_predictive, *self._mixture(experts))
-        return ConditionedContext(context, experts, features, features.mean(dim=0), scores, kept)
+            scores = score_experts(torch.cat(likely), torch.cat(predictive), *self._mixture(experts))
+            of_all = scores.scores[..., 1].mean(dim=0)
+        summary = Summary(Y.shape[1], torch.cat([means, of_all[:, None]], dim=1))
+        return context, experts, _Seen(groups, features, scores, kept, summary)
 
-    def _mixture(self, experts: list[Expert]) -> tuple[list[int], Tensor]:
+    def _mixture(self, experts: list[Expert]) -> tuple[slice, Tensor | None]:
         """Which experts are components of the mixture, and their log weights."""
-        members = [c for c, expert in enumerate(experts) if expert.kind == "mixture"]
-        return members, self.prior_log_weights[1:] if members else torch.zeros(0)
+        kinds = [expert.kind for expert in experts]
+        start = kinds.index("mixture") if "mixture" in kinds else 0
+        return slice(start, start + kinds.count("mixture")), self.prior_log_weights[1:] if start else None
 
     # The voxel side: any batch of voxels.
 
-    def _corrections(self, conditioned: ConditionedContext, voxels: slice) -> Float[Tensor, "v c two"]:
-        """Learned corrections per voxel and expert: to the log weight, and to the log-odds of the signal share."""
-        features, experts = conditioned.features[voxels], conditioned.experts
-        images, count = len(conditioned.context.A), len(conditioned.features)
-        alike = common_features(self.config, experts, conditioned.mean_features, images, count)
-        first, *others = self.embed
+    def corrections(self, features: Float[Tensor, "l c v"], common: Float[Tensor, "c f"]) -> Float[Tensor, "two c v"]:
+        """Learned corrections of voxels: to the log weight of every expert, and to the log-odds of its signal share.
+
+        Parameters
+        ----------
+        features : tensor (LOCAL, c, v)
+            From `braincl.models.expert_features.pair_features`.
+        common : tensor (c, f)
+            Those that are alike for all voxels, from `braincl.models.expert_features.common_features`.
+
+        Returns
+        -------
+        tensor (2, c, v)
+        """
+        first, activation, second = self.embed
         assert isinstance(first, nn.Linear)
-        own, common = first.weight[:, :LOCAL], first.weight[:, LOCAL:]
-        tokens = features @ own.T + (alike.to(features.dtype) @ common.T + first.bias)
-        for layer in (*others, *self.gate):
+        assert isinstance(second, nn.Linear)
+        own, alike = first.weight.split([LOCAL, common.shape[1]], dim=1)
+        hidden = (own @ features.flatten(1)).view(-1, *features.shape[1:])
+        hidden.add_(torch.addmm(first.bias[:, None], alike, common.T)[..., None])
+        tokens = apply(second.weight, second.bias, activation(hidden))
+        for layer in self.gate:
             tokens = layer(tokens)
-        corrections: Tensor = self.read_out(self.norm(tokens))
-        return corrections
+        return normed(self.norm, self.read_out.weight, self.read_out.bias, tokens)
 
     def weights(
         self, conditioned: ConditionedContext, found: list[Evidence], voxels: slice
-    ) -> list[Float[Tensor, "v h q"]]:
+    ) -> list[Float[Tensor, "v c h q"]]:
         """Weights of experts, noise levels and scales.
 
         Parameters
         ----------
         conditioned : ConditionedContext
         found : list of Evidence
-            Of these voxels, by expert.
+            Of these voxels, by group.
         voxels : slice
 
         Returns
         -------
-        list of tensor (v, h, q)
-            One for each expert; together they sum to one for every voxel.
+        list of tensor (v, c, h, q)
+            One for each group; together they sum to one for every voxel.
         """
-        correction = self._corrections(conditioned, voxels)
-        odds = torch.logit(torch.as_tensor(SIGNAL_SHARES, dtype=correction.dtype)) / 4
-        by_share = self._log_shares(conditioned.experts) + correction[..., 1:] * odds
-        level = correction[..., 0] + self._log_prior(conditioned.experts).to(correction.dtype)
+        level, share = conditioned.corrections[:, :, voxels]
+        told = self._log_shares(conditioned.experts)
+        if conditioned.scores is not None:  # the evidence holds them
+            told = told - told.detach() * self.temper.exp()
+        by_share = torch.addcmul(told[..., None], share[:, None], self.odds[:, None]).movedim(-1, 0)
+        level = level.T + conditioned.log_prior
         if conditioned.scores is None:
             by_share = by_share + level[..., None]
+        members = [group.members for group in conditioned.groups]
         logits = [
-            torch.addcmul(of_expert[..., None], evidence.log_likelihood, self.temper.exp())
-            for of_expert, evidence in zip(by_share.unbind(dim=1), found, strict=True)
+            torch.addcmul(by_share[:, places, :, None], of_group.log_likelihood, self.temper.exp())
+            for places, of_group in zip(members, found, strict=True)
         ]
         if conditioned.scores is None:
             joint = torch.cat([part.flatten(1) for part in logits], dim=1).softmax(dim=1)
-            sizes = [part[0].numel() for part in logits]
-            parts = torch.split(joint, sizes, dim=1)
+            parts = torch.split(joint, [part[0].numel() for part in logits], dim=1)
             return [weights.view_as(part) for weights, part in zip(parts, logits, strict=True)]
         scores, within_mixture = (part[voxels] for part in conditioned.scores)
         among = (level + within_mixture + scores @ self.trust).softmax(dim=1)
-        shares = among.unbind(dim=1)
-        return [posterior_weights(part) * share[:, None, None] for part, share in zip(logits, shares, strict=True)]
+        return [posterior(part, among[:, places]).weights for part, places in zip(logits, members, strict=True)]
 
     def _log_shares(self, experts: list[Expert]) -> Float[Tensor, "c h"]:
         """Log weight of each noise level of each expert before any evidence; even where the signal is known."""
@@ -327,13 +452,12 @@ class SharedContextNetwork(InContextNetwork):
         it takes less to hold them back, and the mixture, which is there only if it predicted training subjects better,
         leads.
         """
-        mixture = torch.tensor([expert.kind == "mixture" for expert in experts])
+        mixture = [expert.kind == "mixture" for expert in experts]
         if self.config.leave_one_out:
-            return torch.where(mixture, 0.0, -2.0 if mixture.any() else 0.0)
-        prior = torch.full((len(experts),), -4.0)
-        prior[0] = 0.0
-        if mixture.any():
-            prior[mixture] = self.prior_log_weights[1:]
+            return torch.tensor([0.0 if inside or not any(mixture) else -2.0 for inside in mixture])
+        prior = torch.tensor([0.0] + [-4.0] * (len(experts) - 1))
+        if any(mixture):
+            prior[torch.tensor(mixture)] = torch.as_tensor(self._priors()[1].log_weights, dtype=torch.float32)
         return prior
 
     def emit(
@@ -353,11 +477,13 @@ class SharedContextNetwork(InContextNetwork):
         weights : tensor (v, E)
         bias : tensor (v,)
         """
-        duals, means = self.read_through(conditioned, Y, voxels)
-        mean_weights = torch.stack([expert.mean_weights for expert in conditioned.experts])
-        bases = torch.cat([*conditioned.context.bases, mean_weights])
-        weights = torch.cat([duals.flatten(1), means], dim=1) @ bases
-        return weights, -(weights @ conditioned.context.offset.to(weights.dtype))
+        if conditioned.context.few_systems:
+            duals, means = self._solve(conditioned, Y, voxels)
+        else:
+            on_images, means = self.read_through(conditioned, Y, voxels)
+            duals = [on_images.flatten(1)]
+        weights = torch.cat([*duals, means], dim=1) @ conditioned.rows
+        return weights, -(weights @ conditioned.offset)
 
     def read_through(
         self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice
@@ -378,19 +504,25 @@ class SharedContextNetwork(InContextNetwork):
         means : tensor (v, c)
             Amount of every expert's mean.
         """
-        context, found = conditioned.context, conditioned.evidence(Y, voxels)
-        weights = self.weights(conditioned, found, voxels)
-        means, of_systems = [], [torch.zeros(()) for _ in context.systems]
-        for c, expert in enumerate(conditioned.experts):
-            solution = solve(expert, found[c], weights[c])
-            means.append(solution.mean_coefficient)
-            of_systems[expert.system] = of_systems[expert.system] + solution.dual * expert.gain
+        context = conditioned.context
+        of_systems, means = self._solve(conditioned, Y, voxels)
         duals = Y.new_zeros(Y.shape[1], len(context.bases), len(Y))
-        for system, dual in zip(context.systems, of_systems, strict=True):
-            on_images = dual @ system.vectors.T
-            for basis, factor in system.mix:
+        for dual, (vectors, mix) in zip(of_systems, context.systems, strict=True):
+            on_images = dual @ vectors.T
+            for basis, factor in mix:
                 duals[:, basis].add_(on_images, alpha=factor)
-        return duals, torch.stack(means, dim=1)
+        return duals, means
+
+    def _solve(self, conditioned: ConditionedContext, Y: Tensor, voxels: slice) -> tuple[list[Tensor], Tensor]:
+        """Amounts of every system's eigenvectors (v, k), and of every expert's mean (v, c)."""
+        groups, found = conditioned.groups, conditioned.evidence(Y, voxels)
+        weights = self.weights(conditioned, found, voxels)
+        solved = [read_through(*parts) for parts in zip(groups, found, weights, strict=True)]
+        duals = []
+        for index in range(len(conditioned.context.systems)):
+            first, *others = [dual for group, (dual, _) in zip(groups, solved, strict=True) if group.system == index]
+            duals.append(sum(others, first))
+        return duals, torch.cat([means for _, means in solved], dim=1)
 
     def context_shares(
         self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice
@@ -417,9 +549,48 @@ class SharedContextNetwork(InContextNetwork):
         norms = torch.einsum("vbn,nbc,vcn->vn", duals, products, duals).clamp(min=0).sqrt()
         return norms / norms.sum(dim=1, keepdim=True)
 
+    def ask(self, conditioned: ConditionedContext, queries: Float[Tensor, "t e"]) -> Asked:
+        """What of new pictures is alike for all voxels.
+
+        Parameters
+        ----------
+        conditioned : ConditionedContext
+        queries : tensor (t, E)
+            On the CPU.
+
+        Returns
+        -------
+        Asked
+        """
+        context, experts = conditioned.context, conditioned.experts
+        centred = queries.double() - context.offset
+        low = centred.to(conditioned.offset)
+        read = [low @ basis.T for basis in context.bases]
+        systems, factors = [], []
+        for index in range(len(context.systems)):
+            places = [place for place, group in enumerate(conditioned.groups) if group.system == index]
+            groups = [conditioned.groups[place] for place in places]
+            members = [expert for group in groups for expert in experts[group.members]]
+            first, mean = members[0], None
+            if first.kind == "generic":
+                firsts = {expert.strength: expert for expert in reversed(members)}
+                of_powers = {power: context.prior_variance(expert, centred) for power, expert in firsts.items()}
+                priors = torch.stack([of_powers[expert.strength] for expert in members], dim=1)
+            else:  # they differ in their means only
+                mean = low @ (conditioned.means[groups[0].members][0] / (first.mean_scale or 1.0))
+                priors = context.prior_variance(first, centred)[:, None].expand(-1, len(members))
+            coordinates = context.coordinates(index, read, mean)
+            squares = coordinates.square()
+            if len(members) == 1:  # what the context explains, by noise level
+                levels = _explained(groups[0])
+                squares = squares[:, : levels.shape[1]] @ levels.T
+            factors += [squares, priors.to(low), torch.ones_like(low[:, :1])]
+            systems.append((places, coordinates))
+        return Asked(systems, torch.cat(factors, dim=1))
+
     def predictive_std(
-        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice, queries: Float[Tensor, "t e"]
-    ) -> Float[Tensor, "v t"]:
+        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice, asked: Asked
+    ) -> Float[Tensor, "t v"]:
         """Standard deviation of new standardised responses, noise included.
 
         Parameters
@@ -428,18 +599,23 @@ class SharedContextNetwork(InContextNetwork):
         Y : tensor (n, v)
             Of these voxels only.
         voxels : slice
-        queries : tensor (t, E)
+        asked : Asked
+            Of the new pictures.
 
         Returns
         -------
-        tensor (v, t)
+        tensor (t, v)
         """
-        return self.predictive_moments(conditioned, Y, voxels, queries)[1].sqrt()
+        return self.predictive_moments(conditioned, Y, voxels, asked, mean=len(asked.systems) > 1)[1].sqrt_()
 
     def predictive_moments(
-        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice, queries: Float[Tensor, "t e"]
-    ) -> tuple[Float[Tensor, "v t"], Float[Tensor, "v t"]]:
+        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice, asked: Asked, mean: bool = True
+    ) -> tuple[Float[Tensor, "t v"], Float[Tensor, "t v"]]:
         """Mean and variance of new standardised responses, noise included.
+
+        By the law of total variance. Experts that share eigenvectors differ by so little that their spread is taken in
+        expectation: products of a query's different coordinates count as 0. (Between all experts lies about a hundredth
+        of the variance.)
 
         Parameters
         ----------
@@ -447,32 +623,64 @@ class SharedContextNetwork(InContextNetwork):
         Y : tensor (n, v)
             Of these voxels only.
         voxels : slice
-        queries : tensor (t, E)
+        asked : Asked
+            Of the new pictures.
+        mean : bool
+            False: the mean is not asked for, and with a single system need not be found.
 
         Returns
         -------
-        mean, variance : tensor (v, t)
+        mean, variance : tensor (t, v)
         """
-        context = conditioned.context
-        centred = queries.double() - context.offset
-        low = centred.to(Y.dtype)
-        read = [low @ basis.T for basis in context.bases]
-        crosses = [context.mixed(index, read) @ system.vectors for index, system in enumerate(context.systems)]
         found = conditioned.evidence(Y, voxels)
         weights = self.weights(conditioned, found, voxels)
-        mean = torch.zeros(Y.shape[1], len(queries), dtype=Y.dtype)
-        second, variance = torch.zeros_like(mean), torch.zeros_like(mean)
-        for c, expert in enumerate(conditioned.experts):
-            solution = solve(expert, found[c], weights[c])
-            cross = crosses[expert.system] * expert.gain  # (t, k)
-            part = torch.outer(solution.mean_coefficient, low @ expert.mean_weights) + solution.dual @ cross.T
-            mass = weights[c].sum(dim=(1, 2)).clamp(min=1e-12)
-            mean, second = mean + part, second + part.square() / mass[:, None]
-            power = (weights[c] * found[c].grid.scale.square()).sum(dim=2)  # (V, h)
-            prior = context.prior_variance(expert, centred).to(Y.dtype)
-            noise = power @ found[c].grid.ratio * (1 + 1 / len(Y))
-            explained = (power @ found[c].inverse) @ cross.square().T
-            variance = variance + torch.outer(power.sum(dim=1), prior) - explained + noise[:, None]
-        variance = variance.clamp(min=1e-6) + (second - mean.square()).clamp(min=0)
-        scale = self.std_scale[0] + self.std_scale[1] * (math.log(len(Y)) / 5 - 1)
-        return mean, variance * torch.exp(2 * scale)
+        calibration = torch.exp(2 * (self.std_scale[0] + self.std_scale[1] * (math.log(len(Y)) / 5 - 1)))
+        parts, factors = [], []
+        for places, coordinates in asked.systems:
+            spread = _spread([(conditioned.groups[p], found[p], weights[p]) for p in places], 1 + 1 / len(Y))
+            parts.append((coordinates, spread))
+            factors += spread.factors
+        variance = (calibration * asked.factors @ torch.cat(factors, dim=1).T).clamp_(min=1e-6)
+        total, second = torch.zeros_like(variance), torch.zeros_like(variance)
+        for coordinates, spread in parts if mean else []:
+            root = spread.mass.sqrt()
+            part = coordinates @ (spread.together / root[:, None]).T
+            total, second = total.addcmul_(part, root), second.addcmul_(part, part)
+        if len(parts) > 1:
+            variance = variance.addcmul_(second.addcmul_(total, total, value=-1).clamp_(min=0), calibration)
+        return total, variance
+
+
+def _explained(group: ExpertGroup) -> Float[Tensor, "ch k"]:
+    """How much of a query's squared coordinates the context explains, at every noise level of every expert."""
+    return (group.inverse * group.gain.square()[:, None]).flatten(0, 1)
+
+
+def _spread(members: list[tuple[ExpertGroup, Evidence, Tensor]], noise_factor: float) -> _Spread:
+    """Weights of the experts of a system together, and what the variance within them is a product with.
+
+    Of several experts it is one number a coordinate, their spread less what the context explains; of a single one,
+    which has no spread, one a noise level.
+    """
+    several = sum(len(group.gain) for group, _, _ in members) > 1
+    zero = members[0][2].new_zeros(())
+    together, mass, squares, noise = zero, zero, zero, zero
+    power, explained = [], []
+    for group, found, weight in members:
+        for c in range(len(group.gain)):  # one by one: what a batch of voxels needs stays in the processor's cache
+            solution = solve(group, found, weight, c)
+            own, share = read_out(group, solution, c), solution.total.sum(dim=1).clamp(min=1e-12)
+            together, mass = together + own, mass + share
+            if several:
+                squares = torch.addcmul(squares, own, own / share[:, None])
+        of_levels = over_scales(weight * group.grid.scale.square())
+        power.append(of_levels.sum(dim=2))
+        of_levels = of_levels.flatten(1)
+        noise = noise + of_levels @ group.grid.ratio.flatten() * noise_factor
+        explained.append(of_levels @ _explained(group) if several else of_levels)
+    taken = sum(explained[1:], explained[0])
+    within = -taken
+    if several:
+        within = squares - together.square() / mass[:, None]
+        within[:, : taken.shape[1]] -= taken
+    return _Spread(together, mass, [within, *power, noise[:, None]])

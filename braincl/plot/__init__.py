@@ -1,11 +1,12 @@
-"""Figures: scores, brains, tuning, pictures. Every function takes matplotlib axes, or makes some, and returns them.
+"""Figures: scores, brains, tuning, pictures. A function ``draw_...`` takes matplotlib axes, or makes some, and returns
+them; one ``view_...`` returns a page for a browser or a notebook.
 
 Names are loaded when first used; matplotlib and nilearn when a figure is drawn.
 """
 
 from __future__ import annotations
 
-from setcore.lazy import lazy_exports
+from setcore.package import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
@@ -21,5 +22,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "draw_tuning": "braincl.plot.tuning",
         "plot_scores": "braincl.plot.curves",
         "project_to_surface": "braincl.plot.brain",
+        "view_surface": "braincl.plot.interactive",
+        "view_voxels": "braincl.plot.interactive",
     },
 )

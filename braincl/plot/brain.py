@@ -21,6 +21,7 @@ from braincl.plot.axes import new_axes
 from setcore.errors import InputError
 
 FSAVERAGE5_VERTICES = 10242  # of a hemisphere
+DIVERGING = "RdBu_r"  # white is 0
 
 
 def draw_slices(
@@ -49,8 +50,10 @@ def draw_slices(
     background : image, optional
         A NIfTI image or path in the space of the data. None: the outline of all voxels, as seen through the brain.
     label : str
+        What the values are; it stands above the colour bar.
     **options
-        Of `nilearn.plotting.plot_stat_map`, such as `vmax` or `cmap`.
+        Of `nilearn.plotting.plot_stat_map`, such as `vmax` or `cmap`. Colours are symmetric about 0, unless told
+        otherwise.
 
     Returns
     -------
@@ -63,21 +66,23 @@ def draw_slices(
     ResponseError
         The geometry is missing, or values and voxels do not fit.
     """
-    plotting = _nilearn("plotting")
+    plotting = nilearn("plotting")
     axes = new_axes(axes, (11, 3))
     # Empty voxels are 0 to nilearn, which hides what is at or below the threshold.
     options = {"cut_coords": None if direction == "ortho" else cuts, "display_mode": direction, "threshold": 1e-12,
-               "black_bg": False, "annotate": True, "draw_cross": False} | options  # fmt: skip
+               "black_bg": False, "annotate": True, "draw_cross": False, "cmap": DIVERGING} | options  # fmt: skip
     display = plotting.plot_stat_map(_to_map(values, dataset), bg_img=background, axes=axes, **options)
     if background is None and direction in ("x", "y", "z"):
         outline = _silhouette(dataset, "xyz".index(direction))
         display.add_contours(outline, levels=[0.5], colors="#999999", linewidths=0.6)
-    axes.set_title(label, fontsize="medium")
+    _name_colours(display, label)
     return axes
 
 
 def draw_glass_brain(values: Any, dataset: xr.Dataset, axes: Any = None, *, label: str = "", **options: Any) -> Any:
-    """Draw the largest value along each line of sight through a glass brain, whose outline is that of the MNI template.
+    """Draw the value farthest from 0 along each line of sight through a glass brain.
+
+    Its outline is that of the MNI template; data of another space are drawn as they lie, and the title says so.
 
     Parameters
     ----------
@@ -95,12 +100,13 @@ def draw_glass_brain(values: Any, dataset: xr.Dataset, axes: Any = None, *, labe
     InputError, ResponseError
         As `draw_slices`.
     """
-    plotting = _nilearn("plotting")
+    plotting = nilearn("plotting")
     axes = new_axes(axes, (9, 3.2))
     options = {"display_mode": "lyrz", "threshold": 1e-12, "colorbar": True, "plot_abs": False,
-               "black_bg": False} | options  # fmt: skip
-    plotting.plot_glass_brain(_to_map(values, dataset), axes=axes, **options)
-    axes.set_title(_in_space(label, dataset), fontsize="medium")
+               "black_bg": False, "cmap": DIVERGING} | options  # fmt: skip
+    display = plotting.plot_glass_brain(_to_map(values, dataset), axes=axes, **options)
+    _name_colours(display, label)
+    axes.set_title(_in_space(dataset), fontsize="medium")
     return axes
 
 
@@ -131,16 +137,12 @@ def draw_surface(
     ResponseError
         The hemisphere is unknown, or there is not one value for each vertex.
     """
-    plotting, mesh = _nilearn("plotting"), _fsaverage5(hemisphere)
-    values = np.asarray(values, dtype=float)
-    if values.shape != (FSAVERAGE5_VERTICES,):
-        raise ResponseError(
-            f"values have shape {values.shape}; fsaverage5 has {FSAVERAGE5_VERTICES} vertices a hemisphere"
-        )
+    plotting, mesh = nilearn("plotting"), fsaverage5(hemisphere)
+    values = vertex_values(values)
     axes = new_axes(axes, (4.5, 4), subplot_kw={"projection": "3d"})
     plotting.plot_surf_stat_map(
         mesh[f"infl_{hemisphere}"], values, bg_map=mesh[f"sulc_{hemisphere}"], hemi=hemisphere, view=view, axes=axes,
-        figure=axes.figure, **options,
+        figure=axes.figure, **{"cmap": DIVERGING, "symmetric_cbar": True} | options,
     )  # fmt: skip
     axes.set_title(label or f"{hemisphere}, {view}", fontsize="medium")
     return axes
@@ -171,7 +173,7 @@ def project_to_surface(
         nilearn is not installed.
     ResponseError
     """
-    mesh = _fsaverage5(hemisphere)
+    mesh = fsaverage5(hemisphere)
     values = np.asarray(values, dtype=float)
     filled = np.isfinite(values)
     inside = to_image(filled, dataset)
@@ -186,7 +188,7 @@ def _sample(image: Any, inside: Any, mesh: Any, hemisphere: str, radius: float) 
     """Mean at each vertex of the samples that lie in the mask `inside`; NaN where there is none."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")  # at those vertices
-        sampled: NDArray[np.float64] = _nilearn("surface").vol_to_surf(
+        sampled: NDArray[np.float64] = nilearn("surface").vol_to_surf(
             image, mesh[f"pial_{hemisphere}"], radius=radius, interpolation="linear", mask_img=inside,
             inner_mesh=mesh[f"white_{hemisphere}"],
         )  # fmt: skip
@@ -206,19 +208,79 @@ def _silhouette(dataset: xr.Dataset, direction: int) -> Any:
     return type(image)(np.broadcast_to(seen, image.shape).copy(), image.affine)
 
 
-def _nilearn(module: str) -> Any:
+def vertex_values(values: Any) -> NDArray[np.float64]:
+    """Values of the vertices of a hemisphere of fsaverage5.
+
+    Parameters
+    ----------
+    values : array of shape (10242,)
+
+    Returns
+    -------
+    array of shape (10242,)
+
+    Raises
+    ------
+    ResponseError
+        There is not one value for each vertex.
+    """
+    found: NDArray[np.float64] = np.asarray(values, dtype=float)
+    if found.shape != (FSAVERAGE5_VERTICES,):
+        raise ResponseError(
+            f"values have shape {found.shape}; fsaverage5 has {FSAVERAGE5_VERTICES} vertices a hemisphere"
+        )
+    return found
+
+
+def nilearn(module: str) -> Any:
+    """A module of nilearn.
+
+    Parameters
+    ----------
+    module : str
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    InputError
+        nilearn is not installed.
+    """
     try:
         return import_module(f"nilearn.{module}")
     except ImportError as error:
         raise InputError("drawing brains needs nilearn; install it with `pip install nilearn`") from error
 
 
-def _fsaverage5(hemisphere: str) -> Any:
+def fsaverage5(hemisphere: str) -> Any:
+    """Files of the surface, as nilearn names them.
+
+    Parameters
+    ----------
+    hemisphere : {"left", "right"}
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ResponseError
+        The hemisphere is unknown.
+    """
     if hemisphere not in ("left", "right"):
         raise ResponseError(f"hemisphere is {hemisphere!r}; it must be 'left' or 'right'")
-    return _nilearn("datasets").fetch_surf_fsaverage("fsaverage5")  # comes with nilearn: no network
+    return nilearn("datasets").fetch_surf_fsaverage("fsaverage5")  # comes with nilearn: no network
 
 
-def _in_space(label: str, dataset: xr.Dataset) -> str:
-    space = str(dataset.attrs.get("space", "")) or "an unknown space"
-    return label if space == "mni" else f"{label} (outline: MNI; data: {space} space)".strip()
+def _in_space(dataset: xr.Dataset) -> str:
+    space = str(dataset.attrs.get("space", "")) or "an unknown"
+    return "" if space == "mni" else f"outline: MNI; data: {space} space, so that positions are approximate"
+
+
+def _name_colours(display: Any, label: str) -> None:
+    """A label at the colour bar of a display of nilearn, where it has one."""
+    if getattr(display, "_colorbar", False):
+        display._cbar.ax.set_title(label, fontsize="small", loc="right", pad=10)  # beside it there is no room

@@ -80,6 +80,8 @@ def draw_scores(
         else:
             continue
         axes.fill_between(sizes, *zip(*intervals, strict=True), color=colour, alpha=0.15, linewidth=0)
+    if axes.get_ylim()[0] > 0 or min(row[score] or 0 for row in report["results"]) >= 0:
+        axes.set_ylim(bottom=0)
     axes.set_xscale("log")
     axes.set_xticks(report["contexts"], [str(n) for n in report["contexts"]])
     axes.minorticks_off()

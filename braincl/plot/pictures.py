@@ -106,7 +106,7 @@ def _show(axes: Any, picture: Any, title: str) -> None:
     """One picture in its axes: an image, the image of a file, or a name."""
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize="small")
-    pixels = _pixels(picture)
+    pixels = picture_pixels(picture)
     if pixels is not None:
         axes.imshow(pixels)
         return
@@ -115,7 +115,17 @@ def _show(axes: Any, picture: Any, title: str) -> None:
     axes.text(0.5, 0.5, lines, ha="center", va="center", fontsize="x-small", transform=axes.transAxes)
 
 
-def _pixels(picture: Any) -> NDArray[Any] | None:
+def picture_pixels(picture: Any) -> NDArray[Any] | None:
+    """Pixels of a picture.
+
+    Parameters
+    ----------
+    picture : path, image of PIL, array, or the name of a picture that is not at hand
+
+    Returns
+    -------
+    array of shape (height, width, 3), or None for a name
+    """
     if isinstance(picture, Path) or (isinstance(picture, str) and Path(picture).is_file()):
         return np.asarray(read_picture(picture)[1])
     return None if isinstance(picture, str) else np.asarray(picture)

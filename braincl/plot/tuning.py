@@ -49,7 +49,7 @@ def draw_tuning(weights: Any, roi: Any, axes: Any = None, *, method: str = "pca"
         raise ResponseError(f"{int((norms > 0).sum())} voxels have weights; a picture of tuning needs at least 3")
     directions, roi = weights[norms > 0] / norms[norms > 0, None], roi[norms > 0]
     if method == "pca":
-        places, shares = _principal_components(directions)
+        places, shares = principal_components(directions)
         labels = [f"component {number} ({share:.0%} of variance)" for number, share in enumerate(shares, start=1)]
     elif method == "umap":
         places, labels = _umap(directions, seed), ["UMAP 1", "UMAP 2"]
@@ -69,8 +69,19 @@ def draw_tuning(weights: Any, roi: Any, axes: Any = None, *, method: str = "pca"
     return axes
 
 
-def _principal_components(rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The first two principal components of rows (V, E): scores (V, 2), and shares of variance (2,)."""
+def principal_components(rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The first two principal components of rows.
+
+    Parameters
+    ----------
+    rows : array of shape (V, E)
+
+    Returns
+    -------
+    scores : array of shape (V, 2)
+    shares : array of shape (2,)
+        Of variance.
+    """
     centred = rows - rows.mean(axis=0)
     left, singular, right = np.linalg.svd(centred, full_matrices=False)
     scores = np.zeros((len(rows), 2))

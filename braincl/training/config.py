@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from braincl.models.config import SharedContextConfig
+from braincl.models.per_voxel import PerVoxelConfig
 from setcore.checkpoint import config_from_dict
 from setcore.errors import InputError
 
@@ -129,8 +130,8 @@ class TrainConfig:
 
     Parameters
     ----------
-    network : SharedContextConfig
-        `features` and `components` are set from the data.
+    network : SharedContextConfig or PerVoxelConfig
+        `features` and, of a `shared_context` network, `components` are set from the data.
     schedule : Schedule
     start : str
         Model whose learned parameters training starts from, embedded name or folder, its network of the sizes of
@@ -138,28 +139,38 @@ class TrainConfig:
     agnostic : bool
         Train a network without a population prior, which takes any embedding; the priors of the training subjects then
         only make the simulated ones. Subjects may have embeddings of several image encoders.
+    batch : int
+        Draws of a step, each of a subject, pictures and voxels; their gradients are averaged, and processes share them.
     queries, voxels : int
-        Query pictures and (at most) voxels of a step.
+        Query pictures and (at most) voxels of a draw.
+    most_voxels : int
+        Of each data set, drawn at random where it has more: only these are read and kept in memory.
     learning_rate, weight_decay, clip : float
     validation_images : int
         Pictures per data set that are kept for validation (at most a fifth of them).
     validation_contexts : tuple of int
     report_every : int
-        Steps between validations, which are also the checkpoints.
+        Steps between validations, which are also the checkpoints. A validation takes about as long as 3 steps for each
+        data set.
+    device : str
+        Where voxels are worked on: cpu, cuda, mps, or auto, the best there is. A run may go on on another one.
     """
 
-    network: SharedContextConfig = field(default_factory=SharedContextConfig)
+    network: SharedContextConfig | PerVoxelConfig = field(default_factory=SharedContextConfig)
     schedule: Schedule = field(default_factory=Schedule)
     start: str = ""
     agnostic: bool = False
+    batch: int = 1
     queries: int = 100
     voxels: int = 256
+    most_voxels: int = 20_000
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     clip: float = 1.0
     validation_images: int = 200
     validation_contexts: tuple[int, ...] = (10, 30, 100, 300)
-    report_every: int = 50
+    report_every: int = 200
+    device: str = "auto"
 
 
 # Each further expert costs time per voxel, and more of them predicted no better.
@@ -169,12 +180,23 @@ POPULATION_EXPERTS = SharedContextConfig(
 AGNOSTIC_EXPERTS = SharedContextConfig(signals=(0.1, 0.3), leave_one_out=True)
 PRESETS = {
     "small": TrainConfig(network=POPULATION_EXPERTS, start="agnostic"),
-    "agnostic": TrainConfig(network=AGNOSTIC_EXPERTS, agnostic=True, report_every=200),
+    "agnostic": TrainConfig(network=AGNOSTIC_EXPERTS, agnostic=True, report_every=500),
+    # Yu et al. 2025: contexts of 500 pictures, then of 30 to 500, then real subjects; 100 queries.
     "paper": TrainConfig(
-        network=replace(POPULATION_EXPERTS, width=64, hidden=128, layers=3),
-        schedule=Schedule(real=Stage(0.6, 8, 1000, 0.4)),
-        queries=200,
-        voxels=1024,
+        network=PerVoxelConfig(),
+        schedule=Schedule(Stage(0.4, 500, 500, 1.0), Stage(0.3, 30, 500, 1.0), Stage(0.3, 30, 500, 0.0)),
+        voxels=64,
+        learning_rate=1e-4,
+        validation_images=100,
+        report_every=500,
+    ),
+    # Half an hour on one core: many steps of few voxels and short contexts teach more than few large ones.
+    "per_voxel": TrainConfig(
+        network=PerVoxelConfig(width=64, layers=3, heads=4, hidden=128),
+        schedule=Schedule(Stage(0.3, 20, 20, 1.0), Stage(0.4, 10, 100, 1.0), Stage(0.3, 10, 100, 0.5)),
+        voxels=32,
+        learning_rate=2e-3,
+        report_every=1000,
     ),
 }
 

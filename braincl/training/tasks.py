@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from braincl.data.responses import average_duplicates, open_responses
+from braincl.data.responses import open_responses
+from braincl.data.stores.blocks import VoxelBlocks
 from braincl.errors import ResponseError
 from braincl.models.prior import Prior
 from braincl.training.config import TrainConfig
@@ -41,16 +42,42 @@ class Task(NamedTuple):
     validation: NDArray[np.int64]
 
 
-def read_subjects(datasets: Sequence[xr.Dataset | str | Path], agnostic: bool) -> tuple[list[list[Subject]], str]:
+def some_voxels(voxels: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw voxels, without an order of all of them.
+
+    Parameters
+    ----------
+    voxels : int
+        How many there are.
+    count : int
+        How many to draw, at most.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    int array of shape (min(count, voxels),)
+        Each voxel once at most.
+    """
+    return rng.choice(voxels, size=min(count, voxels), replace=False)
+
+
+def read_subjects(
+    datasets: Sequence[xr.Dataset | str | Path], agnostic: bool, most_voxels: int = 20_000, seed: int = 0
+) -> tuple[list[list[Subject]], str]:
     """Open and validate response sets, each once; pictures that were shown again are averaged.
 
-    Arrays are those of the response sets, not copies, unless there was something to average.
+    Of a set with very many voxels some are drawn, and only those are read. Else arrays are those of the response sets,
+    not copies, unless there was something to average.
 
     Parameters
     ----------
     datasets : sequence of response sets or paths
     agnostic : bool
         Whether subjects may have embeddings of several image encoders.
+    most_voxels : int
+        Of each set.
+    seed : int
+        Of their choice.
 
     Returns
     -------
@@ -69,9 +96,11 @@ def read_subjects(datasets: Sequence[xr.Dataset | str | Path], agnostic: bool) -
         raise ResponseError("training needs at least one response set")
     subjects, backbones = [], []
     for position, source in enumerate(datasets):
-        dataset = average_duplicates(open_responses(source))
+        blocks = VoxelBlocks(open_responses(source, lazy=True))
+        dataset = blocks.head
         name = str(dataset.attrs.get("subject", "")) or f"subject {position}"
-        subjects.append(Subject(name, dataset["embedding"].values, dataset["response"].values))
+        Y = blocks.read() if blocks.voxels <= most_voxels else _sample(blocks, most_voxels, seed, position)
+        subjects.append(Subject(name, dataset["embedding"].values, Y))
         backbones.append(str(dataset.attrs.get("backbone", "")))
         if (pictures := dataset.sizes["image"]) < SMALLEST_SET:
             raise ResponseError(f"{name}: {pictures} pictures; training needs at least {SMALLEST_SET} in each set")
@@ -87,6 +116,12 @@ def read_subjects(datasets: Sequence[xr.Dataset | str | Path], agnostic: bool) -
             "with one backbone"
         )
     return [subjects], stated[0] if stated else ""
+
+
+def _sample(blocks: VoxelBlocks, count: int, seed: int, position: int) -> NDArray[np.float32]:
+    """Responses of some voxels, in their order, read block by block."""
+    chosen = np.sort(some_voxels(blocks.voxels, count, numpy_generator(seed, "voxels of a set", position)))
+    return np.concatenate([Y[:, chosen[(chosen >= p.start) & (chosen < p.stop)] - p.start] for p, Y in blocks], axis=1)
 
 
 def make_tasks(subjects: list[Subject], fit: PopulationFit, config: TrainConfig, seed: int) -> list[Task]:

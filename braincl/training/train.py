@@ -10,18 +10,17 @@ there.
 
 Training starts from what the embedded agnostic weights have learned, if the config names them.
 
-Every step's random numbers depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
+Every draw's random numbers depend on the seed and its number alone, so that a resumed run equals an uninterrupted one,
+and one of several processes (``torchrun --nproc-per-node 8 -m braincl train ...``) one of a single process.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,23 +28,28 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from braincl.data.torch_settings import plain_torch
 from braincl.estimators.base import standardiser
 from braincl.estimators.prior_ridge import PriorRidge
+from braincl.models.config import SharedContextConfig
 from braincl.models.model_folder import ModelCard, find_model, load_model, save_encoder
+from braincl.models.network import InContextNetwork
+from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
 from braincl.models.shared_context import SharedContextNetwork
 from braincl.simulation.shifted_subject import simulate_shifted_subject
-from braincl.training.config import PRESETS, Stage, TrainConfig, stored_schedule
-from braincl.training.population_prior import PopulationFit, Subject, load_or_fit
-from braincl.training.tasks import Task, make_tasks, read_subjects
+from braincl.training.config import PRESETS, Stage, TrainConfig
+from braincl.training.population_prior import PopulationFit, Subject, data_fingerprint, load_or_fit
+from braincl.training.tasks import Task, make_tasks, read_subjects, some_voxels
 from setcore.errors import InputError
 from setcore.evaluation.metrics import pearson_r
-from setcore.files import locked_folder
+from setcore.parallel.ranks import Ranks, join_ranks
 from setcore.seeding import derive_seed, numpy_generator
-from setcore.training import STATE_FILE, Budget, Stopwatch, TrainingLoop, warmup_cosine
+from setcore.training import STATE_FILE, Budget, TrainingLoop, training_folder, warmup_cosine
 
 POPULATION_FILE = "population.safetensors"
 
 
+@plain_torch()
 def meta_train(
     datasets: Sequence[xr.Dataset | str | Path],
     config: TrainConfig | None = None,
@@ -55,8 +59,8 @@ def meta_train(
     seed: int = 0,
     resume: bool = False,
     progress: bool = True,
-) -> SharedContextNetwork:
-    """Meta-learn a `shared_context` network on the subjects of `datasets`.
+) -> InContextNetwork:
+    """Meta-learn a network, of either architecture, on the subjects of `datasets`.
 
     Parameters
     ----------
@@ -68,7 +72,7 @@ def meta_train(
     out : folder
         Made if need be; holds the model, the state of training and a log of it.
     budget : Budget, optional
-        Steps, or minutes of time used (default 15), resumes included.
+        Steps, or minutes of training (default 15), resumes included; the fit of the population prior comes before.
     seed : int
     resume : bool
         Continue from the last checkpoint in `out`, in the stage where it stands; with the same seed, threads and number
@@ -78,7 +82,7 @@ def meta_train(
 
     Returns
     -------
-    SharedContextNetwork
+    InContextNetwork
         With the best weights on validation.
 
     Raises
@@ -86,102 +90,139 @@ def meta_train(
     ResponseError
         A response set cannot be used, or embeddings differ in width or backbone.
     InputError
-        `out` holds a model already and `resume` is not set, was trained on other data or with another schedule or other
-        settings, is in use, or cannot be written; or the model that training starts from has another network.
+        `out` holds a model already and `resume` is not set, was begun with other data or another seed, schedule or
+        other settings, is in use, or cannot be written; the loss is no longer finite; or the model that training starts
+        from has another network.
     ModelError, CheckpointError
         There is no model to start from, or it cannot be read.
+
+    Examples
+    --------
+    >>> import braincl
+    >>> import numpy as np
+    >>> from braincl.models.config import SharedContextConfig
+    >>> from braincl.training.config import TrainConfig
+    >>> from setcore.training import Budget
+    >>> rng = np.random.default_rng(0)
+    >>> X, Y = rng.normal(size=(60, 9)), rng.normal(size=(60, 5))
+    >>> sets = [braincl.from_arrays(Y, X, subject=name) for name in ("S1", "S2")]
+    >>> small = TrainConfig(network=SharedContextConfig(width=8, heads=2, hidden=8, layers=1), voxels=8)
+    >>> network = braincl.meta_train(sets, small, out="model", budget=Budget(steps=1), progress=False)
+    >>> braincl.InContextEncoder.from_pretrained("model").training_subjects
+    ['S1', 'S2']
     """
     config = config or PRESETS["small"]
     resuming = resume and (Path(out) / STATE_FILE).is_file()
     start = {} if resuming else _learned(config)
     budget = budget or Budget(minutes=15.0)
-    groups, backbone = read_subjects(datasets, config.agnostic)
-    with locked_folder(out) as folder:
-        if not resume and any((folder / name).exists() for name in (STATE_FILE, POPULATION_FILE, "config.json")):
-            raise InputError(f"{folder} holds a model already; pass --resume to go on, or name another folder")
-        stopwatch = Stopwatch()
+    groups, backbone = read_subjects(datasets, config.agnostic, config.most_voxels, seed)
+    with join_ranks(config.device) as ranks, training_folder(out, resume, POPULATION_FILE, ranks=ranks) as folder:
+        if not ranks.first:
+            ranks.agree(0.0)  # the first process fits the population
         fits = [
-            load_or_fit(folder / (f"{number}-" * (number > 0) + POPULATION_FILE), subjects, seed)
+            load_or_fit(folder / (f"{number}-" * (number > 0) + POPULATION_FILE), subjects, seed, progress=progress)
             for number, subjects in enumerate(groups)
         ]
+        if ranks.first:
+            ranks.agree(0.0)
         if not config.agnostic:
-            components = len(fits[0].mixture.means) if fits[0].mixture is not None else 0
-            shape = replace(config.network, features=groups[0][0].X.shape[1], components=components)
-            config = replace(config, network=shape)
-        return _Trainer(folder, groups, fits, config, seed, backbone, start).run(budget, stopwatch.seconds, progress)
+            features, mixture = groups[0][0].X.shape[1], fits[0].mixture
+            network = replace(config.network, features=features)
+            if isinstance(network, SharedContextConfig):
+                network = replace(network, components=0 if mixture is None else len(mixture.means))
+            config = replace(config, network=network)
+        trainer = _Trainer(folder, groups, fits, config, seed, backbone, start, ranks)
+        return trainer.run(budget, progress)
+
+
+class _Responses(NamedTuple):
+    context: NDArray[np.float32]  # (n, V)
+    targets: NDArray[np.float32]  # (t, V)
 
 
 class _Trainer:
     def __init__(
         self, folder: Path, groups: list[list[Subject]], fits: list[PopulationFit], config: TrainConfig, seed: int,
-        backbone: str, start: dict[str, Tensor],
+        backbone: str, start: dict[str, Tensor], ranks: Ranks,
     ) -> None:  # fmt: skip
+        self.ranks, self.share = ranks, ranks.share(config.batch)
         self.folder, self.fits, self.subjects = folder, fits, [subject for group in groups for subject in group]
         self.config, self.seed, self.backbone, self.start = config, seed, backbone, start
-        self.losses: list[float] = []  # since the last report
+        self.losses: list[Tensor] = []  # since the last report, where the network is: none is waited for
+        self.device = ranks.device
+        self.held_out: dict[int, list[tuple[NDArray[np.int64], _Responses, _Responses, float]]] = {}
         self.tasks = [
             task for group, fit in zip(groups, fits, strict=True) for task in make_tasks(group, fit, config, seed)
         ]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "network"))
-            self.network = SharedContextNetwork(config.network)
+            self.network = _make_network(config.network).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
 
-    def run(self, budget: Budget, seconds: float, progress: bool) -> SharedContextNetwork:
-        """Train from the start or the last checkpoint on; `seconds` of the budget are used before a start."""
+    def run(self, budget: Budget, progress: bool) -> InContextNetwork:
+        """Train from the start or the last checkpoint on."""
         schedule, every = self.config.schedule, self.config.report_every
+        configuration = {name: value for name, value in asdict(self.config).items() if name != "device"}
         self.loop = loop = TrainingLoop(
             self.folder, self.network, self.optimizer, None, budget, self._report, report_every=every, save_every=every,
-            progress=progress, due=lambda used: used >= 1 or schedule.at(used) > loop.state["stage"], seconds=seconds,
+            progress=progress, due=lambda used: used >= 1 or schedule.at(used) > loop.state["stage"],
+            ranks=self.ranks,
+            settings={
+                "schedule": str(schedule), "seed": self.seed, "data set": data_fingerprint(self.subjects),
+                "configuration": configuration,
+            },
         )  # fmt: skip
-        if loop.resumed:
-            self._check(loop.state)
-        else:
-            loop.state = {
-                "stage": schedule.at(0.0), "best": math.inf, "history": [], "config": asdict(self.config),
-                "fingerprint": self._fingerprint(),
-            }  # fmt: skip
+        if not loop.resumed:
+            loop.state = {"stage": schedule.at(0.0), "best": math.inf, "history": []}
             if self.start:  # the closed form stays the first candidate
-                self._report()
+                if self.ranks.first:
+                    self._report()
                 self.network.load_state_dict(self.start, strict=False)
             loop.log()
             loop.save()
+        self.module = module = self._shared_loss()
         for used in loop:
             loop.state["stage"] = max(loop.state["stage"], schedule.at(used))
-            loss = self._gradient(loop.step, schedule.stages[loop.state["stage"]])
+            stage = schedule.stages[loop.state["stage"]]
+            draws = [loop.step * self.config.batch + place for place in self.share]
+            found = [self._gradient(draw, stage) for draw in self.ranks.accumulate(module, draws)]
+            loss = self.ranks.sum_(torch.stack(found).mean()) / self.ranks.count
             loop.descend(self.config.learning_rate * warmup_cosine(used), self.config.clip)
             self.losses.append(loss)
             loop.line = {"loss": loss}
-        network, _ = load_model(self.folder)
-        return cast(SharedContextNetwork, network)
+        self.ranks.agree(0.0)  # the first process has written the model
+        return load_model(self.folder)[0]
 
-    def _gradient(self, step: int, stage: Stage) -> float:
-        """Leave the gradients of one step's loss in the network; returns the loss."""
-        config, rng = self.config, numpy_generator(self.seed, "step", step)
+    def _shared_loss(self) -> torch.nn.Module:
+        return self.ranks.wrap(self.network, lambda _, *data: self._loss(*data)[0], find_unused_parameters=True)
+
+    def _gradient(self, draw: int, stage: Stage) -> Tensor:
+        """Add the gradients of one draw's loss to those in the network; returns the loss."""
+        config, rng = self.config, numpy_generator(self.seed, "step", draw)
         task = self.tasks[rng.integers(len(self.tasks))]
-        X, Y = task.subject.X[task.train], task.subject.Y[task.train]
-        largest = min(stage.max_context, len(X) - min(config.queries, len(X) // 4))
+        pictures = len(task.train)
+        largest = min(stage.max_context, pictures - min(config.queries, pictures // 4))
         low, high = np.log([min(stage.min_context, largest), largest])
         size = round(math.exp(rng.uniform(low, high)))
-        order = rng.permutation(len(X))[: size + config.queries]
+        rows = task.train[rng.permutation(pictures)[: size + config.queries]]
+        X = task.subject.X[rows]
         if rng.random() < stage.simulated:
             # A mixture is there because it predicts better; a quarter of the subjects still have none of its groups.
             prior = task.gaussian if task.mixture is None or rng.random() < 0.25 else task.mixture
-            Y = simulate_shifted_subject(prior, X[order], config.voxels, rng)
-            X = X[order]
+            Y = simulate_shifted_subject(prior, X, config.voxels, rng)
         else:
             count = int(np.exp(rng.uniform(np.log(16), np.log(max(config.voxels, 17)))))
-            X, Y = X[order], Y[order][:, rng.permutation(Y.shape[1])[:count]]
+            Y = task.subject.responses(rows, some_voxels(task.subject.Y.shape[1], count, rng))
         self._use(task)
         self.network.train()
-        loss, _ = self._loss(X[:size], Y[:size], X[size:], Y[size:])
-        torch.autograd.backward(loss)
-        return float(loss.detach())
+        loss: Tensor = self.module(X[:size], Y[:size], X[size:], Y[size:])
+        torch.autograd.backward(loss / len(self.share))
+        return loss.detach()
 
     def _use(self, task: Task | PopulationFit) -> None:
-        if not self.config.agnostic:
+        if isinstance(self.network, SharedContextNetwork) and not self.config.agnostic:
             self.network.set_prior(task.gaussian, task.mixture)
 
     def _loss(
@@ -189,14 +230,23 @@ class _Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Squared error and negative log likelihood per standardised query response; also the predictions (t, V)."""
         standardise = standardiser(Y)
-        context, wanted = (torch.as_tensor(standardise(values), dtype=torch.float32) for values in (Y, targets))
+        context, wanted = (
+            torch.as_tensor(standardise(values), dtype=torch.float32).to(self.device, non_blocking=True)
+            for values in (Y, targets)
+        )
+        weight = 1 / wanted.var(dim=0).clamp(min=0.2)  # a voxel counts alike however far its context's variance is off
+        if isinstance(self.network, PerVoxelNetwork):
+            weights, bias = self.network(torch.as_tensor(X).to(context), context)
+            predicted = torch.as_tensor(queries).to(context) @ weights.T + bias
+            return ((wanted - predicted).square() * weight).mean(), predicted.detach()
+        assert isinstance(self.network, SharedContextNetwork)
         conditioned = self.network.condition(torch.as_tensor(X), context)
         voxels = slice(0, context.shape[1])
-        predicted, variance = self.network.predictive_moments(conditioned, context, voxels, torch.as_tensor(queries))
-        error = (wanted.T - predicted).square()
-        weight = 1 / wanted.var(dim=0).clamp(min=0.2)  # a voxel counts alike however far its context's variance is off
-        loss = ((error + 0.5 * (error / variance + variance.log())) * weight[:, None]).mean()
-        return loss, predicted.detach().T
+        asked = self.network.ask(conditioned, torch.as_tensor(queries))
+        predicted, variance = self.network.predictive_moments(conditioned, context, voxels, asked)
+        error = (wanted - predicted).square()
+        loss = ((error + 0.5 * (error / variance + variance.log())) * weight).mean()
+        return loss, predicted.detach()
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -205,32 +255,49 @@ class _Trainer:
         Simulated subjects count because the sessions of one or two animals cannot tell what a new one will be like.
         """
         self.network.eval()
-        losses, model_r, prior_r, share = [], [], [], self.config.schedule.real.simulated
-        for index, task in enumerate(self.tasks):
+        losses, found, prior_r, share = [], [], [], self.config.schedule.real.simulated
+        for number, task in enumerate(self.tasks):
             self._use(task)
-            rng = numpy_generator(self.seed, "validation", index)
-            X, Y = task.subject.X, task.subject.Y[:, rng.permutation(task.subject.Y.shape[1])[: self.config.voxels]]
-            Y = Y[:, Y[task.validation].std(axis=0) > 1e-6]
-            shifted = simulate_shifted_subject(task.mixture or task.gaussian, X, self.config.voxels, rng)
-            for size in self.config.validation_contexts:
-                context = rng.permutation(task.train)[: min(size, len(task.train))]
-                loss, predicted = self._loss(X[context], Y[context], X[task.validation], Y[task.validation])
-                simulated, _ = self._loss(X[context], shifted[context], X[task.validation], shifted[task.validation])
-                losses.append((1 - share) * float(loss) + share * float(simulated))
-                varying = standardiser(Y[context]).varying
-                baseline = PriorRidge(task.gaussian).fit(X[context], Y[context]).predict(X[task.validation])
-                model_r.append(np.nanmean(pearson_r(Y[task.validation][:, varying], predicted.numpy())))
-                prior_r.append(np.nanmean(pearson_r(Y[task.validation], baseline)[varying]))
+            for context, real, shifted, baseline in self._held_out(number):
+                X, queries = task.subject.X[context], task.subject.X[task.validation]
+                loss, predicted = self._loss(X, real.context, queries, real.targets)
+                simulated, _ = self._loss(X, shifted.context, queries, shifted.targets)
+                losses.append((1 - share) * loss + share * simulated)
+                varying = standardiser(real.context).varying
+                found.append(np.nanmean(pearson_r(real.targets[:, varying], predicted.cpu().numpy())))
+                prior_r.append(baseline)
         return {
-            "validation_loss": float(np.mean(losses)),
-            "validation_r": float(np.mean(model_r)),
+            "validation_loss": float(torch.stack(losses).mean()),
+            "validation_r": float(np.mean(found)),
             "prior_ridge_r": float(np.mean(prior_r)),
         }
+
+    def _held_out(self, number: int) -> list[tuple[NDArray[np.int64], _Responses, _Responses, float]]:
+        """Contexts of a task with responses of the subject and of a simulated one, and population-prior ridge's r."""
+        if number not in self.held_out:
+            task, rng, contexts = self.tasks[number], numpy_generator(self.seed, "validation", number), []
+            voxels, every = (
+                some_voxels(task.subject.Y.shape[1], self.config.voxels, rng),
+                np.arange(len(task.subject.X)),
+            )
+            Y = task.subject.responses(every, voxels)
+            Y = Y[:, Y[task.validation].std(axis=0) > 1e-6]
+            prior = task.mixture or task.gaussian
+            shifted = simulate_shifted_subject(prior, task.subject.X, self.config.voxels, rng)
+            for size in self.config.validation_contexts:
+                context = rng.permutation(task.train)[: min(size, len(task.train))]
+                ridge = PriorRidge(task.gaussian, device=self.config.device).fit(task.subject.X[context], Y[context])
+                baseline = pearson_r(Y[task.validation], ridge.predict(task.subject.X[task.validation]))
+                r = float(np.nanmean(baseline[standardiser(Y[context]).varying]))
+                real, simulated = (_Responses(values[context], values[task.validation]) for values in (Y, shifted))
+                contexts.append((context, real, simulated, r))
+            self.held_out[number] = contexts
+        return self.held_out[number]
 
     def _report(self) -> dict[str, Any]:
         """Validate, and keep the weights if they are the best so far."""
         loop, stage = self.loop, self.config.schedule.names[self.loop.state["stage"]]
-        loss = float(np.mean(self.losses)) if self.losses else 0.0
+        loss = float(torch.stack(self.losses).mean()) if self.losses else 0.0
         self.losses.clear()
         row: dict[str, Any] = {"step": loop.step, "stage": stage, "loss": loss, **self._validate()}
         loop.state["history"].append(row)
@@ -249,27 +316,14 @@ class _Trainer:
         }  # fmt: skip
         names = sorted({subject.name for subject in self.subjects})
         reason = "the model is agnostic of embeddings and holds no population prior" if self.config.agnostic else ""
+        if isinstance(self.network, PerVoxelNetwork):
+            reason = "a per_voxel network holds no population prior"
         card = ModelCard(training_subjects=names, prior_reason=reason, backbone=self.backbone, training=training)
         save_encoder(self.folder, self.network, card)
 
-    def _check(self, saved: dict[str, Any]) -> None:
-        """A run is resumed with the data, schedule and settings that it was begun with."""
-        begun = stored_schedule({"train_config": saved.get("config", {})}, str(self.folder))
-        if begun != self.config.schedule:
-            raise InputError(
-                f"{self.folder} was begun with another schedule ({begun}) than the one asked for "
-                f"({self.config.schedule}); resume it with its own, or name another folder"
-            )
-        if saved["fingerprint"] != self._fingerprint():
-            raise InputError(f"{self.folder} was trained on other data or settings; name another folder")
 
-    def _fingerprint(self) -> str:
-        """What a checkpoint must agree with to be resumed."""
-        digest = hashlib.sha256(json.dumps([asdict(self.config), self.seed], sort_keys=True).encode())
-        for subject in self.subjects:
-            digest.update(f"{subject.name} {subject.X.shape} {subject.Y.shape}".encode())
-            digest.update(np.ascontiguousarray(subject.Y).data)
-        return digest.hexdigest()
+def _make_network(config: SharedContextConfig | PerVoxelConfig) -> SharedContextNetwork | PerVoxelNetwork:
+    return PerVoxelNetwork(config) if isinstance(config, PerVoxelConfig) else SharedContextNetwork(config)
 
 
 def _learned(config: TrainConfig) -> dict[str, Tensor]:
@@ -285,7 +339,7 @@ def _learned(config: TrainConfig) -> dict[str, Tensor]:
     if not config.start:
         return {}
     learned: dict[str, Tensor] = dict(load_model(find_model(config.start))[0].named_parameters())
-    wanted = dict(SharedContextNetwork(config.network).named_parameters())
+    wanted = dict(_make_network(config.network).named_parameters())
     if {name: part.shape for name, part in learned.items()} != {name: part.shape for name, part in wanted.items()}:
         raise InputError(f"training cannot start from {config.start}: its network has other sizes; set start to ''")
     return learned

@@ -17,6 +17,7 @@ from setcore.evaluation.metrics import pearson_r
 from setcore.seeding import numpy_generator
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 Predictions: TypeAlias = npt.NDArray[np.floating] | Sequence[npt.NDArray[np.floating]]
 _BLOCK = 256  # columns worked on at a time: bounds memory to a few (n_boot, 256) arrays
 _FLAT = 1e-10  # variance of a resample, relative to the full sample, below which it is rounding error
@@ -147,44 +148,93 @@ def bootstrap_methods(
     ------
     InputError
     """
-    resampled = dict(zip(predictions, _resampled_r(y, list(predictions.values()), n_boot, seed, level), strict=True))
-    intervals = {name: _central(values, level) for name, values in resampled.items()}
-    paired = {name for pair in pairs for name in pair}
-    r = {name: np.mean([pearson_r(y, p) for p in predictions[name]], axis=0) for name in paired}
-    differences = {
-        (a, b): (float(np.nanmean(r[a] - r[b])), *_central(resampled[a] - resampled[b], level)) for a, b in pairs
-    }
-    return intervals, differences
-
-
-def _resampled_r(y: npt.ArrayLike, methods: Sequence[Predictions], n_boot: int, seed: int, level: float) -> list[Array]:
-    """For each method the mean r of every resample, the resamples being the same for all methods; each (n_boot,)."""
-    y = np.asarray(y, dtype=np.float64)
-    _checked(n_boot, level)
-    for p in (p for predictions in methods for p in predictions):
+    y = np.asarray(y)
+    for p in (p for of_method in predictions.values() for p in of_method):
         if y.ndim != 2 or np.shape(p) != y.shape:
             raise InputError(f"y has shape {y.shape} and a prediction {np.shape(p)}; both must be (image, voxel)")
-    if not all(len(predictions) for predictions in methods):
-        raise InputError("there are no predictions; give at least one draw")
     varying = np.flatnonzero(np.ptp(y, axis=0) > 0) if len(y) else np.empty(0, dtype=int)
-    if varying.size == 0:
-        raise InputError("no voxel of y varies over the test images, so r is not defined")
+    bootstrap = MethodBootstrap(len(y), len(varying), pairs, n_boot, seed, level=level)
+    bootstrap.add(y[:, varying], {name: [np.asarray(p)[:, varying] for p in of] for name, of in predictions.items()})
+    return bootstrap.finish()
 
-    image_counts = numpy_generator(seed, "bootstrap", "image").multinomial(len(y), np.full(len(y), 1 / len(y)), n_boot)
-    weights = image_counts / len(y)
-    sums = [np.zeros(n_boot) for _ in methods]
-    counted = np.zeros(n_boot)
-    for columns, voxel_counts in _count_blocks(varying.size, n_boot, seed, "voxel"):
-        block = varying[columns]
-        truth = _standardized(y[:, block])
+
+class MethodBootstrap:
+    """`bootstrap_methods` of voxels that come in parts.
+
+    Parameters
+    ----------
+    n_images : int
+    n_voxels : int
+        How many will come in all; every one varies over the images.
+    pairs : sequence of (name, name)
+    n_boot, seed, level : as in `bootstrap_pearson`
+
+    Raises
+    ------
+    InputError
+        There is no voxel, or `n_boot` or `level` is out of range.
+    """
+
+    def __init__(
+        self, n_images: int, n_voxels: int, pairs: Sequence[tuple[str, str]] = (), n_boot: int = 1000, seed: int = 0,
+        *, level: float = 0.95,
+    ) -> None:  # fmt: skip
+        if n_voxels == 0:
+            raise InputError("no voxel of y varies over the test images, so r is not defined")
+        self.pairs, self.level, self.n_boot = pairs, level, _checked(n_boot, level)
+        image_counts = numpy_generator(seed, "bootstrap", "image").multinomial(
+            n_images, np.full(n_images, 1 / n_images), n_boot
+        )
+        self._weights = image_counts / n_images
+        self._blocks = _count_blocks(n_voxels, n_boot, seed, "voxel")
+        self._sums: dict[str, Array] = {}
+        self._counted = np.zeros(n_boot)
+        self._r: dict[str, list[Array]] = {}
+        self._left: list[tuple[Floats, dict[str, list[Floats]]]] = []  # fewer voxels than a block has
+
+    def add(self, y: npt.ArrayLike, predictions: Mapping[str, Predictions]) -> None:
+        """Take some more voxels.
+
+        Parameters
+        ----------
+        y : array of shape (n_images, voxels)
+        predictions : mapping of a method's name to what `bootstrap_pearson` takes
+
+        Raises
+        ------
+        InputError
+            A value is not finite, or a method has no prediction.
+        """
+        if not all(len(of_method) for of_method in predictions.values()):
+            raise InputError("there are no predictions; give at least one draw")
+        y = np.asarray(y)
+        for name in {name for pair in self.pairs for name in pair}:
+            self._r.setdefault(name, []).append(np.mean([pearson_r(y, p) for p in predictions[name]], axis=0))
+        parts = [*self._left, (y, {name: [np.asarray(p) for p in of] for name, of in predictions.items()})]
+        names = list(predictions)
+        whole = np.concatenate([part for part, _ in parts], axis=1)
+        guesses = {
+            name: [np.concatenate(of, axis=1) for of in zip(*(part[name] for _, part in parts), strict=True)]
+            for name in names
+        }
+        done = whole.shape[1] // _BLOCK * _BLOCK
+        for start in range(0, done, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            self._block(whole[:, part], {name: [p[:, part] for p in of] for name, of in guesses.items()})
+        self._left = [(whole[:, done:], {name: [p[:, done:] for p in of] for name, of in guesses.items()})]
+
+    def _block(self, y: Floats, predictions: Mapping[str, Sequence[Floats]]) -> None:
+        _, voxel_counts = next(self._blocks)
+        weights, truth = self._weights, _standardized(y.astype(np.float64))
         mean_y = weights @ truth
         var_y = weights @ truth**2 - mean_y**2
         voxel_counts = np.where(var_y > _FLAT, voxel_counts, 0)
-        counted += voxel_counts.sum(axis=1)
+        self._counted += voxel_counts.sum(axis=1)
         share_y = voxel_counts / np.sqrt(np.where(var_y > _FLAT, var_y, 1))
-        for total, predictions in zip(sums, methods, strict=True):
-            for p in predictions:
-                guess = _standardized(np.asarray(p)[:, block].astype(np.float64))
+        for name, of_method in predictions.items():
+            total = self._sums.setdefault(name, np.zeros(self.n_boot))
+            for p in of_method:
+                guess = _standardized(p.astype(np.float64))
                 if not guess.any():  # constant predictions, as those of a mean: r = 0 in every resample
                     continue
                 mean_p = weights @ guess
@@ -194,9 +244,38 @@ def _resampled_r(y: npt.ArrayLike, methods: Sequence[Predictions], n_boot: int, 
                 var_p -= np.square(mean_p, out=mean_p)
                 var_p[var_p <= _FLAT] = np.inf  # r = 0
                 covariance /= np.sqrt(var_p, out=var_p)
-                total += np.einsum("bv,bv->b", share_y, covariance) / len(predictions)
-    usable = counted > 0
-    return [total[usable] / counted[usable] for total in sums]
+                total += np.einsum("bv,bv->b", share_y, covariance) / len(of_method)
+
+    def resampled(self) -> dict[str, Array]:
+        """Mean r of every resample, once all voxels have come.
+
+        Returns
+        -------
+        dict of a method's name to array of shape (n_boot,)
+            Without resamples in which no voxel varies.
+        """
+        for y, predictions in self._left:
+            if y.shape[1]:
+                self._block(y, predictions)
+        self._left, usable = [], self._counted > 0
+        return {name: total[usable] / self._counted[usable] for name, total in self._sums.items()}
+
+    def finish(self) -> tuple[dict[str, tuple[float, float]], dict[tuple[str, str], tuple[float, float, float]]]:
+        """What `bootstrap_methods` returns, once all voxels have come.
+
+        Returns
+        -------
+        intervals : dict of name to (low, high)
+        differences : dict of pair to (mean, low, high)
+        """
+        resampled = self.resampled()
+        intervals = {name: _central(values, self.level) for name, values in resampled.items()}
+        r = {name: np.concatenate(parts) for name, parts in self._r.items()}
+        differences = {
+            (a, b): (float(np.nanmean(r[a] - r[b])), *_central(resampled[a] - resampled[b], self.level))
+            for a, b in self.pairs
+        }
+        return intervals, differences
 
 
 def _standardized(values: Array) -> Array:

@@ -1,6 +1,7 @@
-"""Distances between surfaces, measured on samples: chamfer distance, F-score, normal consistency, volume IoU.
+"""Distances between surfaces: chamfer distance, F-score, normal consistency, volume IoU.
 
-Samples are area-uniform and depend on the triangles alone, not on the order of faces and vertices in a file.
+Measured from area-uniform samples of one surface to the triangles of the other, both ways, so that a mesh is at no
+distance from itself. Results depend on the triangles alone, not on the order of faces and vertices in a file.
 Definitions follow Tatarchenko et al. 2019 (F-score) and Mescheder et al. 2019 (normal consistency, IoU).
 """
 
@@ -8,12 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from setcore.errors import InputError
 from setcore.seeding import numpy_generator
+
+SAMPLES = 30_000
+"""Samples of each surface in figures that are reported."""
+THRESHOLDS = (0.005, 0.01, 0.02)
+"""Distances of the F-scores that are reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +34,50 @@ class SurfaceSamples:
     points: np.ndarray
     normals: np.ndarray
 
+
+class Surface:
+    """The triangles of a mesh, with samples of them, to measure distances from and to.
+
+    Parameters
+    ----------
+    vertices : array of shape (n_vertices, 3)
+    faces : int array of shape (n_faces, 3)
+        Those without area do not count.
+    count : int
+        Samples.
+    seed : int
+        Of the samples.
+    any_order : bool
+        As for `sample_surface`.
+
+    Raises
+    ------
+    InputError
+        The mesh has no area, or its coordinates are not finite.
+    """
+
+    def __init__(
+        self, vertices: np.ndarray, faces: np.ndarray, count: int = SAMPLES, seed: int = 0, *, any_order: bool = True
+    ) -> None:
+        triangles = np.asarray(vertices, np.float64)[np.asarray(faces, np.int64)]
+        self._triangles = _canonical(triangles) if any_order else triangles
+        self.samples = _drawn(self._triangles, count, seed)
+
     @cached_property
-    def _tree(self) -> cKDTree:
-        return cKDTree(self.points)
+    def _tree(self) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+        """A bounding volume hierarchy with its corners, faces and unit normals."""
+        import igl
+
+        cross = _area_vectors(self._triangles)
+        length = np.linalg.norm(cross, axis=1)
+        corners = np.ascontiguousarray(self._triangles[length > 0]).reshape(-1, 3)
+        faces = np.arange(len(corners)).reshape(-1, 3)
+        tree = igl.AABB()
+        tree.init(corners, faces)
+        return tree, corners, faces, cross[length > 0] / length[length > 0, None]
 
     def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The sample nearest to each point.
+        """How far points are from the surface, and its normals at the nearest places.
 
         Parameters
         ----------
@@ -42,10 +86,11 @@ class SurfaceSamples:
         Returns
         -------
         distance : array of shape (m,)
-        index : array of shape (m,)
+        normals : array of shape (m, 3)
         """
-        distance, index = self._tree.query(points)
-        return distance, index
+        tree, corners, faces, normals = self._tree
+        squared, face, _ = tree.squared_distance(corners, faces, np.ascontiguousarray(points, np.float64))
+        return np.sqrt(squared), normals[face]
 
 
 def sample_surface(
@@ -72,9 +117,11 @@ def sample_surface(
         The mesh has no area, or its coordinates are not finite.
     """
     triangles = np.asarray(vertices, np.float64)[np.asarray(faces, np.int64)]
-    if any_order:
-        triangles = _canonical(triangles)
-    cross = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    return _drawn(_canonical(triangles) if any_order else triangles, count, seed)
+
+
+def _drawn(triangles: np.ndarray, count: int, seed: int) -> SurfaceSamples:
+    cross = _area_vectors(triangles)
     double_area = np.linalg.norm(cross, axis=1)
     cumulative = np.cumsum(double_area)
     if not len(cumulative) or not np.isfinite(cumulative[-1]) or cumulative[-1] <= 0:
@@ -88,6 +135,11 @@ def sample_surface(
     return SurfaceSamples(points, cross[chosen] / double_area[chosen, None])
 
 
+def _area_vectors(triangles: np.ndarray) -> np.ndarray:
+    """Normals (n, 3) of triangles (n, 3, 3), as long as twice their areas."""
+    return np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+
+
 def _canonical(triangles: np.ndarray) -> np.ndarray:
     """Triangles (n, 3, 3) turned to their lexicographically smallest corner and sorted."""
     rank = np.argsort(np.lexsort(triangles.reshape(-1, 3).T[::-1])).reshape(-1, 3)
@@ -97,29 +149,29 @@ def _canonical(triangles: np.ndarray) -> np.ndarray:
     return np.asarray(turned[np.lexsort(turned.reshape(-1, 9).T[::-1])])
 
 
-def chamfer_distance(a: SurfaceSamples, b: SurfaceSamples) -> float:
-    """Mean distance from the samples of each side to the nearest of the other, both directions summed.
+def chamfer_distance(a: Surface, b: Surface) -> float:
+    """Mean distance from the samples of each surface to the other, both directions summed.
 
     Parameters
     ----------
-    a, b : SurfaceSamples
+    a, b : Surface
 
     Returns
     -------
     float
         In the units of the points.
     """
-    return float(b.nearest(a.points)[0].mean() + a.nearest(b.points)[0].mean())
+    return float(b.nearest(a.samples.points)[0].mean() + a.nearest(b.samples.points)[0].mean())
 
 
-def f_score(reference: SurfaceSamples, other: SurfaceSamples, threshold: float) -> float:
+def f_score(reference: Surface, other: Surface, threshold: float) -> float:
     """Harmonic mean of precision and recall (Tatarchenko et al. 2019).
 
-    Precision is the share of `other` closer than the threshold to `reference`, recall the reverse.
+    Precision is the share of the samples of `other` closer than the threshold to `reference`, recall the reverse.
 
     Parameters
     ----------
-    reference, other : SurfaceSamples
+    reference, other : Surface
     threshold : float
         Distance, in the units of the points.
 
@@ -128,22 +180,23 @@ def f_score(reference: SurfaceSamples, other: SurfaceSamples, threshold: float) 
     float
         0..1.
     """
-    return _f_score(reference.nearest(other.points)[0], other.nearest(reference.points)[0], threshold)
+    to_reference, to_other = reference.nearest(other.samples.points)[0], other.nearest(reference.samples.points)[0]
+    return f_score_of(to_reference, to_other, threshold)
 
 
-def normal_consistency(a: SurfaceSamples, b: SurfaceSamples) -> float:
-    """Mean absolute cosine between normals at nearest samples, both directions averaged.
+def normal_consistency(a: Surface, b: Surface) -> float:
+    """Mean absolute cosine between normals of samples and of the nearest places, both directions averaged.
 
     Parameters
     ----------
-    a, b : SurfaceSamples
+    a, b : Surface
 
     Returns
     -------
     float
         0..1.
     """
-    return _consistency(a, b, b.nearest(a.points)[1], a.nearest(b.points)[1])
+    return _consistency(a, b, a.nearest(b.samples.points)[1], b.nearest(a.samples.points)[1])
 
 
 def volume_iou(inside_a: np.ndarray, inside_b: np.ndarray) -> float:
@@ -164,14 +217,12 @@ def volume_iou(inside_a: np.ndarray, inside_b: np.ndarray) -> float:
     return float((inside_a & inside_b).sum() / union) if union else 1.0
 
 
-def surface_scores(
-    reference: SurfaceSamples, other: SurfaceSamples, thresholds: tuple[float, ...] = (0.01, 0.02)
-) -> dict[str, float]:
-    """F-scores, chamfer distance and normal consistency at once: the nearest samples are searched only once.
+def surface_scores(reference: Surface, other: Surface, thresholds: tuple[float, ...] = THRESHOLDS) -> dict[str, float]:
+    """F-scores, chamfer distance and normal consistency at once: nearest places are searched only once.
 
     Parameters
     ----------
-    reference, other : SurfaceSamples
+    reference, other : Surface
     thresholds : tuple of float
         Of the F-scores, in the units of the points.
 
@@ -180,11 +231,11 @@ def surface_scores(
     dict
         ``f_score@T`` for each threshold, ``chamfer_distance``, ``normal_consistency``.
     """
-    to_reference, at_reference = reference.nearest(other.points)
-    to_other, at_other = other.nearest(reference.points)
-    scores = {f"f_score@{threshold:g}": _f_score(to_reference, to_other, threshold) for threshold in thresholds}
+    to_reference, at_reference = reference.nearest(other.samples.points)
+    to_other, at_other = other.nearest(reference.samples.points)
+    scores = {f"f_score@{threshold:g}": f_score_of(to_reference, to_other, threshold) for threshold in thresholds}
     scores["chamfer_distance"] = float(to_reference.mean() + to_other.mean())
-    scores["normal_consistency"] = _consistency(reference, other, at_other, at_reference)
+    scores["normal_consistency"] = _consistency(reference, other, at_reference, at_other)
     return scores
 
 
@@ -226,11 +277,27 @@ def harmonic_mean(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _f_score(to_reference: np.ndarray, to_other: np.ndarray, threshold: float) -> float:
+def f_score_of(to_reference: np.ndarray, to_other: np.ndarray, threshold: float) -> float:
+    """The F-score of distances that are known.
+
+    Parameters
+    ----------
+    to_reference : array of shape (n,)
+        From samples of the other surface.
+    to_other : array of shape (m,)
+        From samples of the reference.
+    threshold : float
+
+    Returns
+    -------
+    float
+        0..1.
+    """
     return harmonic_mean(float((to_reference < threshold).mean()), float((to_other < threshold).mean()))
 
 
-def _consistency(a: SurfaceSamples, b: SurfaceSamples, nearest_in_b: np.ndarray, nearest_in_a: np.ndarray) -> float:
-    forward = np.abs((a.normals * b.normals[nearest_in_b]).sum(1)).mean()
-    backward = np.abs((b.normals * a.normals[nearest_in_a]).sum(1)).mean()
+def _consistency(a: Surface, b: Surface, at_a: np.ndarray, at_b: np.ndarray) -> float:
+    """Of normals at a nearest to samples of b, and at b nearest to samples of a."""
+    forward = np.abs((a.samples.normals * at_b).sum(1)).mean()
+    backward = np.abs((b.samples.normals * at_a).sum(1)).mean()
     return float((forward + backward) / 2)

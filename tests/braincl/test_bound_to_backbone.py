@@ -52,6 +52,19 @@ def test_training_records_the_backbone_and_prediction_refuses_another(tmp_path):
         braincl.evaluate(model, dataset.assign_attrs(backbone="dino"), contexts=(10,), draws=1)
 
 
+def test_another_name_of_the_encoder_can_be_taken(tmp_path):
+    train(subjects("clip"), tmp_path / "model")
+    dataset = make_responses(60, 9, seed=5).assign_attrs(backbone="ViT-B-32")
+    braincl.save_responses(dataset.isel(image=slice(0, 30)), tmp_path / "context.nc")
+    braincl.save_responses(dataset.isel(image=slice(30, None)), tmp_path / "query.nc")
+    out = tmp_path / "out.nc"
+    argv = ["predict", "--model", str(tmp_path / "model"), "--context", str(tmp_path / "context.nc"), "--images",
+            str(tmp_path / "query.nc"), "--out", str(out)]  # fmt: skip
+    assert main(argv) == 2
+    assert main([*argv, "--any-backbone"]) == 0
+    assert out.exists()
+
+
 def test_commands_refuse_before_anything_is_written(tmp_path, capsys):
     train(subjects("clip"), tmp_path / "model")
     braincl.save_responses(subjects("dino")[0], tmp_path / "subject.nc")

@@ -163,7 +163,7 @@ def test_a_thickness_that_is_none(thickness, match):
 
 def test_a_fourth_axis():
     body = bytearray(DATA[:-CRC_BYTES])
-    body[FRAME_AT + 4] |= 0xC0
+    body[FRAME_AT + 2] |= 0x0C
     refused(sealed(bytes(body)), "axis")
 
 

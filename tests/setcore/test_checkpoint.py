@@ -15,6 +15,7 @@ from torch import nn
 from setcore.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    build_network,
     check_state,
     config_from_dict,
     load_config,
@@ -187,3 +188,52 @@ def test_damaged_config_files_are_typed_errors(tmp_path):
         (tmp_path / CONFIG_FILE).write_text(text)
         with pytest.raises(InputError, match=message):
             load_config(tmp_path, Config)
+
+
+@pytest.mark.parametrize("value", [-1, 10**9, 10**30])
+def test_numbers_that_no_network_has_are_refused(value):
+    for values in ({"width": value}, {"width": 3, "grid": [1, value]}, {"width": 3, "inner": {"heads": value}}):
+        with pytest.raises(CheckpointError, match=f"here: .*{value}"):
+            config_from_dict(Config, values, "here")
+
+
+def claims(width: int = 5, layers: int = 1) -> nn.Module:
+    return nn.Sequential(network(width), *(nn.Linear(2, 2) for _ in range(layers - 1)))
+
+
+def test_a_network_that_claims_more_than_is_there_is_given_up_before_it_takes_memory():
+    state = claims().state_dict()
+    torch.testing.assert_close(build_network(claims, state, "here").state_dict(), state)
+    touched = []
+
+    def wide() -> nn.Module:
+        layer = nn.Linear(3, 60_000, device="meta")
+        touched.append(layer)
+        return layer
+
+    with pytest.raises(CheckpointError, match="here: the config claims a larger network"):
+        build_network(wide, state, "here")
+    assert touched == []
+    with pytest.raises(CheckpointError, match="claims a larger network than the 9 tensors"):
+        build_network(lambda: claims(layers=50_000_000), state, "here")
+    with pytest.raises(CheckpointError, match=r"expected \(4, 3\)"):
+        build_network(lambda: claims(4), state, "here")
+    with pytest.raises(CheckpointError, match="fits no network"):
+        build_network(lambda: nn.Linear(1 << 60, 1 << 60), state, "here")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(value):
+    state = network().state_dict()
+    state["0.weight"][2, 1] = value
+    with pytest.raises(CheckpointError, match=r"'0\.weight' holds NaN or infinity"):
+        load_state(network(), state, "here")
+
+
+def test_sparse_and_meta_tensors_are_refused(tmp_path):
+    for tensor, kind in ((torch.eye(3).to_sparse(), "sparse"), (torch.zeros(3, device="meta"), "meta")):
+        with pytest.raises(CheckpointError, match=rf"x\.safetensors: tensor 'w' is .*{kind}"):
+            save_tensors(tmp_path / "x.safetensors", {"w": tensor})
+        with pytest.raises(CheckpointError, match=kind):
+            check_state(nn.ParameterDict({"w": torch.zeros(tensor.shape)}), {"w": tensor}, "here")
+    assert list(tmp_path.iterdir()) == []

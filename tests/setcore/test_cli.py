@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
+import math
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from setcore.cli import Parser, add_json_flag, number_list, print_result, run
+from setcore.cli import (
+    Parser,
+    add_json_flag,
+    number_list,
+    number_within,
+    print_result,
+    report_failures,
+    run,
+    writes_file,
+    writes_folder,
+)
 from setcore.errors import CheckpointError, InputError
 
 
@@ -61,6 +74,90 @@ def test_usage_errors_are_one_line_and_status_2(capsys, arguments):
     assert "see tool --help" in err
 
 
+def with_outputs(handler=lambda args: None) -> Parser:
+    made = Parser(prog="tool")
+    command = made.add_subparsers(required=True).add_parser("work")
+    command.add_argument("inputs", nargs="+")
+    writes_file(command.add_argument("--out"), ".nc")
+    writes_file(command.add_argument("--nifti"), ".nii", ".nii.gz")
+    writes_file(command.add_argument("--report"), ".json", beside=(".png",))
+    writes_file(command.add_argument("--tokens"), ".vat", or_folder=True)
+    writes_folder(command.add_argument("--folder"))
+    writes_file(command.add_argument("--page"), ".html")
+    command.set_defaults(handler=handler)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "in.nc"], "would replace the input"),
+        (["--out", "link.nc"], "would replace the input"),
+        (["--out", "sub/../in.nc"], "would replace the input"),
+        (["--out", "sub"], "is a folder"),
+        (["--out", "absent/x.nc"], "does not exist"),
+        (["--out", "/dev/null"], "is a device"),
+        (["--out", "cat.png"], "is there and is not a .nc file"),
+        (["--out", "x.nii", "--nifti", "x.nii"], "is named twice"),
+        (["--nifti", "mesh.obj"], "is there and is not a .nii or .nii.gz file"),
+        (["--report", "x.txt"], "name the report .json"),
+        (["--report", "dog.json"], "would replace the input"),
+        (["--tokens", "sub"], None),
+        (["--folder", "in.nc"], "is a file; name a folder"),
+        (["--folder", "source"], "is an input"),
+        (["--page", "x.txt"], "is to be a page; name it .html"),
+        (["--out", "new.nc", "--nifti", "new.nii.gz", "--report", "new.json", "--folder", "new"], None),
+        (["--out", "old.nc"], None),
+    ],
+    ids=str,
+)
+def test_outputs_never_replace_what_they_must_not(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sub", "source"):
+        (tmp_path / name).mkdir()
+    for name in ("in.nc", "dog.png", "old.nc", "cat.png", "mesh.obj"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link.nc").symlink_to("in.nc")
+    before = sorted(tmp_path.rglob("*"))
+    assert run(with_outputs(), ["work", "in.nc", "dog.png", "source", *arguments]) == (0 if message is None else 2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == (message is not None)
+    assert (message or "") in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written_in_is_refused_before_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    assert run(with_outputs(), ["work", "in.nc", "--folder", "new/one"]) == 2
+    assert f"cannot write in {tmp_path}; name a folder that can be written" in capsys.readouterr().err
+
+
+def test_failures_are_listed_once_by_name(capsys):
+    made = parser(lambda args: report_failures({"a.obj": "a.obj: no faces", "b.obj": "cut\n off"}))
+    assert run(made, ["3"]) == 1
+    assert capsys.readouterr() == ("", "a.obj: no faces\nb.obj: cut off\n")
+    assert run(parser(lambda args: report_failures({})), ["3"]) == 0
+
+
+def test_numbers_are_within_their_range():
+    share = number_within(0, 1)
+    assert [share("1"), share("0.25")] == [1.0, 0.25]
+    for text in ("0", "-1", "1.5", "nan", "inf", "much"):
+        with pytest.raises(argparse.ArgumentTypeError, match="above 0 and up to 1"):
+            share(text)
+    with pytest.raises(argparse.ArgumentTypeError, match=r"above 0$"):
+        number_within(0, math.inf)("inf")
+
+
+def test_no_memory_is_one_line(capsys):
+    def fail(args):
+        raise MemoryError
+
+    assert run(parser(fail), ["3"]) == 2
+    assert capsys.readouterr().err == "tool: out of memory\n"
+
+
 def test_interrupt_is_status_130(capsys):
     def interrupt(args):
         raise KeyboardInterrupt
@@ -107,6 +204,17 @@ def test_help_of_subcommands_shows_defaults_as_they_are_typed(capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "100 % of them (default: 2,30)" in out
     assert "of the result --exact to the digit" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--exat", "there is no option --exat; did you mean --exact?"), ("--weights=3", "there is no option --weights=3")],
+)
+def test_unknown_options_are_said_by_the_subcommand(capsys, option, message):
+    with pytest.raises(SystemExit) as caught:
+        run(with_commands(), ["count", "x.nc", option])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"tool count: {message} (see tool count --help)\n"
 
 
 def test_errors_of_subcommands_are_one_line(capsys):

@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from setcore.errors import InputError
-from setcore.files import atomic_path, check_output, locked_folder, read_json, write_bytes, write_json
+from setcore.files import (
+    add_record,
+    append_line,
+    atomic_path,
+    check_output,
+    job_journal,
+    locked_folder,
+    read_json,
+    read_lines,
+    write_bytes,
+    write_json,
+)
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -161,3 +172,112 @@ def test_outputs_that_cannot_be_written_are_refused_before_any_work(tmp_path):
     for path in ("in.nc", "link.nc"):
         with pytest.raises(InputError, match=f"{path} would replace the input"):
             check_output(tmp_path / path, tmp_path / "other.nc", tmp_path / "in.nc")
+
+
+def test_an_existing_mode_is_kept_and_a_symlink_written_through(tmp_path):
+    target, link = tmp_path / "elsewhere" / "out.bin", tmp_path / "link.bin"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    write_bytes(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path / "elsewhere") == ["out.bin"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/null"])
+def test_what_is_no_file_is_never_replaced(tmp_path, kind):
+    path = Path(kind)
+    if kind == "fifo":
+        path = tmp_path / "fifo"
+        os.mkfifo(path)
+    with pytest.raises(InputError, match="is a device"):
+        write_bytes(path, b"")
+    with pytest.raises(InputError, match="is a device"):
+        check_output(path)
+    assert path.exists()
+    assert not path.is_file()
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    with python(WRITE_AND_WAIT, tmp_path / "a.bin") as killed, python(WRITE_AND_WAIT, tmp_path / "b.bin") as writing:
+        assert killed.stdout.readline() == writing.stdout.readline() == "writing\n"
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert len(os.listdir(tmp_path)) == 2
+        (tmp_path / ".notes.tmp").write_text("mine")
+        write_bytes(tmp_path / "c.bin", b"")
+        left = sorted(os.listdir(tmp_path))
+        writing.kill()
+    assert [left[0], left[2]] == [".notes.tmp", "c.bin"] or left[1:] == [".notes.tmp", "c.bin"]
+    assert sum(name.startswith(".b.bin") for name in left) == 1
+    assert not any(name.startswith(".a.bin") for name in left)
+
+
+WRITE_AND_WAIT = """
+import sys, time
+from setcore.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_locking_a_folder_truncates_nothing(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / ".lock").symlink_to("precious")
+    with locked_folder(tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_errors_of_the_disk_name_the_file(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*out\.bin'"):
+        write_bytes(tmp_path / "out.bin", b"")
+    assert os.listdir(tmp_path) == []
+
+
+def test_lines_that_a_kill_cut_off_are_left_out(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert read_lines(path) == []
+    append_line(path, {"a": 1})
+    append_line(path, [2])
+    with open(path, "ab") as file:
+        file.write(b'{"a": ')
+    assert read_lines(path) == [{"a": 1}, [2]]
+    size = path.stat().st_size
+    assert read_lines(path, repair=True) == [{"a": 1}, [2]]
+    assert path.stat().st_size == size - 6
+    path.write_bytes(b"{\n[]\n")
+    with pytest.raises(InputError, match=r"log\.jsonl is damaged"):
+        read_lines(path)
+
+
+def test_a_job_goes_on_only_with_its_own_journal(tmp_path):
+    path, settings = tmp_path / "job.jsonl", {"seed": 1, "sizes": (2, 3)}
+
+    def killed(asked):
+        with job_journal(path, asked) as done:
+            found = dict(done)
+            add_record(path, f"part {len(done)}", {"score": len(done)})
+            raise KeyboardInterrupt(found)
+
+    for expected in ({}, {"part 0": {"score": 0}}):
+        with pytest.raises(KeyboardInterrupt) as stop:
+            killed(settings)
+        assert stop.value.args == (expected,)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        killed({"seed": 2})
+    assert stop.value.args == ({},)
+    with job_journal(path, {"seed": 2}) as done:
+        assert list(done) == ["part 0"]
+        with pytest.raises(InputError, match="in use by another process"), job_journal(path, {"seed": 2}):
+            pass
+    assert not path.exists()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from setcore.checkpoint import save_tensors
+from setcore.checkpoint import WEIGHTS_FILE, save_tensors
 from setcore.errors import CheckpointError, InputError
 from setcore.seeding import torch_generator
 from setcore.training import (
@@ -217,7 +217,7 @@ def test_a_training_loop_logs_saves_and_goes_on_where_it_was_killed(tmp_path):
     assert begin().state == {"seen": list(range(10))}
     lines = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()]
     assert [(line["step"], line["loss"], line["figure"]) for line in lines] == [
-        (3, 2.0, 0.5), (6, 5.0, 0.5), (6, 5.0, 0.5), (9, 8.0, 0.5)
+        (3, 2.0, 0.5), (6, 5.0, 0.5), (9, 8.0, 0.5)
     ]  # fmt: skip
 
 
@@ -228,6 +228,92 @@ def test_a_folder_with_a_run_is_gone_on_with_only_if_asked(tmp_path):
         pass
     with training_folder(tmp_path / "new", resume=True) as folder:
         assert folder == tmp_path / "new"
+
+
+def test_a_folder_with_a_finished_model_is_never_trained_over(tmp_path):
+    (tmp_path / WEIGHTS_FILE).touch()
+    for resume in (False, True):
+        with pytest.raises(InputError, match="without the state of its training"), training_folder(tmp_path, resume):
+            pass
+    (tmp_path / "prior").touch()
+    with pytest.raises(InputError, match="--resume"), training_folder(tmp_path, False, "prior"):
+        pass
+    with training_folder(tmp_path, True, "prior"):
+        pass
+
+
+def loop_of(folder, run: Run, **options) -> TrainingLoop:
+    return TrainingLoop(
+        folder, run.model, run.optimizer, run.average, Budget(steps=10), dict, report_every=2, save_every=2,
+        progress=False, **options,
+    )  # fmt: skip
+
+
+def test_a_run_is_resumed_with_its_own_settings_alone(tmp_path):
+    settings = {"seed": 3, "batch": (4, 5), "data set": "ab"}
+    for loop in (loop_of(tmp_path, Run(), settings=settings), loop_of(tmp_path, Run(), settings=settings)):
+        for _ in loop:
+            loop.line = {"loss": 0.0}
+    for name, value in (("seed", 4), ("batch", (4, 6)), ("data set", "cd")):
+        with pytest.raises(InputError, match=f"begun with another {name} .*resume it with its own"):
+            loop_of(tmp_path, Run(), settings=settings | {name: value})
+    assert loop_of(tmp_path, Run(), settings=settings).state == {}
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_stays(tmp_path, what):
+    run, kept = Run(), {}
+    loop = loop_of(tmp_path, run)
+
+    def train() -> None:
+        for _ in loop:
+            if loop.step == 4:
+                kept["state"] = (tmp_path / STATE_FILE).read_bytes()
+            bad = loop.step == 5
+            loss = run.model(torch.ones(8, 3).cumsum(dim=0)).square().sum()
+            (loss * (math.nan if bad and what == "gradient" else 1)).backward()
+            loop.descend(0.01)
+            loop.line = {"loss": math.inf if bad else float(loss.detach())}
+
+    with pytest.raises(InputError, match=f"{what}.* at step 5; the checkpoint of step 4 is kept"):
+        train()
+    assert (tmp_path / STATE_FILE).read_bytes() == kept["state"]
+    assert [json.loads(line)["step"] for line in (tmp_path / LOG_FILE).read_text().splitlines()] == [2, 4]
+
+
+def test_figures_that_are_tensors_are_read_where_a_report_is_due_and_not_before(tmp_path):
+    """And a loss that is not finite is found there, with the step at which it came."""
+    run = Run()
+    loop = TrainingLoop(
+        tmp_path, run.model, run.optimizer, None, Budget(steps=9), dict, report_every=4, save_every=100, progress=False
+    )
+
+    def train() -> None:
+        for _ in loop:
+            assert isinstance(loop.line.get("parts", []), list) == (loop.step % 4 == 0)
+            loss = torch.tensor(math.nan if loop.step == 5 else loop.step / 8)
+            loop.line = {"loss": loss, "parts": torch.tensor([1.0, loop.step]), "samples": 3}
+
+    with pytest.raises(InputError, match=r"not finite at step 5; there is no checkpoint yet"):
+        train()
+    (line,) = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()]
+    assert (line["step"], line["loss"], line["parts"], line["samples"]) == (4, 0.375, [1.0, 3.0], 3)
+    assert not (tmp_path / STATE_FILE).exists()
+
+
+def test_a_run_that_takes_no_step_says_so(tmp_path):
+    run = Run()
+    loop = TrainingLoop(tmp_path, run.model, run.optimizer, None, Budget(minutes=1e-9), dict, report_every=4,
+                        save_every=4, progress=False)  # fmt: skip
+    with pytest.raises(InputError, match="before the first step; allow more minutes"):
+        list(loop)
+    assert not (tmp_path / STATE_FILE).exists()
+
+
+def test_a_log_without_a_checkpoint_begins_anew(tmp_path):
+    (tmp_path / LOG_FILE).write_text('{"step": 0, "loss": 1}\n')
+    loop_of(tmp_path, Run())
+    assert (tmp_path / LOG_FILE).read_text() == ""
 
 
 def test_the_average_may_be_that_of_a_part(tmp_path):

@@ -10,7 +10,7 @@ from make_tiny_model import DATA, golden_meshes
 
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.bitstream.header import LEVELS, LEVELS_FLAG, POSE_FLAG, RESIDUAL_FLAG, VERSION
-from vat3d.codec.decode import fit_box
+from vat3d.codec.decode import fit_box, without_specks
 from vat3d.codec.token_budget import token_budget
 from vat3d.errors import MeshError
 from vat3d.mesh.canonical import canonical_mesh
@@ -107,9 +107,9 @@ def test_the_better_fill_rule_is_taken_where_parts_hide_others(tokenizer: MeshTo
     found = tokenizer.encode(given, 300, effort)
     assert streams["nonzero"].to_bytes() != streams["even-odd"].to_bytes()
     assert found.to_bytes() == streams[found.report["fill"]].to_bytes()
-    if effort == "fast":  # what is compared is what is reported
+    if effort == "fast":  # what is compared is an estimate of what is reported
         scores = {fill: stream.report["f_score@0.02"] for fill, stream in streams.items()}
-        assert found.report["fill"] == max(scores, key=scores.__getitem__)
+        assert scores[found.report["fill"]] >= max(scores.values()) - 0.03
 
 
 def test_parts_that_hide_nothing_are_one_body(tokenizer: MeshTokenizer) -> None:
@@ -145,9 +145,25 @@ def test_the_reported_score_is_what_a_user_measures(tokenizer: MeshTokenizer, re
     """Against the mesh as given: of an open one its sheet, not the shell that is encoded. `fast` estimates it."""
     box = golden_meshes()["box"]
     given = trimesh.Trimesh(box.vertices, box.faces[removed:], process=False)
-    stream = tokenizer.encode(given, 300, effort, time_limit=0.0)
+    stream = tokenizer.encode(given, 300, effort)
     measured = evaluate(given, tokenizer.decode(stream))["f_score@0.02"]
     assert stream.report["f_score@0.02"] == pytest.approx(measured, abs=0.025 if effort == "fast" else 0.01)
+
+
+@pytest.mark.parametrize("effort", ["fast", "normal"])
+def test_without_a_size_all_tokens_are_there(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, effort: str) -> None:
+    stream = tokenizer.encode(ellipsoid, max_bytes=None, effort=effort)
+    assert [len(ids) for ids in stream.ids] == list(tokenizer.network.config.scales)
+    assert stream.residual_step is None
+    assert tokenizer.decode(stream.to_bytes(), 32).is_watertight
+
+
+def test_notebooks_show_tables(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
+    stream = tokenizer.encode(ellipsoid, max_bytes=64, effort="fast")
+    assert f"<td>bytes</td><td>{len(stream.to_bytes())}</td>" in stream._repr_html_()
+    for shown in (stream, tokenizer):
+        assert tokenizer.model.model_id in shown._repr_html_()
+        assert len(shown._repr_html_()) < 1000
 
 
 def test_truncation_decodes_coarser(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
@@ -164,8 +180,9 @@ def test_what_tokens_leave_of_a_larger_budget_goes_to_a_residual(ellipsoid: trim
     tokenizer = MeshTokenizer.from_pretrained()
     stream = tokenizer.encode(ellipsoid, 400, "normal")
     data = stream.to_bytes()
-    assert data[2] & ~LEVELS_FLAG == VERSION | POSE_FLAG | RESIDUAL_FLAG
-    assert 0.9 * 400 < len(data) <= 400
+    assert data[2] & ~(LEVELS_FLAG | POSE_FLAG) == VERSION | RESIDUAL_FLAG
+    without = len(stream.truncate(len(stream.tokens)).to_bytes())
+    assert without + 100 < len(data) <= 400
     assert tuple(part.size for part in stream.tokens) == tokenizer.model.scales[: len(stream.tokens)]
     assert stream.residual is not None
     assert stream.residual.shape == tokenizer.model.latent
@@ -241,29 +258,57 @@ def test_a_higher_level_is_a_larger_solid(tokenizer: MeshTokenizer, ellipsoid: t
     assert sorted(set(volumes)) == volumes
 
 
-def test_small_gaps_to_the_box_are_closed_smoothly() -> None:
+def test_small_gaps_to_the_box_are_closed_by_the_layer_at_the_side() -> None:
     half = np.array([1.0, 0.7, 0.1])
     vertices = np.random.default_rng(0).uniform(-1, 1, (500, 3)) * (half - 0.004)
+    vertices[:2] = half - 0.004, 0.008 - half
     fitted = fit_box(vertices, half)
     np.testing.assert_allclose(fitted.min(0), -half)
     np.testing.assert_allclose(fitted.max(0), half)
     for axis in range(3):
         assert (np.diff(fitted[vertices[:, axis].argsort(), axis]) >= 0).all()
-    inner = np.abs(vertices) < half / 2
-    assert np.abs(fitted - vertices)[inner].max() < 0.002
+    inner = np.abs(vertices) < half - 3 * 0.008
+    np.testing.assert_array_equal(fitted[inner], vertices[inner])
+    assert np.abs(fitted - vertices).max() <= 0.008 + 1e-12
 
 
-@pytest.mark.parametrize("shift", [0.0, 9.0])
-def test_a_lost_tip_moves_one_vertex_a_side(shift: float) -> None:
-    """Also of a surface that lies wholly outside of the box, where it is pressed to the side."""
+def test_parts_smaller_than_a_cell_are_left_out_unless_all_are() -> None:
+    large, leaf = trimesh.creation.box((1, 0.5, 0.2)), trimesh.creation.box((0.05, 0.05, 0.001))
+    rod = trimesh.creation.box((0.001, 0.2, 0.001)).apply_translation((0, 2, 0))
+    both = trimesh.util.concatenate([leaf.copy().apply_translation((3, 0, 0)), large, leaf, rod])
+    vertices, faces = without_specks(both.vertices, both.faces, 0.1)
+    expected = trimesh.util.concatenate([large, rod])
+    np.testing.assert_array_equal(vertices[faces], expected.vertices[expected.faces])
+    assert without_specks(leaf.vertices, leaf.faces, 0.1)[1] is leaf.faces
+
+
+@pytest.mark.parametrize(("size", "gap", "stays"), [(0.05, 0.12, False), (0.05, 0.08, True), (0.07, 0.12, True)])
+def test_small_parts_are_left_out_where_they_lie_alone(size: float, gap: float, stays: bool) -> None:
+    """However fine the grid; a wart beside a body stays, and so does what is alone but not small."""
+    body, alone = trimesh.creation.icosphere(4, 0.5), trimesh.creation.icosphere(2, size / 2)
+    alone.apply_translation((0, 0.5 + gap + size / 2, 0))
+    both = trimesh.util.concatenate([body, alone])
+    vertices, faces = without_specks(both.vertices, both.faces, 0.004)
+    expected = both if stays else body
+    np.testing.assert_array_equal(vertices[faces], expected.vertices[expected.faces])
+    one = trimesh.util.concatenate([alone, alone.copy().apply_translation((1, 0, 0))])
+    assert without_specks(one.vertices, one.faces, 0.004)[1] is one.faces
+
+
+def test_sides_that_lost_a_part_stay_where_they_are() -> None:
     half = np.array([1.0, 0.7, 0.1])
-    moved = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 3)) * half + np.array([shift, 0, 0])
-    fitted = fit_box(moved, half)
-    np.testing.assert_allclose(fitted.min(0), -half)
-    np.testing.assert_allclose(fitted.max(0), half)
-    still = (fitted == moved)[:, 1:].all(1) & ((fitted == moved)[:, 0] | (shift > 1))
-    assert still.sum() >= len(moved) - 6
-    assert len(np.unique(fitted, axis=0)) == len(fitted)
+    decoded = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 3)) * half
+    np.testing.assert_array_equal(fit_box(decoded, half), decoded)
+
+
+def test_a_surface_wholly_outside_of_the_box_is_pressed_to_its_side() -> None:
+    half = np.array([1.0, 0.7, 0.1])
+    decoded = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 3)) * half + np.array([9, 0, 0])
+    fitted = fit_box(decoded, half)
+    assert fitted[:, 0].max() == pytest.approx(1)
+    assert fitted[:, 0].min() > 0
+    assert (np.diff(fitted[decoded[:, 0].argsort(), 0]) > 0).all()
+    np.testing.assert_array_equal(fitted[:, 1:], decoded[:, 1:])
 
 
 def test_info_counts_everything(tokenizer: MeshTokenizer) -> None:

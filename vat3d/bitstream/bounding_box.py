@@ -1,7 +1,7 @@
-"""The bounding box of a mesh in the 6 to 13 bytes that a token file's header has for it.
+"""The bounding box of a mesh in the 6 to 16 bytes that a token file's header has for it.
 
-It is quantised once, when a mesh is encoded; everything after uses the quantised numbers, so that encoder and decoder
-agree to the last bit on where things are.
+It says where the decoded mesh lies, to 1/4096 of its half-side, and how large it is. What is decoded does not depend on
+it, but for the aspect.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from vat3d.errors import CodecError
 
-FIXED_BYTES = 5
-"""Of the half-side (2) and of the longest axis and the aspect (3); the centre comes after these."""
+FIXED_BYTES = 6
+"""Of half-side, longest axis, aspect and the width of the centre's integers, which come after these."""
 ASPECT_STEPS = (1 << 11) - 1
-SCALE_BIAS, MANTISSA_BITS = 128, 8
-CENTRE_BYTES = 8
-"""A centre is rounded more coarsely rather than take more bytes than this, as far as `CENTRE_BITS` goes."""
-CENTRE_BITS = (9, 8, 7, 6)
-"""Binary digits of a centre after the point, in half-sides; finest first."""
+SCALE_BIAS, MANTISSA_BITS, SCALE_BITS = 64, 11, 18
+CENTRE_BITS = 11
+"""Binary digits of a centre after the point, in half-sides."""
+FARTHEST = 2.0**48
+"""Half-sides from the origin, beyond which float64 leaves a mesh no digits of its own."""
 
 
 Box = TypeVar("Box", bound="BoundingBox")
@@ -34,31 +34,27 @@ class BoundingBox:
 
     Parameters
     ----------
-    scale_code : int, 0..65535
-        The longest half-side is ``(256 + code % 256) / 256 * 2 ** (code // 256 - 128)``.
+    scale_code : int, 0..262143
+        The longest half-side is ``(2048 + code % 2048) / 2048 * 2 ** (code // 2048 - 64)``.
     longest : int, 0..2
         The axis of the longest side; its aspect is 1.
     aspect_codes : (int, int), 0..2047
         Half-extents of the two other axes, in units of 1/2047 of the half-side.
     centre_codes : (int, int, int)
-        Centre in quanta of ``2 ** -centre_bits`` half-sides.
-    centre_bits : int
-        9, 8, 7 or 6.
+        Centre in quanta of 1/2048 of the half-side.
     """
 
     scale_code: int
     longest: int
     aspect_codes: tuple[int, int]
     centre_codes: tuple[int, int, int]
-    centre_bits: int = CENTRE_BITS[0]
 
     @classmethod
     def from_corners(cls: type[Box], low: NDArray[np.floating], high: NDArray[np.floating]) -> Box:
         """Quantise a box.
 
-        The half-side is kept to .2 %, the aspect to 1/4094 of it, the centre to 1/1024 of it; far from the origin the
-        centre is rounded more coarsely, at most to 1/128, to keep it within `CENTRE_BYTES`, and where even that is too
-        little it takes the bytes it needs.
+        Half-side, aspect and centre are kept to 1/4096 of the half-side; far from the origin the centre takes the bytes
+        that it needs.
 
         Parameters
         ----------
@@ -73,7 +69,7 @@ class BoundingBox:
         Raises
         ------
         CodecError
-            The box is empty, not finite, a single point, or its size lies outside 2^-128..2^127.
+            The box is empty, not finite, a single point, or its size lies outside 2^-64..2^63.
         """
         low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
         if low.shape != (3,) or high.shape != (3,) or not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -85,20 +81,16 @@ class BoundingBox:
             raise CodecError(f"a mesh with a half-side of {side:g} is too small or too large; rescale it first")
         mantissa, exponent = math.frexp(side)
         code = ((exponent - 1 + SCALE_BIAS) << MANTISSA_BITS) + round((2 * mantissa - 1) * (1 << MANTISSA_BITS))
-        scale_code = min(code, (1 << 16) - 1)
+        scale_code = min(code, (1 << SCALE_BITS) - 1)
         one, other = (
             min(round(float(half[axis]) / side * ASPECT_STEPS), ASPECT_STEPS) for axis in range(3) if axis != longest
         )
-        quantised = _half_side(scale_code)
-        # Python's integers and exact fractions: centres may be many half-sides away
-        centre = [float(low[axis] / 2 + high[axis] / 2) / quantised for axis in range(3)]
-        if max(map(abs, centre)) > 2.0**52:
+        # Python's integers: centres may be many half-sides away
+        centre = [float(low[axis] / 2 + high[axis] / 2) / _half_side(scale_code) for axis in range(3)]
+        if max(map(abs, centre)) > FARTHEST:
             raise CodecError("the mesh is too small for its distance from the origin; move it to the origin first")
-        for bits in CENTRE_BITS:
-            x, y, z = (round(value * (1 << bits)) for value in centre)
-            if len(_centre_bytes((x, y, z), bits)) <= CENTRE_BYTES:
-                break
-        return cls(scale_code, longest, (one, other), (x, y, z), bits)
+        x, y, z = (round(value * (1 << CENTRE_BITS)) for value in centre)
+        return cls(scale_code, longest, (one, other), (x, y, z))
 
     @property
     def half_side(self) -> float:
@@ -115,7 +107,7 @@ class BoundingBox:
     @property
     def centre(self) -> NDArray[np.float64]:
         """Centre of the box, shape (3,), in the mesh's units, along the box's axes."""
-        return np.array(self.centre_codes, dtype=np.float64) * 2.0**-self.centre_bits * self.half_side
+        return np.array(self.centre_codes, dtype=np.float64) * 2.0**-CENTRE_BITS * self.half_side
 
     def to_bytes(self) -> bytes:
         """Half-side, aspect and centre, as the header holds them.
@@ -124,9 +116,17 @@ class BoundingBox:
         -------
         bytes
         """
-        aspect = self.longest << 22 | self.aspect_codes[0] << 11 | self.aspect_codes[1]
-        fixed = self.scale_code.to_bytes(2, "little") + aspect.to_bytes(3, "little")
-        return fixed + _centre_bytes(self.centre_codes, self.centre_bits)
+        width = _width(self.centre_codes)
+        offset = 1 << width >> 1
+        centre = sum((code + offset) << (width * axis) for axis, code in enumerate(self.centre_codes))
+        fixed = (
+            self.scale_code
+            | self.longest << SCALE_BITS
+            | self.aspect_codes[0] << SCALE_BITS + 2
+            | self.aspect_codes[1] << SCALE_BITS + 13
+            | width << SCALE_BITS + 24
+        )
+        return fixed.to_bytes(FIXED_BYTES, "little") + centre.to_bytes((3 * width + 7) // 8, "little")
 
     @classmethod
     def read(cls: type[Box], data: bytes) -> tuple[Box, int]:
@@ -147,30 +147,28 @@ class BoundingBox:
         CodecError
             The bytes end early or are not what `to_bytes` writes.
         """
-        if len(data) <= FIXED_BYTES:
+        fixed = int.from_bytes(data[:FIXED_BYTES], "little")
+        scale_code, longest = fixed % (1 << SCALE_BITS), fixed >> SCALE_BITS & 3
+        aspect, width = fixed >> SCALE_BITS + 2, fixed >> SCALE_BITS + 24
+        size = FIXED_BYTES + (3 * width + 7) // 8
+        if len(data) < size:
             raise CodecError("the file ends inside its header; it is truncated")
-        scale_code, aspect = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:FIXED_BYTES], "little")
-        longest = aspect >> 22
         if longest > 2:
             raise CodecError("the header names a fourth axis; the file is damaged")
-        width, bits = data[FIXED_BYTES] >> 2, CENTRE_BITS[data[FIXED_BYTES] & 3]
-        end = FIXED_BYTES + 1 + (3 * width + 7) // 8
-        packed, offset = int.from_bytes(data[FIXED_BYTES + 1 : end], "little"), 1 << width >> 1
+        packed, offset = int.from_bytes(data[FIXED_BYTES:size], "little"), 1 << width >> 1
         x, y, z = ((packed >> (width * axis) & ((1 << width) - 1)) - offset for axis in range(3))
-        box = cls(scale_code, longest, (aspect >> 11 & ASPECT_STEPS, aspect & ASPECT_STEPS), (x, y, z), bits)
-        if _centre_bytes(box.centre_codes, bits) != data[FIXED_BYTES:end]:
+        box = cls(scale_code, longest, (aspect & ASPECT_STEPS, aspect >> 11 & ASPECT_STEPS), (x, y, z))
+        if box.to_bytes() != data[:size]:
             raise CodecError("the header does not hold a centre; the file is damaged")
-        return box, end
+        return box, size
 
 
-def _centre_bytes(codes: tuple[int, int, int], bits: int) -> bytes:
-    """One byte for quantum and width, then three integers of the smallest width that holds them all, offset binary."""
+def _width(codes: tuple[int, int, int]) -> int:
+    """The smallest number of bits that holds each of three integers, offset binary; none for three zeros."""
     width = 0
     while not all(-(1 << width >> 1) <= code < max(1, 1 << width >> 1) for code in codes):
         width += 1
-    offset = 1 << width >> 1
-    packed = sum((code + offset) << (width * axis) for axis, code in enumerate(codes))
-    return bytes([width << 2 | CENTRE_BITS.index(bits)]) + packed.to_bytes((3 * width + 7) // 8, "little")
+    return width
 
 
 def _half_side(code: int) -> float:

@@ -32,7 +32,7 @@ class Frame(BoundingBox):
 
     Parameters
     ----------
-    scale_code, longest, aspect_codes, centre_codes, centre_bits
+    scale_code, longest, aspect_codes, centre_codes
         Of the box, see `BoundingBox`.
     turn : (int, int, int), -127..127
         Rodrigues vector (axis times the tangent of half the angle) of `rotation`, in steps of `TURN_STEP`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from vat3d.bitstream.bounding_box import BoundingBox
+from vat3d.bitstream.bounding_box import FIXED_BYTES, BoundingBox
 from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.errors import CodecError
 
@@ -17,7 +17,7 @@ LEVELS_FLAG, THICKNESS_FLAG, POSE_FLAG, RESIDUAL_FLAG = 16, 32, 64, 128
 ID_BYTES, COUNT_BYTES, CRC_BYTES = 4, 2, 4
 COUNT_BITS = 13
 """Of the two bytes of the token count; the others number the level."""
-SMALLEST_FILE = len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + 6 + CRC_BYTES
+SMALLEST_FILE = len(MAGIC) + 1 + ID_BYTES + COUNT_BYTES + FIXED_BYTES + CRC_BYTES
 LEVEL_STEP = 0.001
 """What a level counts, in half-sides."""
 LEVELS = (0, 1, 2, 3, 4, 6, 9, 13)
@@ -90,9 +90,9 @@ def header_bytes(box: BoundingBox) -> int:
     Returns
     -------
     int
-        19 to 26, more only far from the origin.
+        19 to 29, more only far from the origin.
     """
-    return SMALLEST_FILE - 6 + len(box.to_bytes())
+    return SMALLEST_FILE - FIXED_BYTES + len(box.to_bytes())
 
 
 def read_header(data: bytes) -> tuple[Header, bytes]:

@@ -7,14 +7,18 @@ scales and the token ids, each pushed on top of what is there, so that a reader 
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from setcore.errors import InputError, naming
+from setcore.files import write_bytes
 from vat3d.bitstream.coordinate_frame import NO_POSE, POSE_BITS, Frame
 from vat3d.bitstream.entropy import bytes_state, state_bytes
 from vat3d.bitstream.header import (
@@ -45,8 +49,28 @@ from vat3d.mesh.thin_parts import SOLID_WALL_FLAG
 LEVEL_BITS, THICKNESS_BITS = 3, 4
 THICKNESSES = 1 << THICKNESS_BITS
 
+MOST_BYTES = 1 << 20
+"""Of a file that is read; they have kilobytes."""
 
-@dataclass(frozen=True, eq=False)
+
+def html_table(title: str, facts: Mapping[str, Any]) -> str:
+    """What a notebook shows of an object.
+
+    Parameters
+    ----------
+    title : str
+    facts : mapping of str to object
+        Names and values.
+
+    Returns
+    -------
+    str
+    """
+    rows = (f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items())
+    return f"<b>{html.escape(title)}</b><table>{''.join(rows)}</table>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenStream:
     """An encoded mesh: ids per scale, where the mesh lies, and the model they belong to.
 
@@ -72,6 +96,18 @@ class TokenStream:
     ------
     CodecError
         Something that no file can hold.
+
+    Examples
+    --------
+    >>> import trimesh
+    >>> from vat3d import MeshTokenizer, TokenStream
+    >>> tok = MeshTokenizer.from_pretrained()
+    >>> stream = tok.encode(trimesh.creation.box((2, 1, 1)), max_bytes=256, effort="fast")
+    >>> coarse = stream.truncate(2)  # the first two scales are a file of their own
+    >>> len(coarse.to_bytes()) < len(stream.to_bytes())
+    True
+    >>> TokenStream.from_bytes(stream.to_bytes()).count == stream.count
+    True
     """
 
     ids: list[NDArray[np.int64]]
@@ -94,6 +130,19 @@ class TokenStream:
             raise CodecError(f"levels {levels} of {len(ids)} scales are not each one of {LEVELS}")
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "levels", levels)
+
+    def __repr__(self) -> str:
+        scales = f"{self.count} tokens in {len(self.tokens)} scales"
+        residual = "" if self.residual_step is None else " and a residual"
+        return f"TokenStream({len(self.to_bytes())} bytes: {scales}{residual}; model {self.model_id})"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, Any] = {"bytes": len(self.to_bytes()), "tokens of each scale": [len(s) for s in self.tokens]}
+        if self.residual is not None:
+            facts["residual"] = f"{np.count_nonzero(self.residual)} numbers"
+        if "f_score@0.02" in self.report:
+            facts["F-score at .02"] = f"{self.report['f_score@0.02']:.3f}"
+        return html_table("TokenStream", {**facts, "model": self.model_id})
 
     @property
     def model_id(self) -> str:
@@ -204,6 +253,39 @@ class TokenStream:
         if not all(said):
             raise CodecError("the file does not hold what its header names; it is damaged")
         return cls(ids, frame, model, levels=levels, residual_step=step, thickness=thickness)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, atomically.
+
+        Parameters
+        ----------
+        path : path
+            Usually ends in ``.vat``.
+        """
+        write_bytes(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path, model: TokenModel | None = None) -> TokenStream:
+        """Read a file from disk; as `from_bytes`.
+
+        Parameters
+        ----------
+        path : path
+        model : TokenModel, optional
+
+        Returns
+        -------
+        TokenStream
+
+        Raises
+        ------
+        InputError
+            The file cannot be read.
+        CodecError
+            As of `from_bytes`; the message names the file.
+        """
+        with naming(path):
+            return cls.from_bytes(read_token_file(path), model)
 
     def truncate(self, scales: int) -> TokenStream:
         """The first scales as a stream of its own, a coarser file of the same mesh.
@@ -332,6 +414,32 @@ def any_levels(scales: int) -> tuple[int, ...]:
     tuple of int
     """
     return (LEVELS[-1],) * (scales - 1) + (LEVELS[0],)
+
+
+def read_token_file(path: str | Path) -> bytes:
+    """The bytes of a token file.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is too large for a token file.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{path} is too large for a token file")
+    return data
 
 
 def read_model_id(data: bytes) -> str:

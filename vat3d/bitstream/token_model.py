@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from setcore.files import atomic_path
+from setcore.files import write_bytes
 from vat3d.bitstream.entropy import Tables
 from vat3d.bitstream.header import COUNT_BITS, ID_BYTES
 from vat3d.errors import CodecError
@@ -139,8 +139,7 @@ def save_token_model(folder: str | Path, model: TokenModel) -> None:
     """
     arrays = _arrays(model.tables)
     arrays |= {"scales": np.array(model.scales, np.int32), "latent": np.array(model.latent, np.int32)}
-    with atomic_path(Path(folder) / TABLES_FILE) as temporary:
-        save_file(arrays, temporary, metadata={"model_id": model.model_id})
+    write_bytes(Path(folder) / TABLES_FILE, save(arrays, metadata={"model_id": model.model_id}))
 
 
 def load_token_model(folder: str | Path) -> TokenModel:

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from setcore.cli import add_json_flag, number_list, print_result
-from setcore.errors import InputError
+from setcore.cli import (
+    add_device_option,
+    add_json_flag,
+    add_parallel_options,
+    add_progress_flag,
+    number_list,
+    number_within,
+    parallel,
+    print_result,
+    report_failures,
+    writes_file,
+)
+from setcore.errors import InputError, naming
 from vat3d.cli.common import (
     EFFORTS,
     FILLS,
+    MESHES,
     SUFFIX,
     add_model_option,
     add_precision_option,
     load_tokenizer,
-    load_tokenizer_for,
     open_stream,
-    read_token_file,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vat3d.folders import Outcome
+
 BUDGETS = (256, 512, 1024, 2048, 4096)
+ENCODE_OPTIONS = ("max_bytes", "effort", "seed", "fill", "min_f_score", "time_limit")
 
 
 def add_encode(commands: Any) -> None:
@@ -33,62 +51,63 @@ def add_encode(commands: Any) -> None:
     """
     command = commands.add_parser("encode", help="meshes to token files")
     command.add_argument("inputs", nargs="+", metavar="IN", help="mesh files, or folders of them")
-    command.add_argument("out", metavar="OUT", help=f"a {SUFFIX} file, or a folder for several")
+    out = command.add_argument(
+        "out", metavar="OUT", help=f"a {SUFFIX} file, or a folder for several; a folder that was killed goes on"
+    )
+    writes_file(out, SUFFIX, or_folder=True)
     command.add_argument("--max-bytes", type=int, default=512, metavar="N", help="size of the file, header included")
     command.add_argument("--effort", choices=EFFORTS, default="normal", help="fast: one pass; best: up to a minute")
     command.add_argument(
         "--fill", choices=FILLS, help="overlapping parts as one body, or with every wall (default: the better F-score)"
     )
-    command.add_argument("--min-f-score", type=float, metavar="F", help="the fewest scales whose F-score reaches F")
-    command.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop refining; not reproducible")
+    command.add_argument(
+        "--min-f-score", type=number_within(0, 1), metavar="F", help="the fewest scales whose F-score reaches F"
+    )
+    command.add_argument(
+        "--time-limit", type=number_within(0, math.inf), metavar="SECONDS", help="stop refining; not reproducible"
+    )
     add_model_option(command)
     add_precision_option(command)
+    add_device_option(command)
     command.add_argument("--seed", type=int, default=0, help="same mesh, seed and machine: same bytes")
+    add_parallel_options(command)
     add_json_flag(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_encode)
 
 
-def _encode(args: argparse.Namespace) -> None:
-    from setcore.files import write_bytes
-    from vat3d.mesh_io.load import EXTENSIONS
+def _encode(args: argparse.Namespace) -> int:
+    from vat3d.folders import convert_files, encode_file, pair_files
+    from vat3d.mesh_io.load import EXTENSIONS, load_mesh
 
-    inputs: list[Path] = []
-    for source in map(Path, args.inputs):
-        if source.is_dir():
-            inputs += sorted(path for path in source.iterdir() if path.suffix.lower() in EXTENSIONS)
-        else:
-            inputs.append(source)
-    if not inputs:
-        raise InputError(f"no mesh in {' '.join(args.inputs)}; the formats are {', '.join(EXTENSIONS)}")
-    out, several = Path(args.out), len(args.inputs) > 1 or Path(args.inputs[0]).is_dir()
-    targets = [out / f"{path.stem}{SUFFIX}" for path in inputs] if several or out.is_dir() else [out]
-    if len(set(targets)) < len(targets):
-        raise InputError("two meshes have the same name and would overwrite each other; encode them into two folders")
-    if not several and not out.is_dir() and out.suffix != SUFFIX:
-        raise InputError(f"{out} does not end in {SUFFIX}; name a token file or an existing folder")
-    tokenizer = load_tokenizer(args.model, args.precision)
+    workers = parallel(args)
+    files, several = pair_files(args.inputs, args.out, EXTENSIONS, (SUFFIX,))
+    mesh = None if several else load_mesh(files[0][0])  # refused before the model is loaded
+    tokenizer = load_tokenizer(args.model, args.precision, args.device)
+    options = {name: getattr(args, name) for name in ENCODE_OPTIONS}
     if several:
-        out.mkdir(parents=True, exist_ok=True)
-    results, failures = [], []
-    for path, target in zip(inputs, targets, strict=True):
-        try:
-            stream = tokenizer.encode(
-                path, args.max_bytes, args.effort, args.seed,
-                fill=args.fill, min_f_score=args.min_f_score, time_limit=args.time_limit,
-            )  # fmt: skip
-        except InputError as error:
-            if not several:
-                raise
-            failures.append({"input": str(path), "error": " ".join(str(error).split())})
-            continue
-        write_bytes(target, stream.to_bytes())
-        results.append({"input": str(path), "out": str(target), **stream.report})
-    lines = [_encoded_line(result) for result in results]
-    lines += [f"{failure['input']}: not encoded: {failure['error']}" for failure in failures]
-    if not results:
-        raise InputError(f"none of {len(failures)} meshes could be encoded; the first: {failures[0]['error']}")
-    result = {"files": results, "failures": failures} if several else results[0]
-    print_result(result, args.json, "\n".join(lines))
+        options["progress"] = False
+        settings = {**options, "model": tokenizer.model.model_id, "precision": tokenizer.precision}
+        settings["device"] = str(tokenizer.device)
+        outcome = convert_files(encode_file, (tokenizer, options), settings, files, workers, "encode")
+        return _print_outcome(args, outcome, _encoded_line)
+    path, target = files[0]
+    result = {"input": str(path), "out": str(target), **encode_file(tokenizer, options, path, target, mesh)}
+    print_result(result, args.json, _encoded_line(result))
+    return 0
+
+
+def _print_outcome(args: argparse.Namespace, outcome: Outcome, line: Callable[[dict[str, Any]], str]) -> int:
+    """Print what became of many files; the exit status."""
+    if outcome.found:
+        print(f"vat3d: {outcome.found} files were done by a run that was interrupted", file=sys.stderr)
+    status = report_failures(outcome.failures)
+    if outcome.failures and not outcome.results:
+        raise InputError(f"none of {len(outcome.failures)} files could be done")
+    listed = [{"input": name, "error": " ".join(error.split())} for name, error in outcome.failures.items()]
+    result = {"files": outcome.results, "failures": listed}
+    print_result(result, args.json, "\n".join(map(line, outcome.results)))
+    return status
 
 
 def _encoded_line(result: dict[str, Any]) -> str:
@@ -96,9 +115,12 @@ def _encoded_line(result: dict[str, Any]) -> str:
     if result["holed_components"]:
         parts.append(f"cracks and small holes of {result['holed_components']} parts were closed")
     if result["shell"]:
-        thin = f"{result['open_components']} open parts"
-        if result["loose_faces"]:
-            thin += f" and {result['loose_faces']} faces that bound nothing"
+        kinds = {
+            "open_components": "open parts",
+            "flat_components": "flat parts",
+            "loose_faces": "faces that bound nothing",
+        }
+        thin = " and ".join(f"{result[key]} {name}" for key, name in kinds.items() if result[key])
         parts.append(f"{thin} became shells of half-thickness {result['shell']}")
     if result["fill"] == "even-odd":
         parts.append("walls within other parts were kept, and where two parts overlap is empty (--fill even-odd)")
@@ -114,29 +136,86 @@ def add_decode(commands: Any) -> None:
         The command's subparsers.
     """
     command = commands.add_parser("decode", help="token files to meshes")
-    command.add_argument("input", metavar=f"IN{SUFFIX}")
-    command.add_argument("out", metavar="OUT", help="an .obj, .ply, .stl or .glb file")
+    command.add_argument("inputs", nargs="+", metavar="IN", help=f"{SUFFIX} files, or folders of them")
+    out = command.add_argument("out", metavar="OUT", help="an .obj, .ply, .stl or .glb file, or a folder for several")
+    writes_file(out, *MESHES, or_folder=True)
+    command.add_argument(
+        "--format", choices=[suffix[1:] for suffix in MESHES], default="ply", help="of meshes that go into a folder"
+    )
     command.add_argument("--resolution", type=int, default=128, metavar="R", help="cells along a side, up to 512")
     command.add_argument("--scales", type=int, metavar="K", help="decode only the first K scales")
     command.add_argument("--faces", type=int, metavar="N", help="decimate to about N faces")
+    add_parallel_options(command)
     add_model_option(command)
+    add_device_option(command)
     add_json_flag(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_decode)
 
 
-def _decode(args: argparse.Namespace) -> None:
-    from vat3d.mesh_io.save import save_mesh
+def _decode(args: argparse.Namespace) -> int:
+    from vat3d.folders import convert_files, decode_file, pair_files
+
+    workers = parallel(args)
+    wanted = f".{args.format}"
+    files, several = pair_files(args.inputs, args.out, (SUFFIX,), (wanted, *(s for s in MESHES if s != wanted)))
+    options = {"resolution": args.resolution, "scales": args.scales, "faces": args.faces}
+    tokenizer = None if args.model is None else load_tokenizer(args.model, device=args.device)
+    if several:
+        settings = {**options, "format": args.format, "model": args.model, "device": args.device}
+        outcome = convert_files(decode_file, (tokenizer, args.device, options), settings, files, workers, "decode")
+        return _print_outcome(args, outcome, _decoded_line)
+    path, target = files[0]
+    result = {"input": str(path), "out": str(target), **decode_file(tokenizer, args.device, options, path, target)}
+    print_result(result, args.json, _decoded_line(result))
+    return 0
+
+
+def _decoded_line(result: dict[str, Any]) -> str:
+    return f"{result['out']}: {result['vertices']} vertices, {result['faces']} faces, watertight"
+
+
+def add_view(commands: Any) -> None:
+    """Add `view`.
+
+    Parameters
+    ----------
+    commands : object
+        The command's subparsers.
+    """
+    command = commands.add_parser("view", help="a token file as a page to look at: turn it, go through its scales")
+    command.add_argument("input", metavar=f"IN{SUFFIX}")
+    writes_file(command.add_argument("out", metavar="OUT.html", help="one page that needs no network"), ".html")
+    command.add_argument("--reference", metavar="MESH", help="shown beside it; colours are distances from it")
+    command.add_argument("--resolution", type=int, default=64, metavar="R", help="cells along a side, up to 512")
+    add_model_option(command)
+    add_device_option(command)
+    add_json_flag(command)
+    command.set_defaults(handler=_view)
+
+
+def _view(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from vat3d.bitstream.stream import read_token_file
+    from vat3d.mesh_io.load import load_mesh
+    from vat3d.tokenizer import tokenizer_for
+    from vat3d.view import FAR, save_page
 
     data = read_token_file(args.input)
-    tokenizer = load_tokenizer_for(data, args.model)
-    mesh = tokenizer.decode(data, args.resolution, args.scales, args.faces)
-    notes = save_mesh(args.out, mesh.vertices, mesh.faces)
-    result = {
-        "out": args.out, "vertices": len(mesh.vertices), "faces": len(mesh.faces),
-        "watertight": bool(mesh.is_watertight), "notes": notes,
-    }  # fmt: skip
-    text = f"{args.out}: {len(mesh.vertices)} vertices, {len(mesh.faces)} faces, watertight"
-    print_result(result, args.json, "; ".join([text, *notes]))
+    reference = None if args.reference is None else load_mesh(args.reference)[:2]
+    with naming(args.input):
+        tokenizer = load_tokenizer(args.model, device=args.device) if args.model else tokenizer_for(data, args.device)
+        figure = tokenizer.show(data, reference, args.resolution)
+    save_page(figure, args.out)
+    result, text = {"out": args.out, "bytes": len(data)}, f"{args.out}: open it in a browser"
+    if reference is not None:
+        distances = np.asarray(figure.data[-1].intensity, np.float64)
+        result |= {"mean_distance": float(distances.mean()), "largest_distance": float(distances.max())}
+        text += f"; the mesh lies {distances.mean():.3g} from the reference in the mean, {distances.max():.3g} at most"
+        text += ", in halves of its longest side"
+        text += "; is it another mesh, or in another place?" if distances.mean() > FAR else ""
+    print_result(result, args.json, text)
 
 
 def add_info(commands: Any) -> None:
@@ -148,22 +227,35 @@ def add_info(commands: Any) -> None:
         The command's subparsers.
     """
     command = commands.add_parser("info", help="what a token file holds, or what a model is")
-    command.add_argument("input", nargs="?", metavar=f"IN{SUFFIX}", help="without it the model is described")
+    command.add_argument(
+        "input", nargs="?", metavar="IN",
+        help=f"a {SUFFIX} file, or the folder or embedded name of a model or generator (default: the embedded model)",
+    )  # fmt: skip
     add_model_option(command)
     add_json_flag(command)
     command.set_defaults(handler=_info)
 
 
 def _info(args: argparse.Namespace) -> None:
-    if args.input is None:
-        info = load_tokenizer(args.model).info()
+    path = Path(args.input) if args.input is not None else None
+    if path is None or path.is_dir() or not (path.exists() or path.suffix == SUFFIX):
+        from vat3d.generation.generator import describe_generator, is_generator
+
+        if args.input is not None and args.model is not None:
+            raise InputError(f"{args.input} and --model {args.model} both name a model; name one")
+        model = args.input or args.model
+        info = describe_generator(model) if is_generator(model) else load_tokenizer(model).info()
         text = "\n".join(f"{name}: {value}" for name, value in info.items())
     else:
+        from vat3d.bitstream.stream import read_token_file
+
         data = read_token_file(args.input)
-        stream = open_stream(data, args.model)
+        with naming(path):
+            stream = open_stream(data, args.model)
         frame = stream.frame
         info = {
             "model": stream.model_id, "tokens": stream.count, "scales": [part.size for part in stream.tokens],
+            "levels": list(stream.levels), "thickness": stream.thickness,
             "residual": stream.residual_step is not None, **stream.sizes,
             "half_side": frame.half_side, "aspect": frame.aspect.tolist(), "centre": frame.centre.tolist(),
             "turned_degrees": frame.turned_degrees, "mirrored_axes": frame.mirrored_axes,
@@ -191,13 +283,10 @@ def add_eval(commands: Any) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
-    from vat3d.mesh.compare import ceiling, evaluate
+    from vat3d.mesh.compare import evaluate
 
     result = evaluate(args.reference, args.other)
-    result["ceiling"] = ceiling(args.reference)
-    lines = [f"{name:20s} {value}" for name, value in result.items() if name != "ceiling"]
-    lines.append(f"{'ceiling F@.02':20s} {result['ceiling']['f_score@0.02']}")
-    print_result(result, args.json, "\n".join(lines))
+    print_result(result, args.json, "\n".join(f"{name:20s} {value}" for name, value in result.items()))
 
 
 def add_bench(commands: Any) -> None:
@@ -212,8 +301,12 @@ def add_bench(commands: Any) -> None:
     command.add_argument("folder", metavar="FOLDER", help="a folder of meshes")
     command.add_argument("--budgets", type=_budgets, default=BUDGETS, help="bytes, comma-separated")
     command.add_argument("--effort", choices=EFFORTS, default="best", help="of our files")
-    command.add_argument("--json", metavar="OUT.json", required=True, help="results; a plot is written beside it")
+    out = command.add_argument("--json", metavar="OUT.json", required=True, help="results; a plot is written beside it")
+    writes_file(out, ".json", beside=(".png",))
+    add_parallel_options(command)
     add_model_option(command)
+    add_device_option(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_bench)
 
 
@@ -224,8 +317,10 @@ def _budgets(text: str) -> tuple[int, ...]:
     return values
 
 
-def _bench(args: argparse.Namespace) -> None:
+def _bench(args: argparse.Namespace) -> int:
     from vat3d.evaluation.bench import bench, table
 
-    results = bench(args.folder, load_tokenizer(args.model), args.json, args.budgets, args.effort)
+    tokenizer = load_tokenizer(args.model, device=args.device)
+    results = bench(args.folder, tokenizer, args.json, args.budgets, args.effort, parallel=parallel(args))
     print(table(results))
+    return report_failures({record["file"]: record["error"] for record in results["failures"]})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from setcore.cli import Parser, run
-from vat3d.cli.codec import add_bench, add_decode, add_encode, add_eval, add_info
+from vat3d.cli.codec import add_bench, add_decode, add_encode, add_eval, add_info, add_view
 from vat3d.cli.generation import add_generate
 from vat3d.cli.training import add_corpus, add_prepare, add_train, add_train_generator, add_tune
 
 COMMANDS = (
-    add_encode, add_decode, add_info, add_eval, add_bench, add_generate, add_prepare, add_corpus, add_train, add_tune,
-    add_train_generator,
+    add_encode, add_decode, add_view, add_info, add_eval, add_bench, add_generate, add_prepare, add_corpus, add_train,
+    add_tune, add_train_generator,
 )  # fmt: skip
 
 

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
-from setcore.cli import add_json_flag, add_training_flags, print_result
+from setcore.cli import (
+    add_device_option,
+    add_json_flag,
+    add_parallel_options,
+    add_progress_flag,
+    add_training_flags,
+    parallel,
+    print_result,
+    report_failures,
+    writes_folder,
+)
 from vat3d.cli.common import FILLS, add_model_option, add_precision_option, load_tokenizer
 
 if TYPE_CHECKING:
     from setcore.training import Budget
     from vat3d.data.dataset import Dataset
+    from vat3d.network.config import CodecConfig
+    from vat3d.training.config import TrainConfig
 
 PRESETS = ("small", "default", "paper")
 DEFAULT_MINUTES = 60.0
+SEVERAL = (
+    "On several GPUs: torchrun --nproc-per-node 8 -m vat3d COMMAND ..., with the same options; on several machines see "
+    "torchrun --help. The batch is shared by all processes, and a run may be resumed by another number of them."
+)
 
 
 def add_prepare(commands: Any) -> None:
@@ -28,17 +45,19 @@ def add_prepare(commands: Any) -> None:
     command = commands.add_parser("prepare", help="sample meshes into a data set for training")
     command.add_argument("meshes", nargs="+", metavar="MESH", help="mesh files, or folders searched recursively")
     _add_sampling_options(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_prepare)
 
 
-def _prepare(args: argparse.Namespace) -> None:
-    from vat3d.data.prepare import mesh_items, prepare
+def _prepare(args: argparse.Namespace) -> int:
+    from vat3d.data.prepare import failures, mesh_items, prepare
 
     counts = prepare(
         mesh_items(args.meshes), args.out, seed=args.seed, seconds_per_mesh=args.seconds_per_mesh,
-        closed_only=args.closed_only, fill=args.fill,
+        closed_only=args.closed_only, fill=args.fill, parallel=parallel(args),
     )  # fmt: skip
     _print_counts(args, counts)
+    return report_failures(failures(args.out))
 
 
 def add_corpus(commands: Any) -> None:
@@ -62,6 +81,7 @@ def add_corpus(commands: Any) -> None:
     command.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
     command.add_argument("--cache", default="~/.cache/vat3d", metavar="FOLDER", help="where packages are kept")
     _add_sampling_options(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_corpus)
 
 
@@ -71,6 +91,7 @@ def _corpus(args: argparse.Namespace) -> None:
     counts = prepare_corpus(
         args.out, packages=args.package or (), procedural=args.procedural, open_shapes=args.open, cache=args.cache,
         seed=args.seed, fill=args.fill, closed_only=args.closed_only, seconds_per_mesh=args.seconds_per_mesh,
+        parallel=parallel(args),
     )  # fmt: skip
     _print_counts(args, counts)
 
@@ -83,9 +104,11 @@ def add_train(commands: Any) -> None:
     commands : object
         The command's subparsers.
     """
-    command = commands.add_parser("train", help="train a tokenizer on data sets")
+    command = commands.add_parser("train", help="train a tokenizer on data sets", epilog=SEVERAL)
     command.add_argument("--preset", choices=PRESETS, default="default", help="paper: the published size, for GPUs")
     _add_training_options(command)
+    _add_workers_option(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_train)
 
 
@@ -96,8 +119,15 @@ def _train(args: argparse.Namespace) -> None:
     from vat3d.training.train import train
 
     codec, config = CONFIGS[args.preset]
-    config = replace(config, precision=args.precision)
-    result = train(_datasets(args), args.out, codec, config, _budget(args), seed=args.seed, resume=args.resume)
+    config = replace(config, **_where_computed(args))
+
+    def say_what_it_takes() -> None:
+        print(f"vat3d: training takes {_memory_line(codec, config)}", file=sys.stderr)
+
+    result = train(
+        _datasets(args), args.out, codec, config, _budget(args), seed=args.seed, resume=args.resume,
+        on_start=say_what_it_takes,
+    )  # fmt: skip
     _print_figures(args, result)
 
 
@@ -109,9 +139,11 @@ def add_tune(commands: Any) -> None:
     commands : object
         The command's subparsers.
     """
-    command = commands.add_parser("tune", help="tune a trained tokenizer to refined tokens")
+    command = commands.add_parser("tune", help="tune a trained tokenizer to refined tokens", epilog=SEVERAL)
     command.add_argument("model", metavar="MODEL", help="a model folder or embedded name")
     _add_training_options(command)
+    _add_workers_option(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_tune)
 
 
@@ -122,7 +154,7 @@ def _tune(args: argparse.Namespace) -> None:
     from vat3d.training.tune import tune
 
     config = TuningConfig()
-    config = replace(config, training=replace(config.training, precision=args.precision))
+    config = replace(config, training=replace(config.training, **_where_computed(args)))
     result = tune(args.model, _datasets(args), args.out, config, _budget(args), seed=args.seed, resume=args.resume)
     _print_figures(args, result)
 
@@ -135,9 +167,12 @@ def add_train_generator(commands: Any) -> None:
     commands : object
         The command's subparsers.
     """
-    command = commands.add_parser("train-generator", help="train a generator of new shapes on data sets")
+    command = commands.add_parser(
+        "train-generator", help="train a generator of new shapes on data sets", epilog=SEVERAL
+    )
     _add_training_options(command)
     add_model_option(command)
+    add_progress_flag(command)
     command.set_defaults(handler=_train_generator)
 
 
@@ -145,14 +180,17 @@ def _train_generator(args: argparse.Namespace) -> None:
     from vat3d.generation.train import train
 
     result = train(
-        _datasets(args), args.out, load_tokenizer(args.model), _budget(args), seed=args.seed, resume=args.resume,
-        precision=args.precision,
+        _datasets(args), args.out, load_tokenizer(args.model), _budget(args), precision=args.precision,
+        device=args.device, microbatch=args.microbatch, seed=args.seed, resume=args.resume,
     )  # fmt: skip
     _print_figures(args, result)
 
 
 def _add_sampling_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--out", required=True, metavar="DATASET", help="goes on where an interrupted run stopped")
+    out = command.add_argument(
+        "--out", required=True, metavar="DATASET", help="goes on where an interrupted run stopped"
+    )
+    writes_folder(out)
     command.add_argument("--seed", type=int, default=0, help="of everything that is random")
     command.add_argument("--seconds-per-mesh", type=float, default=60.0, metavar="S", help="time limit")
     command.add_argument("--closed-only", action="store_true", help="leave out meshes with open parts")
@@ -160,6 +198,7 @@ def _add_sampling_options(command: argparse.ArgumentParser) -> None:
         "--fill", choices=FILLS, default="nonzero",
         help="what overlapping parts stand for; even-odd takes only meshes whose parts hide others",
     )  # fmt: skip
+    add_parallel_options(command)
     add_json_flag(command)
 
 
@@ -170,10 +209,25 @@ def _print_counts(args: argparse.Namespace, counts: dict[str, int]) -> None:
 
 def _add_training_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("datasets", nargs="+", metavar="DATASET", help="each gives an equal share of every batch")
-    command.add_argument("--out", required=True, metavar="MODEL_DIR", help="folder of the model")
+    writes_folder(command.add_argument("--out", required=True, metavar="MODEL_DIR", help="folder of the model"))
     add_training_flags(command, DEFAULT_MINUTES)
     add_precision_option(command)
+    add_device_option(command)
+    command.add_argument(
+        "--microbatch", type=int, metavar="N", help="shapes on the device at once, where a batch does not fit it"
+    )
     add_json_flag(command)
+
+
+def _add_workers_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="processes that make batches (default: the cores that are left)"
+    )
+
+
+def _where_computed(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of a `vat3d.training.config.TrainConfig`."""
+    return {name: getattr(args, name) for name in ("precision", "device", "microbatch", "workers")}
 
 
 def _datasets(args: argparse.Namespace) -> list[Dataset]:
@@ -189,5 +243,18 @@ def _budget(args: argparse.Namespace) -> Budget:
     return Budget(steps=args.steps, minutes=minutes)
 
 
+def _memory_line(codec: CodecConfig, config: TrainConfig) -> str:
+    from setcore.devices import find_device
+    from setcore.parallel.ranks import process_count
+    from vat3d.training.memory import device_memory, memory_need
+
+    device = find_device(config.device)
+    batch = max(1, config.batch // process_count())
+    return memory_need(codec, config, device).describe(batch, config.microbatch, device_memory(device))
+
+
 def _print_figures(args: argparse.Namespace, figures: dict[str, Any]) -> None:
-    print_result({"out": args.out, **figures}, args.json, f"{args.out}: {json.dumps(figures)}")
+    from setcore.parallel.ranks import speaks
+
+    if speaks():
+        print_result({"out": args.out, **figures}, args.json, f"{args.out}: {json.dumps(figures)}")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from vat3d.bitstream.header import LEVEL_STEP
 from vat3d.bitstream.residual import STEPS
 from vat3d.bitstream.stream import TokenStream
+from vat3d.mesh.canonical import HALF_DOMAIN
 from vat3d.mesh.isosurface import Field, GridField, extract_surface
 from vat3d.mesh.thin_parts import with_thickness
+from vat3d.mesh.triangles import face_components
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.placement.mirrored_view import MirroredView
 
-LOST_TIP = 0.01
-"""What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost tip."""
+LOST_TIP = 0.035
+"""What a decoded side may lack of its box, in half-sides, and still count as error rather than as a lost part."""
+SMALL_PART, ALONE = 0.06, 0.1
+"""In half-sides: smaller parts that lie farther than this from all larger ones are taken for errors of the network."""
 POINTS_AT_ONCE = 8192
 
 
@@ -34,7 +39,7 @@ class StreamDecoder:
         self._network, self._view = network, view
         self._fields: dict[tuple[int | None, bytes], GridField] = {}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def signed_distance(self, stream: TokenStream) -> Field:
         """The signed distance that tokens and residual of a stream decode to.
 
@@ -48,16 +53,19 @@ class StreamDecoder:
             Takes float32 points (n, 3), returns distances (n,), negative inside, in half-sides.
         """
         view, network, residual = self._view, self._network, None
+        device = network.device
         if stream.residual is not None and stream.residual_step is not None:
-            residual = torch.from_numpy(stream.residual.astype(np.float32))[None] * STEPS[stream.residual_step]
-        planes = network.decode([torch.from_numpy(part)[None] for part in stream.tokens], view.box, residual)
+            numbers = torch.from_numpy(stream.residual.astype(np.float32)).to(device)
+            residual = numbers[None] * STEPS[stream.residual_step]
+        box = view.box.to(device)
+        planes = network.decode([torch.from_numpy(part).to(device)[None] for part in stream.tokens], box, residual)
 
-        @torch.inference_mode()
+        @torch.no_grad()
         def distance(points: NDArray[np.float32]) -> NDArray[np.float32]:
             seen = np.ascontiguousarray(view.seen(view.folded(points)), np.float32)
-            chunks = torch.from_numpy(seen).split(POINTS_AT_ONCE)
-            found = [network.signed_distance(planes, chunk[None], view.box)[0].numpy() for chunk in chunks]
-            return np.asarray(np.concatenate(found) * np.float32(view.scale))
+            chunks = torch.from_numpy(seen).to(device).split(POINTS_AT_ONCE)
+            found = [network.signed_distance(planes, chunk[None], box)[0] for chunk in chunks]
+            return np.asarray(torch.cat(found).cpu().numpy() * np.float32(view.scale))
 
         return distance
 
@@ -141,16 +149,52 @@ def decode_stream(
     """
     decoder = StreamDecoder(network, MirroredView(stream.frame))
     vertices, faces = decoder.surface(decoder.signed_distance(stream), stream.level, resolution)
+    vertices, faces = without_specks(vertices, faces, 2 * HALF_DOMAIN / resolution)
     return stream.frame.to_mesh(decoder.finish(vertices, faces, stream.thickness)), faces
+
+
+def without_specks(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], size: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """A surface without its specks: parts that the grid is too rough for, and small ones that lie alone.
+
+    Parameters
+    ----------
+    vertices : array of shape (n, 3)
+        In half-sides.
+    faces : array of shape (m, 3)
+    size : float
+        Parts smaller than this along every axis are left out, and so are those smaller than `SMALL_PART` that are
+        farther than `ALONE` from all that are not; unless this is true of all.
+
+    Returns
+    -------
+    vertices : array of shape (k, 3)
+    faces : array of shape (l, 3)
+    """
+    part = np.empty(len(vertices), np.int64)
+    part[faces] = face_components(faces, len(vertices))[:, None]
+    order = np.argsort(part, kind="stable")
+    starts = np.flatnonzero(np.diff(part[order], prepend=-1))
+    extents = (np.maximum.reduceat(vertices[order], starts) - np.minimum.reduceat(vertices[order], starts)).max(1)
+    kept, large = extents >= size, extents >= SMALL_PART
+    small = kept & ~large
+    if small.any() and large.any():
+        gap, seen = np.zeros(len(vertices)), small[part]
+        gap[seen] = cKDTree(vertices[large[part]]).query(vertices[seen], distance_upper_bound=ALONE)[0]
+        kept &= np.minimum.reduceat(gap[order], starts) <= ALONE
+    if kept.all() or not kept.any():
+        return vertices, faces
+    stays = kept[part]
+    return vertices[stays], (np.cumsum(stays) - 1)[faces[stays[faces[:, 0]]]]
 
 
 def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
     """Move vertices so that their bounding box is a given one.
 
-    What a side lacks by `LOST_TIP` or less is made up smoothly (the shift grows with the cube of the distance from the
-    middle). More is a lost tip, whose place is unknown: then the side's outermost vertex alone is drawn out to the box,
-    which leaves the rest of the surface where it was decoded. What a side has too much is pressed into the layer below,
-    so that no two vertices come to lie in one place, as they would if they were clipped.
+    A side that is off by `LOST_TIP` or less, or that sticks out, is brought there by stretching or pressing the layer
+    below it, three times as thick at most as the side is off; the rest of the surface stays where it was decoded. A
+    side that lacks more has lost a part whose place is unknown, and stays, too.
 
     Parameters
     ----------
@@ -166,16 +210,11 @@ def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray
     for axis in range(3):
         for side in (-1.0, 1.0):
             x = side * fitted[:, axis]
-            tip = int(x.argmax())
-            missing = half[axis] - x[tip]
-            if missing < 0:
-                start = max(0.0, half[axis] + 2 * missing)
+            tip = float(x.max())
+            missing = half[axis] - tip
+            start = max(0.0, min(tip, half[axis]) - 2 * abs(missing))
+            if missing <= LOST_TIP and tip > start:
                 outer = x > start
-                pressed = start + (x[outer] - start) * ((half[axis] - start) / (x[tip] - start))
-                fitted[outer, axis] = side * np.minimum(pressed, half[axis])
-            elif missing <= LOST_TIP and x[tip] > 3 * missing:  # the shift keeps the order of points
-                outer = x > 0
-                fitted[outer, axis] += side * missing * (x[outer] / x[tip]) ** 3
-            else:
-                fitted[tip, axis] = side * half[axis]
+                moved = start + (x[outer] - start) * ((half[axis] - start) / (tip - start))
+                fitted[outer, axis] = side * np.minimum(moved, half[axis])
     return fitted

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from setcore.progress import progress_bar
 from setcore.seeding import torch_generator
 from vat3d.codec.targets import Target, draw_samples
 
@@ -96,11 +96,11 @@ def descend(
         The number of each step, after it.
     """
     moments = torch.zeros_like(parameter), torch.zeros_like(parameter)
-    with tqdm(total=steps, desc=stage, unit="step", disable=not progress) as bar:
+    with progress_bar(total=steps, desc=stage, unit="step", shown=progress) as bar:
         for step in range(steps):
             if deadline is not None and time.perf_counter() > deadline:
                 return
-            drawn = draw_samples(target, torch_generator(seed, stage, step), samples)
+            drawn = draw_samples(target, torch_generator(seed, stage, step, device=parameter.device), samples)
             (gradient,) = torch.autograd.grad(loss(step, *drawn), parameter)
             adam_step(parameter, gradient, moments, step + 1, falling_rate(rate, step, steps))
             bar.update()

@@ -1,7 +1,8 @@
 """Encoding: the stages from a mesh to its token stream.
 
-The mesh is cleaned, posed and placed in the frame of its file (`place_shape`); a fill rule is chosen for its solid, by
-tokens that a few steps find (`choose_fill`); tokens are refined (`refine`); a residual is laid over them where the file
+The mesh is cleaned, posed and placed in the frame of its file (`place_shape`); of its half or whole, if it is its own
+mirror image, and of two rules that fill its solid, the better are chosen by tokens that a few steps find
+(`choose_start`); tokens are refined (`refine`); a residual is laid over them where the file
 has room for one (`add_residual`); and the levels of the surface are set (`with_levels`).
 """
 
@@ -18,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from setcore.evaluation.mesh_metrics import SAMPLES
 from vat3d.bitstream.residual import STEP_CODE, residual_ids
 from vat3d.bitstream.stream import THICKNESSES, TokenStream, any_levels
 from vat3d.bitstream.token_model import TokenModel
 from vat3d.codec.decode import StreamDecoder
 from vat3d.codec.effort import EFFORTS, RESIDUAL_EFFORTS, Schedule
-from vat3d.codec.fidelity import FScoreEstimator
+from vat3d.codec.fidelity import CELLS, FEW_SAMPLES, ROUGH_CELLS, FScoreEstimator
 from vat3d.codec.level_search import better, with_levels
 from vat3d.codec.refine_residual import refine_residual
 from vat3d.codec.refine_tokens import refine
@@ -42,6 +44,9 @@ TRIAL_STEPS = 12
 RESIDUAL_SHARE = 0.5
 """Share of what the trial's tokens lack of the solid's own F-score that a residual is trusted to bring."""
 
+LARGE_SURFACE = 60_000
+"""Faces on the rough grid; a cube that fills it has 45,000."""
+
 
 @dataclass(frozen=True)
 class EncodeOptions:
@@ -49,8 +54,8 @@ class EncodeOptions:
 
     Parameters
     ----------
-    max_bytes : int
-        Size of the file, header included.
+    max_bytes : int, optional
+        Size of the file, header included. None: all scales, without a residual.
     effort : {"fast", "normal", "best"}
     seed : int
     fill : {"nonzero", "even-odd"}, optional
@@ -70,7 +75,7 @@ class EncodeOptions:
         Effort or fill rule are unknown.
     """
 
-    max_bytes: int = 512
+    max_bytes: int | None = 512
     effort: str = "normal"
     seed: int = 0
     fill: str | None = None
@@ -92,11 +97,12 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class _Task:
-    """What stays the same while the file of one mesh is searched for."""
+    """What stays the same while the file of one mesh, in one frame, is searched for."""
 
     network: CodecNetwork
     model: TokenModel
     options: EncodeOptions
+    shape: PlacedShape
     budget: TokenBudget
     schedule: Schedule
     decoder: StreamDecoder
@@ -110,12 +116,29 @@ class _Task:
     def stream(self, tokens: NDArray[np.int64]) -> TokenStream:
         return TokenStream(self.model.split(tokens), self.budget.frame, self.model)
 
+    @property
+    def late(self) -> bool:
+        """Whether the time limit has passed."""
+        return self.deadline is not None and time.perf_counter() > self.deadline
+
+    def f_score(self, stream: TokenStream) -> float:
+        """The F-score of what decodes, from fewer samples where nothing is refined; on a rough grid when it is late, or
+        where nothing is refined and the surface is so large that a finer look would take longer than all else."""
+        field, options = self.decoder.field(stream), self.options
+        count, cells = (SAMPLES if options.refines else FEW_SAMPLES), CELLS
+        if self.late:
+            count, cells = FEW_SAMPLES, ROUGH_CELLS
+        elif not options.refines and len(self.estimator.surface(field, stream.level, ROUGH_CELLS)[1]) > LARGE_SURFACE:
+            cells = ROUGH_CELLS
+        return self.estimator.measured(field, stream.level, stream.thickness, count, cells)
+
 
 @dataclass(frozen=True)
 class _Encoded:
     """What the encoder makes of a shape that is filled by one rule: its latent and first tokens, and the search that
     goes on from them."""
 
+    task: _Task
     shape: PlacedShape
     samples: ShapeSamples
     latent: Tensor
@@ -148,76 +171,95 @@ def encode_mesh(network: CodecNetwork, model: TokenModel, mesh: Any, options: En
     """
     deadline = None if options.time_limit is None else time.perf_counter() + options.time_limit
     vertices, faces, notes = load_mesh(mesh)
-    canonical = canonical_mesh(vertices, faces)
-    shape = place_shape(canonical)
-    budget = token_budget(network.config, model, shape.frame, options.max_bytes, residual=options.refines)
-    schedule = (RESIDUAL_EFFORTS if budget.below_residual else EFFORTS)[options.effort]
-    decoder = StreamDecoder(network, shape.view)
-    estimator = FScoreEstimator(shape.original, decoder, shape.unit)
-    task = _Task(network, model, options, budget, schedule, decoder, estimator, deadline)
+    placed = place_shape(canonical_mesh(vertices, faces))
+    shapes = [placed, placed.unmirrored()] if placed.frame.mirror else [placed]
+    encoded = choose_start([_task(network, model, options, shape, deadline) for shape in shapes])
+    task = encoded.task
 
-    encoded = choose_fill(task, shape)
-    tokens = task.refined(encoded.search, encoded.start, schedule, budget.n_frozen)
+    tokens = task.refined(encoded.search, encoded.start, task.schedule, task.budget.n_frozen)
     stream = add_residual(task, encoded, tokens)
-    if schedule.free_steps:
-        unrefined = encoded.start.ids[: budget.fitting(encoded.start.ids)]
-        stream = better(stream, task.stream(unrefined), decoder, estimator)
-    thicknesses = encoded.shape.thicknesses[: None if options.refines else 1]  # estimates overrate large ones
-    stream, f_score = with_levels(stream, decoder, estimator, encoded.samples.volume, options.refines, thicknesses)
-    if options.min_f_score is not None:
-        stream, f_score = fewest_scales(task, stream, f_score, options.min_f_score)
+    if task.schedule.free_steps and not task.late:
+        unrefined = encoded.start.ids[: task.budget.fitting(encoded.start.ids)]
+        stream = better(stream, task.stream(unrefined), task.decoder, task.estimator)
+    if not task.late:
+        thicknesses = encoded.shape.thicknesses[: None if options.refines else 1]  # estimates overrate large ones
+        volume = encoded.samples.volume
+        stream = with_levels(stream, task.decoder, task.estimator, volume, options.refines, thicknesses)
+    stream, f_score = fewest_scales(task, stream)
+    if options.min_f_score is not None and f_score < options.min_f_score:
+        wanted = f"F@.02 does not reach {options.min_f_score:g}, which was asked for"
+        notes = [*notes, f"{wanted}; more bytes or a higher effort may"]
     found = {"notes": notes, **encoded.shape.report, "fill": encoded.shape.solid.fill, "effort": options.effort}
     reached = {"reproducible": options.time_limit is None, "f_score@0.02": f_score, **stream.sizes}
     return replace(stream, report=found | reached)
 
 
-def choose_fill(task: _Task, shape: PlacedShape) -> _Encoded:
-    """Encode a shape by the fill rule that was asked for, or that promises the better F-score.
+def _task(
+    network: CodecNetwork, model: TokenModel, options: EncodeOptions, shape: PlacedShape, deadline: float | None
+) -> _Task:
+    budget = token_budget(network.config, model, shape.frame, options.max_bytes, residual=options.refines)
+    schedule = (RESIDUAL_EFFORTS if budget.below_residual else EFFORTS)[options.effort]
+    decoder = StreamDecoder(network, shape.view)
+    estimator = FScoreEstimator(shape.samples, decoder, shape.solid.face_distance, shape.unit)
+    return _Task(network, model, options, shape, budget, schedule, decoder, estimator, deadline)
 
-    Rules are compared after a few steps, by all tokens that fit. Inner walls come last: of what the tokens lack, a
-    residual will bring some, which is granted here.
+
+def choose_start(tasks: Sequence[_Task]) -> _Encoded:
+    """Encode a shape by the frame and the fill rule that promise the best F-score.
+
+    A shape that is its own mirror image may be encoded as its half or whole, and one with walls within it by either
+    fill rule, unless one was asked for. They are compared after a few steps, by all tokens that fit. Inner walls come
+    last: of what the tokens lack, a residual will bring some, which is granted here.
 
     Parameters
     ----------
-    task : _Task
-    shape : PlacedShape
+    tasks : sequence of _Task
+        One for each frame.
 
     Returns
     -------
     _Encoded
         Ready for tokens that leave room for a residual, if the file has one.
     """
-    budget, options = task.budget, task.options
-    if options.fill is not None or not shape.has_internal_surfaces:
-        return _encode(task, shape, options.fill or NONZERO, budget.leaving_room())
-    trial = Schedule(min(TRIAL_STEPS, task.schedule.free_steps), 0)
-    share = RESIDUAL_SHARE if budget.below_residual else 0.0
-
-    def promise(encoded: _Encoded) -> float:
-        tokens = task.refined(encoded.search, encoded.start, trial).tokens
-        now = task.estimator.estimate(task.decoder.field(task.stream(tokens)))
-        return now + share * max(task.estimator.ceiling(encoded.samples.surface) - now, 0)
-
-    candidates = [_encode(task, shape, NONZERO, budget)]
-    with suppress(MeshError):  # no surface by this rule
-        candidates.append(_encode(task, shape, EVEN_ODD, budget))
-    chosen = max(candidates, key=promise)
+    options = tasks[0].options
+    fills = [options.fill or NONZERO]
+    if options.fill is None and tasks[0].shape.has_internal_surfaces:
+        fills.append(EVEN_ODD)
+    if len(tasks) == len(fills) == 1 or tasks[0].late:
+        return _encode(tasks[0], fills[0], tasks[0].budget.leaving_room())
+    candidates = [_encode(task, fills[0], task.budget) for task in tasks]
+    for task in tasks if len(fills) > 1 and not tasks[0].late else ():
+        with suppress(MeshError):  # no surface by this rule
+            candidates.append(_encode(task, EVEN_ODD, task.budget))
+    chosen = candidates[0] if tasks[0].late else max(candidates, key=_promise)
+    budget = chosen.task.budget
     if not budget.below_residual:
         return chosen
     search = chosen.search.with_fit(budget.leaving_room().fitting)
     return replace(chosen, search=search, start=search.choose_price(chosen.latent))
 
 
-def _encode(task: _Task, shape: PlacedShape, fill: str, budget: TokenBudget) -> _Encoded:
+def _promise(encoded: _Encoded) -> float:
+    """The F-score that tokens promise after a few steps, with the share of the rest that a residual may bring."""
+    task = encoded.task
+    trial = Schedule(min(TRIAL_STEPS, task.schedule.free_steps), 0)
+    tokens = task.refined(encoded.search, encoded.start, trial).tokens
+    now = task.estimator.estimate(task.decoder.field(task.stream(tokens)))
+    share = RESIDUAL_SHARE if task.budget.below_residual else 0.0
+    return now + share * max(task.estimator.ceiling(encoded.samples.surface) - now, 0)
+
+
+def _encode(task: _Task, fill: str, budget: TokenBudget) -> _Encoded:
     network, options = task.network, task.options
-    shape = replace(shape, solid=shape.solid.filled(fill))
+    shape = replace(task.shape, solid=task.shape.solid.filled(fill))
     samples = sample_shape(shape, options.seed, *(SLOW_SAMPLES if options.refines else FAST_SAMPLES))
-    with torch.inference_mode():
-        latent = network.encode(samples.points, samples.normals, shape.view.box)[0]
+    samples = samples.to(network.device)
+    with torch.no_grad():
+        latent = network.encode(samples.points, samples.normals, samples.target.box)[0]
     search = TokenSearch(
         network, samples.target, budget.fitting, task.model.tables, options.seed, budget.n_chosen, options.precision
     )
-    return _Encoded(shape, samples, latent, search, search.choose_price(latent))
+    return _Encoded(task, shape, samples, latent, search, search.choose_price(latent))
 
 
 def add_residual(task: _Task, encoded: _Encoded, tokens: TokenChoice) -> TokenStream:
@@ -243,7 +285,7 @@ def add_residual(task: _Task, encoded: _Encoded, tokens: TokenChoice) -> TokenSt
         return replace(stream, ids=ids, levels=any_levels(len(ids)), residual_step=STEP_CODE, thickness=THICKNESSES - 1)
 
     def fits(residual: NDArray[np.int64]) -> bool:
-        return not residual.any() or len(with_residual(residual).to_bytes()) <= options.max_bytes
+        return not residual.any() or len(with_residual(residual).to_bytes()) <= budget.max_bytes
 
     room = budget.residual_bits(len(stream.to_bytes()), len(stream.ids))
     found = refine_residual(
@@ -253,25 +295,24 @@ def add_residual(task: _Task, encoded: _Encoded, tokens: TokenChoice) -> TokenSt
     return stream if found is None else replace(with_residual(found), levels=(), thickness=0)
 
 
-def fewest_scales(task: _Task, stream: TokenStream, f_score: float, wanted: float) -> tuple[TokenStream, float]:
-    """The fewest scales of a stream whose F-score is good enough; all of them, if none is.
+def fewest_scales(task: _Task, stream: TokenStream) -> tuple[TokenStream, float]:
+    """A stream, or the fewest scales of it whose F-score is good enough, where one was asked for; and its F-score.
 
     Parameters
     ----------
     task : _Task
     stream : TokenStream
-    f_score : float
-        Of the whole stream.
-    wanted : float
 
     Returns
     -------
     stream : TokenStream
     f_score : float
     """
-    shorter: Sequence[TokenStream] = [stream.truncate(scales) for scales in range(1, len(stream.ids))]
-    for prefix in shorter:
-        f_scores = task.estimator.f_scores(task.decoder.field(prefix), task.options.refines, prefix.thickness)
-        if f_scores(prefix.level) >= wanted:
-            return prefix, f_scores(prefix.level)
-    return stream, f_score
+    wanted = task.options.min_f_score
+    if wanted is not None:
+        for scales in range(1, len(stream.ids)):
+            prefix = stream.truncate(scales)
+            f_score = task.f_score(prefix)
+            if f_score >= wanted:
+                return prefix, f_score
+    return stream, task.f_score(stream)

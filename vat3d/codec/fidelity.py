@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from setcore.evaluation.mesh_metrics import SurfaceSamples, harmonic_mean, sample_surface
+from setcore.evaluation.mesh_metrics import SAMPLES, Surface, SurfaceSamples, f_score_of, harmonic_mean, sample_surface
 from vat3d.bitstream.header import LEVEL_STEP, LEVELS
 from vat3d.bitstream.stream import TokenStream
-from vat3d.mesh.compare import SAMPLES
 from vat3d.mesh.isosurface import Field, GridField
 
 NEAR = 0.02
 """Distance at which the F-score counts a point as met, in the evaluation frame."""
 NOISE = 0.002
 """What an F-score must gain for a higher level to be taken; about twice the standard error with 30,000 samples."""
+FEW_SAMPLES = 6_000
+"""Samples whose F-score has a standard error of about .005."""
 CELLS = 128
 """The grid that users decode on by default."""
 ROUGH_SAMPLES, ROUGH_CELLS = 4_000, 64
@@ -79,12 +80,21 @@ class FScoreEstimator:
     original : SurfaceSamples
         `SAMPLES` of that mesh's surface, in the frame of the file.
     decoder : Decoder
+    distance : callable
+        From points (n, 3) to distances (n,) from that mesh, in the same frame.
     unit : float
         What is 1 in the evaluation frame, in that of the file.
     """
 
-    def __init__(self, original: SurfaceSamples, decoder: Decoder, unit: float = 1.0) -> None:
-        self._original, self._decoder, self._near = original, decoder, unit * NEAR
+    def __init__(
+        self,
+        original: SurfaceSamples,
+        decoder: Decoder,
+        distance: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+        unit: float = 1.0,
+    ) -> None:
+        self._original, self._decoder, self._distance, self._near = original, decoder, distance, unit * NEAR
+        self.surface = cache(decoder.surface)
         self._known: dict[tuple[Field, bool], Scores] = {}
 
     @cached_property
@@ -140,6 +150,28 @@ class FScoreEstimator:
         f_scores = self.f_scores(field, measured=False)
         return f_scores(best_level(f_scores, LEVELS[0]))
 
+    def measured(self, field: Field, level: int, thickness: int, count: int = SAMPLES, cells: int = CELLS) -> float:
+        """The F-score at `NEAR` of what users decode, as `vat3d.evaluate` measures it.
+
+        Parameters
+        ----------
+        field : callable
+        level, thickness : int
+        count : int
+            Samples of each surface.
+        cells : int
+            Along a side of the grid on which it is decoded.
+
+        Returns
+        -------
+        float
+        """
+        vertices, faces = self.surface(field, level, cells)
+        decoded = Surface(self._decoder.finish(vertices, faces, thickness), faces, count, seed=1, any_order=False)
+        to_original = self._distance(decoded.samples.points)
+        to_decoded = decoded.nearest(self._original.points[:count])[0]
+        return round(f_score_of(to_original, to_decoded, self._near), 4)
+
     def ceiling(self, surface: NDArray[np.float64]) -> float:
         """About the F-score of a solid, all of whose surface lies near the mesh.
 
@@ -155,10 +187,8 @@ class FScoreEstimator:
         return round(harmonic_mean(1.0, self._met(self._original.points[:ROUGH_SAMPLES], cKDTree(surface))[0]), 4)
 
     def _measured(self, field: GridField) -> Scores:
-        surface = cache(lambda level: self._decoder.surface(field, level, CELLS))
-
         def scores(level: int, thickness: int) -> tuple[float, float]:
-            vertices, faces = surface(level)
+            vertices, faces = self.surface(field, level, CELLS)
             placed = self._decoder.finish(vertices, faces, thickness)
             decoded = sample_surface(placed, faces, SAMPLES, any_order=False).points
             precision, recall = self._met(decoded, self._tree), self._met(self._original.points, cKDTree(decoded))
@@ -177,11 +207,10 @@ class FScoreEstimator:
         probes = np.concatenate([points[None], points + self._near * axes, points - self._near * axes])
         values = field(probes.reshape(-1, 3)).reshape(len(probes), -1)
         low, high = values.min(0), values.max(0)
-        surface = cache(lambda level: self._decoder.surface(field, level, ROUGH_CELLS))
 
         def scores(level: int, thickness: int) -> tuple[float, float]:
             passed = float(((low <= level * LEVEL_STEP) & (high >= level * LEVEL_STEP)).mean())
-            vertices, faces = surface(level)
+            vertices, faces = self.surface(field, level, ROUGH_CELLS)
             precision = self._met(self._decoder.finish(vertices, faces, thickness), self._tree)
             return round(harmonic_mean(precision[0], passed), 4), round(harmonic_mean(precision[1], passed), 4)
 

@@ -32,8 +32,8 @@ def with_levels(
     volume: VolumeSamples,
     measured: bool,
     thicknesses: Sequence[int] = (),
-) -> tuple[TokenStream, float]:
-    """The stream with its levels and thickness, and its F-score.
+) -> TokenStream:
+    """The stream with its levels and thickness.
 
     The last scale's level and the thickness are chosen by F-score, other levels alike. If F-scores are measured, other
     scales' levels are chosen by F-score, too (by its estimate, but for the last one of tokens before a residual),
@@ -54,13 +54,11 @@ def with_levels(
 
     Returns
     -------
-    stream : TokenStream
-    f_score : float
-        At .02.
+    TokenStream
     """
     scores = estimator.scores(decoder.field(stream), measured)
     level, thickness = best_level_and_thickness(scores, thicknesses)
-    levels, score = [level], scores(level, thickness)[0]
+    levels = [level]
     for scales in range(len(stream.ids) - 1, 0, -1):
         prefix, level = stream.truncate(scales), levels[0]
         few = prefix.count < FEW_TOKENS
@@ -72,7 +70,7 @@ def with_levels(
                 last = stream.residual_step is not None and scales == len(stream.tokens)
                 level = level_beside(estimator.f_scores(field, measured=last, thickness=thickness), level)
         levels.insert(0, level)
-    return replace(stream, levels=tuple(levels), thickness=thickness), score
+    return replace(stream, levels=tuple(levels), thickness=thickness)
 
 
 def level_beside(score: Callable[[int], float], start: int) -> int:

@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from vat3d.bitstream.residual import CLASSES, LARGEST, STEP_CODE, STEPS, neighbourhood, residual_bits
+from vat3d.bitstream.residual import CLASSES, EDGES, LARGEST, STEP_CODE, STEPS, residual_bits
 from vat3d.codec.descent import descend
 from vat3d.codec.effort import Schedule
 from vat3d.codec.token_search import TokenChoice, TokenSearch
@@ -33,39 +34,65 @@ MEASURE_EVERY, LOOK_EVERY = 5, 8
 
 
 class ResidualRate:
-    """Bits of a residual, as a differentiable function, from the classes that its numbers are coded in.
+    """Bits of residuals, as a differentiable function, from the classes that their numbers are coded in.
 
-    In each class numbers are taken to follow a Laplace distribution, whose scale is their mean magnitude.
+    In each class of a residual numbers are taken to follow a Laplace distribution, whose scale is their mean magnitude.
 
     Parameters
     ----------
-    rounded : int array of shape (p, r, s, c)
-        What the file would hold, by which classes are known.
-    numbers : tensor of shape (p, r, s, c)
+    rounded : int tensor of shape (..., p, r, s, c)
+        What a file would hold, by which classes are known.
+    numbers : tensor of shape (..., p, r, s, c)
         Before they are rounded, in steps.
     """
 
-    def __init__(self, rounded: NDArray[np.int64], numbers: Float[Tensor, "p r s c"]) -> None:
-        kinds = torch.from_numpy(neighbourhood(np.abs(rounded))).flatten()
-        count = torch.bincount(kinds, minlength=CLASSES) + 10
-        total = torch.bincount(kinds, numbers.abs().flatten().double(), minlength=CLASSES) + 3
-        self.scale = (total / count).clamp(0.08, 4).float()[kinds].view_as(numbers)
+    def __init__(self, rounded: Int[Tensor, "*b p r s c"], numbers: Float[Tensor, "*b p r s c"]) -> None:
+        kinds = classes(rounded.abs()).flatten(-4)
+        residuals = kinds.shape[:-1].numel()
+        first = CLASSES * torch.arange(residuals, device=kinds.device).view(*kinds.shape[:-1], 1)
+        place = (first + kinds).flatten()
+        # In float64 on the CPU, by which the bytes of files are known; elsewhere float32 does as well.
+        size = numbers.abs().flatten().to(torch.float64 if numbers.device.type == "cpu" else torch.float32)
+        empty = size.new_zeros(residuals * CLASSES)
+        count = empty.index_add(0, place, torch.ones_like(size)) + 10
+        total = empty.index_add(0, place, size) + 3
+        self.scale = (total / count).clamp(0.08, 4).float()[place].view_as(numbers)
 
-    def bits(self, numbers: Float[Tensor, "p r s c"]) -> Float[Tensor, ""]:
+    def bits(self, numbers: Float[Tensor, "*b p r s c"]) -> Float[Tensor, "*b"]:
         """Bits of the intervals of width 1 about numbers.
 
         Parameters
         ----------
-        numbers : tensor of shape (p, r, s, c)
+        numbers : tensor of shape (..., p, r, s, c)
 
         Returns
         -------
-        tensor of shape ()
+        tensor of shape (...)
+            Of each residual.
         """
         distance, scale = numbers.abs(), self.scale
         outside = 0.5 * torch.exp((0.5 - distance).clamp_max(0) / scale) * (1 - torch.exp(-1 / scale))
         tails = torch.exp(-(distance + 0.5) / scale) + torch.exp((distance - 0.5).clamp_max(0) / scale)
-        return -torch.where(distance < 0.5, 1 - 0.5 * tails, outside).clamp_min(1e-9).log2().sum()
+        return -torch.where(distance < 0.5, 1 - 0.5 * tails, outside).clamp_min(1e-9).log2().flatten(-4).sum(-1)
+
+
+def classes(magnitudes: Int[Tensor, "*b p r s c"]) -> Int[Tensor, "*b p r s c"]:
+    """What `vat3d.bitstream.residual.neighbourhood` says, on the device of a tensor.
+
+    Parameters
+    ----------
+    magnitudes : int tensor of shape (..., p, r, s, c)
+
+    Returns
+    -------
+    int tensor of the same shape
+    """
+    seen = magnitudes.clamp_max(2)
+    padded = functional.pad(seen, (0, 0, 1, 1, 1, 0))
+    left, above = padded[..., 1:, :-2, :], padded[..., :-1, 1:-1, :]
+    cells = left + above + padded[..., :-1, :-2, :] + padded[..., :-1, 2:, :]
+    told = cells.sum(-1, keepdim=True) + 3 * (seen.cumsum(-1) - seen) + 2 * (left + above)
+    return torch.stack([told >= edge for edge in EDGES]).sum(0)
 
 
 class _Price:
@@ -83,9 +110,9 @@ class _Price:
         self.room, self.steps, self.size = room, steps, 0.0
         self.steady: float = self.FIRST * (room / 5000) ** self.EXPONENT
 
-    def at(self, step: int, rounded: NDArray[np.int64]) -> float:
+    def at(self, step: int, rounded: Tensor) -> float:
         if step % MEASURE_EVERY == 0:
-            self.size = residual_bits(rounded)
+            self.size = residual_bits(rounded.cpu().numpy())
         excess = max(-0.5, min(0.5, math.log(max(self.size, 1.0) / (AIM * self.room))))
         self.steady *= math.exp(self.SUMMED / self.steps * excess)
         return self.steady * math.exp(self.STANDING * excess)
@@ -146,14 +173,15 @@ def refine_residual(
         if 2 * step >= steps and ((step + 1) % LOOK_EVERY == 0 or step + 1 == steps):
             with torch.no_grad():
                 now = _trimmed(numbers, room, fits)
-                error = float(search.field_error(latent + STEPS[STEP_CODE] * torch.from_numpy(now), *search.held))
+                told = torch.from_numpy(now).to(latent.device)
+                error = float(search.field_error(latent + STEPS[STEP_CODE] * told, *search.held))
             if error < least:
                 best, least = now, error
     return best if best.any() else None
 
 
-def _rounded(numbers: Tensor) -> NDArray[np.int64]:
-    return np.asarray(numbers.detach().round().clamp(-LARGEST, LARGEST).long().numpy())
+def _rounded(numbers: Tensor) -> Tensor:
+    return numbers.detach().round().clamp(-LARGEST, LARGEST).long()
 
 
 def _trimmed(numbers: Tensor, room: float, fits: Callable[[NDArray[np.int64]], bool]) -> NDArray[np.int64]:
@@ -161,9 +189,10 @@ def _trimmed(numbers: Tensor, room: float, fits: Callable[[NDArray[np.int64]], b
 
     (Many lie just above one half, so that a threshold would drop too many at once.)
     """
-    whole = _rounded(numbers)
+    numbers = numbers.detach().cpu()
+    whole = np.asarray(_rounded(numbers).numpy())
     order = np.flatnonzero(whole)
-    order = order[np.argsort(numbers.detach().abs().numpy().ravel()[order], kind="stable")]
+    order = order[np.argsort(numbers.abs().numpy().ravel()[order], kind="stable")]
 
     def without(dropped: int) -> NDArray[np.int64]:
         kept = whole.ravel().copy()

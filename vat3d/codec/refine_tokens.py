@@ -76,7 +76,8 @@ class _Refinement:
 
         def loss(step: int, *samples: Tensor) -> Tensor:
             temperature = FIRST_TEMPERATURE * (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** (step / steps)
-            draw = torch.rand(kept, len(half_power), generator=torch_generator(search.seed, "codes", step))
+            generator = torch_generator(search.seed, "codes", step, device=search.device)
+            draw = torch.rand(kept, len(half_power), generator=generator, device=search.device)
             gumbel = -torch.log(-torch.log(draw.clamp(1e-9, 1 - 1e-7)))
             shares = torch.softmax(gumbel - distances(kept) / temperature, dim=1)
             return search.field_error(self.latent(shares @ search.codebook), *samples)
@@ -84,7 +85,7 @@ class _Refinement:
         for step in self._steps("tokens", vectors, loss, steps):
             if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
                 with torch.no_grad():
-                    ids = distances(len(vectors)).argmin(1).numpy()
+                    ids = distances(len(vectors)).argmin(1).cpu().numpy()
                 now = search.evaluate(np.concatenate([self.frozen, ids]), start.price)
                 costs, kept = search.costs(now.ids, start.price)[n_frozen:], now.kept - n_frozen
                 best = min(best, now, key=lambda choice: choice.loss)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from setcore.parallel.prefetch import TensorGroup
 from setcore.seeding import derive_seed, numpy_generator
 from vat3d.mesh.canonical import HALF_DOMAIN
 from vat3d.mesh.solid import NEAR_SIGMAS
@@ -22,7 +23,7 @@ FAST_SAMPLES, SLOW_SAMPLES = (4_000, 4_000), (40_000, 20_000)
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(TensorGroup):
     """Signed distances that a mesh's tokens should decode to, as the networks see its file's frame.
 
     Parameters
@@ -58,7 +59,7 @@ class VolumeSamples:
 
 
 @dataclass(frozen=True)
-class ShapeSamples:
+class ShapeSamples(TensorGroup):
     """What the search for a file sees of a shape.
 
     Parameters
@@ -93,7 +94,7 @@ def sample_shape(shape: PlacedShape, seed: int, near_count: int, volume_count: i
     -------
     ShapeSamples
     """
-    view, solid, to_file = shape.view, shape.solid, shape.to_file
+    view, solid = shape.view, shape.solid
     rng, encoder_seed = numpy_generator(seed, "target"), derive_seed(seed, "encode")
     on_surface = solid.surface_samples(near_count, derive_seed(seed, "target"))[0]
     points, normals = solid.surface_samples(SURFACE_POINTS, encoder_seed)
@@ -102,14 +103,14 @@ def sample_shape(shape: PlacedShape, seed: int, near_count: int, volume_count: i
     reach = view.scale * HALF_DOMAIN * stretch_box(view.box)[0].double().numpy()
     volume = rng.uniform(view.centre - reach, view.centre + reach, (volume_count, 3))
     # In two calls, so that the solid of the other fill rule finds the same volume points' winding numbers again.
-    distances = np.concatenate([solid.signed_distance(part) for part in (near, volume)]) * to_file.scale
-    placed, surface = to_file(np.concatenate([near, volume])), to_file(points)
+    distances = np.concatenate([solid.signed_distance(part) for part in (near, volume)])
+    placed = np.concatenate([near, volume])
     placed[:near_count] *= view.side(placed[:near_count])
     depths = view.cut(placed, distances) / view.scale
     target = Target(view.box, _tensor(view.seen(placed)), _tensor(depths), near_count)
-    shown, normals = view.surface(surface, normals, solid.area * to_file.scale**2, shape.contains, encoder_seed)
+    shown, normals = view.surface(points, normals, solid.area, solid.contains, encoder_seed)
     inside = VolumeSamples(placed[near_count:].astype(np.float32), distances[near_count:] < 0)
-    return ShapeSamples(_tensor(view.seen(shown))[None], _tensor(normals)[None], surface, target, inside)
+    return ShapeSamples(_tensor(view.seen(shown))[None], _tensor(normals)[None], points, target, inside)
 
 
 def draw_samples(target: Target, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -119,6 +120,7 @@ def draw_samples(target: Target, generator: torch.Generator, count: int) -> tupl
     ----------
     target : Target
     generator : torch.Generator
+        Of the target's device.
     count : int
 
     Returns
@@ -128,8 +130,9 @@ def draw_samples(target: Target, generator: torch.Generator, count: int) -> tupl
     distances : tensor of shape (count,)
     """
     far = len(target.points) - target.near
-    near_rows = torch.randint(target.near, (count // 2,), generator=generator)
-    far_rows = target.near + torch.randint(far, (count - count // 2,), generator=generator)
+    device = target.points.device
+    near_rows = torch.randint(target.near, (count // 2,), generator=generator, device=device)
+    far_rows = target.near + torch.randint(far, (count - count // 2,), generator=generator, device=device)
     rows = torch.cat([near_rows, far_rows])
     return target.points[rows], target.distances[rows]
 

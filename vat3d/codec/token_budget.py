@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vat3d.bitstream.bounding_box import FIXED_BYTES
 from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.header import header_bytes
 from vat3d.bitstream.residual import STEP_BITS
@@ -19,6 +20,11 @@ LEAST_ROOM = 96
 """Bytes after the tokens from which on a residual is worth its place."""
 FROZEN_SHARE = 0.125
 """Share of the tokens below a residual that stay as the encoder chose them, but whole scales."""
+CENTRE_ROOM, SMALL_FILE = 9, 64
+"""Bytes that the centre of the box is granted, whatever it takes, in all but small files: so a mesh has the same tokens
+wherever it lies, within 4,096 half-sides of the origin."""
+UNCODED_BYTES = 2
+"""Of a token, at most; no code is longer."""
 TOKEN_HEADROOM = 2
 """So many times the tokens that a file would hold uncoded are chosen; even coded, fewer fit."""
 
@@ -32,7 +38,7 @@ class TokenBudget:
     model : TokenModel
     frame : Frame
     max_bytes : int
-        Size of the file, header included.
+        Size of the file, header included, less what the centre is granted beyond what it takes.
     below_residual : int
         Tokens that the file has below a residual; 0: it has none.
     most : int
@@ -101,7 +107,9 @@ class TokenBudget:
         return 8.0 * (self.max_bytes - used_bytes) - STEP_BITS - THICKNESS_BITS - LEVEL_BITS * scales
 
 
-def token_budget(config: CodecConfig, model: TokenModel, frame: Frame, max_bytes: int, residual: bool) -> TokenBudget:
+def token_budget(
+    config: CodecConfig, model: TokenModel, frame: Frame, max_bytes: int | None, residual: bool
+) -> TokenBudget:
     """The budget of one file.
 
     A file has a residual where there is room for one worth its place. Below it are all scales of components where a
@@ -112,7 +120,8 @@ def token_budget(config: CodecConfig, model: TokenModel, frame: Frame, max_bytes
     config : CodecConfig
     model : TokenModel
     frame : Frame
-    max_bytes : int
+    max_bytes : int, optional
+        None: as many as all tokens take, and no residual.
     residual : bool
         Whether the file may have one.
 
@@ -120,6 +129,10 @@ def token_budget(config: CodecConfig, model: TokenModel, frame: Frame, max_bytes
     -------
     TokenBudget
     """
+    if max_bytes is None:
+        return TokenBudget(model, frame, UNCODED_BYTES * sum(model.scales) + header_bytes(frame), 0, sum(model.scales))
+    if max_bytes >= SMALL_FILE:
+        max_bytes -= max(0, CENTRE_ROOM - (len(frame.to_bytes()) - FIXED_BYTES))
     many, few = sum(config.scales[: len(config.components)]), config.base_tokens
 
     def least_bytes(count: int) -> float:

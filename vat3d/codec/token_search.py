@@ -7,10 +7,9 @@ code, p plane, r row and s column of the latent grid, c latent channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +17,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from setcore.devices import autocast
 from setcore.seeding import torch_generator
 from vat3d.bitstream.entropy import Tables
 from vat3d.codec.targets import Target, draw_samples
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.losses import field_loss
-from vat3d.network.precision import autocast
 
 PRICES = (0.03, 0.1, 0.2, 0.4, 0.8)
 """Prices of a bit that are tried beside none, in half squared error of a token's vector at the last scale that fits."""
@@ -98,7 +97,8 @@ class TokenSearch:
         self.scales = list(scales[:last])
         self.weights = quantizer.weights()
         self.codebook = quantizer.codebook.detach()
-        self.held = draw_samples(target, torch_generator(seed, "held"), HELD_SAMPLES)
+        self.device = target.points.device
+        self.held = draw_samples(target, torch_generator(seed, "held", device=self.device), HELD_SAMPLES)
 
     def with_fit(self, fit: Fit) -> TokenSearch:
         """The same search for a file of another size.
@@ -129,7 +129,7 @@ class TokenSearch:
         -------
         tensor of shape ()
         """
-        with autocast(self.precision):
+        with autocast(self.precision, self.device):
             planes = self.network.planes(latent, self.target.box)
             logits = self.network.field(planes, points[None], self.target.box)
         errors = field_loss(logits, distances[None], self.network.config.sharpness, SHARPER_WEIGHT)[0]
@@ -160,7 +160,7 @@ class TokenSearch:
         -------
         tensor of shape (k, c)
         """
-        return self.codebook[torch.from_numpy(ids)]
+        return self.codebook[torch.from_numpy(ids).to(self.device)]
 
     @torch.no_grad()
     def evaluate(self, ids: NDArray[np.int64], price: float) -> TokenChoice:
@@ -194,7 +194,10 @@ class TokenSearch:
         tensor of shape (k, v)
             In half squared error of the token's vector.
         """
-        return id_costs(self.tables, ids) * (price / self.weights[: len(ids)])[:, None]
+        return self._bits(ids) * (price / self.weights[: len(ids)])[:, None]
+
+    def _bits(self, ids: NDArray[np.int64]) -> Tensor:
+        return id_costs(self.tables, ids).to(self.device)
 
     @torch.no_grad()
     def choose_price(self, latent: Float[Tensor, "1 p r r c"], frozen: NDArray[np.int64] | None = None) -> TokenChoice:
@@ -210,18 +213,16 @@ class TokenSearch:
         -------
         TokenChoice
         """
-        first = None if frozen is None else torch.from_numpy(frozen)[None]
-        kept = torch.tensor([sum(self.scales)])
+        first = None if frozen is None else torch.from_numpy(frozen)[None].to(self.device)
 
-        def quantised(*price_and_bits: Any) -> NDArray[np.int64]:
-            found = self.network.quantizer(latent, kept, *price_and_bits, given=first)
-            return np.asarray(torch.cat(found.ids, dim=1)[0].numpy())
+        def quantised(price: Tensor | None = None, bits: Sequence[Tensor] | None = None) -> NDArray[np.int64]:
+            found = self.network.quantizer(latent, None, price, bits, first, len(self.scales))
+            return np.asarray(torch.cat(found.ids, dim=1)[0].cpu().numpy())
 
         best = self.evaluate(quantised(), 0.0)
         ids, unit = best.ids, float(self.weights[best.kept - 1])
         for price in PRICES:
-            bits = id_costs(self.tables, ids).split(self.scales)
-            ids = quantised(torch.tensor([price * unit]), bits)
+            ids = quantised(self.weights.new_full((1,), price * unit), self._bits(ids).split(self.scales))
             best = min(best, self.evaluate(ids, price * unit), key=lambda choice: choice.loss)
         return best
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from setcore.errors import InputError
+from setcore.parallel.jobs import Parallel
 from setcore.seeding import derive_seed
 from vat3d.data.items import MeshItem
 from vat3d.data.prepare import VALIDATION, prepare
@@ -314,6 +315,7 @@ def prepare_corpus(
     fill: str = NONZERO,
     closed_only: bool = False,
     seconds_per_mesh: float = 60.0,
+    parallel: Parallel | None = None,
 ) -> dict[str, int]:
     """Prepare a data set of the packages' meshes, or of procedural shapes.
 
@@ -337,6 +339,8 @@ def prepare_corpus(
         Leave out meshes with open sheets.
     seconds_per_mesh : float
         Time limit.
+    parallel : Parallel, optional
+        As for `vat3d.data.prepare.prepare`.
 
     Returns
     -------
@@ -358,5 +362,5 @@ def prepare_corpus(
         items, validation = procedural_items(procedural, seed, open_shapes), PROCEDURAL_VALIDATION
     return prepare(
         items, Path(out).expanduser(), seed=seed, validation=validation, seconds_per_mesh=seconds_per_mesh,
-        closed_only=closed_only, fill=fill,
+        closed_only=closed_only, fill=fill, parallel=parallel,
     )  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from setcore.files import read_lines
 from vat3d.errors import DatasetError
 
 KINDS = ("surface", "near", "volume")
@@ -32,31 +31,6 @@ def shard_path(folder: Path, shard: int) -> Path:
     path
     """
     return folder / f"shard-{shard:05d}.safetensors"
-
-
-def read_journal(path: Path, *, repair: bool = False) -> list[dict[str, Any]]:
-    """Lines of a journal; a last line that a kill cut off is left out.
-
-    Parameters
-    ----------
-    path : path
-    repair : bool
-        Cut such a line from the file, too.
-
-    Returns
-    -------
-    list of dict
-    """
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if repair and len(whole) < len(data):
-        os.truncate(path, len(whole))
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path} is damaged ({error}); prepare the data set again") from error
 
 
 class Dataset:
@@ -81,7 +55,7 @@ class Dataset:
         self.folder = Path(folder)
         if not (self.folder / "dataset.json").is_file():
             raise DatasetError(f"{folder} is not a data set: dataset.json is missing; make one with `vat3d prepare`")
-        lines = read_journal(self.folder / "index.jsonl")
+        lines = read_lines(self.folder / "index.jsonl")
         self._shards: dict[int, Any] = {}
         rows: dict[int, int] = {}
         for shard in sorted({line["shard"] for line in lines}):

@@ -6,7 +6,7 @@ Layout of a data set folder::
     index.jsonl              one line a mesh: name, source, category, group, split, shard, row, closed, faces, geometry
     failures.jsonl           one line a mesh that was left out, with the reason
     shard-00000.safetensors  float16 tensors `surface` (m, 8192, 6), `near` (m, 8192, 4), `volume` (m, 8192, 4)
-    pending/                 meshes of the shard that is not full yet
+    pending/                 meshes of the shard that is not full yet, and some whose turn has not come
 
 The two `.jsonl` files are the journal: a mesh is done when its line is there, and its samples were whole on disk
 before. A killed run therefore loses at most the mesh it was at, and a resumed one ends with the same bytes.
@@ -15,28 +15,32 @@ before. A killed run therefore loses at most the mesh it was at, and a resumed o
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
+from safetensors.numpy import load_file, save
 
-from setcore.files import atomic_path, locked_folder, read_json, write_json
-from vat3d.data.dataset import KINDS, read_journal, shard_path
+from setcore.errors import InputError
+from setcore.files import append_line, locked_folder, read_json, read_lines, remove_leftovers, write_bytes, write_json
+from setcore.parallel.jobs import Parallel, in_order, run_tasks
+from setcore.progress import progress_bar
+from vat3d.data.dataset import KINDS, shard_path
 from vat3d.data.items import MeshItem
 from vat3d.data.sampling import POINTS
-from vat3d.data.worker import Worker
+from vat3d.data.worker import end_child, sample_in_child
 from vat3d.errors import DatasetError, MeshError
 from vat3d.mesh.fill import NONZERO
 from vat3d.mesh_io.load import EXTENSIONS
 
 SHARD = 64
 """Meshes in a shard."""
+EARLY = "early-"
+"""Begins the names of samples whose mesh is not in the journal yet."""
+GIGABYTES_EACH = 1.2
+"""Memory that a process which samples meshes needs at most on usual ones."""
 VALIDATION = 0.06
 """Share of objects whose meshes are for validation, unless told otherwise."""
 
@@ -84,6 +88,7 @@ def prepare(
     closed_only: bool = False,
     fill: str = NONZERO,
     progress: bool = True,
+    parallel: Parallel | None = None,
 ) -> dict[str, int]:
     """Sample meshes into the data set folder `out`; run again after an interruption, or with more items, to go on.
 
@@ -105,12 +110,15 @@ def prepare(
         What overlapping parts stand for (see `vat3d.mesh.solid`). By the even-odd rule meshes that hide no parts are
         left out: prepare a data set by each rule, and train on both.
     progress : bool
-        A progress bar on standard error.
+        A progress bar on standard error, where that is a terminal.
+    parallel : Parallel, optional
+        Who samples; whoever it is, the data set is the same. Each shard of a job array makes a data set of its own.
 
     Returns
     -------
     dict
-        Counts of all meshes in the folder: `meshes`, `closed`, `validation`, `failures`, `duplicates`.
+        Counts of all meshes in the folder: `meshes`, `closed`, `validation`, `failures`, `duplicates`, `open` and
+        `unchanged` (left out by `closed_only` and by `fill`).
 
     Raises
     ------
@@ -118,6 +126,8 @@ def prepare(
         `out` was made with other settings.
     InputError
         Another process writes there.
+    OSError
+        The disk is full, or another fault of it; no mesh is left out for it.
     """
     with locked_folder(out) as folder:
         settings: dict[str, Any] = {
@@ -133,26 +143,38 @@ def prepare(
             write_json(folder / "dataset.json", settings)
         elif (found := read_json(folder / "dataset.json")) != settings:
             raise DatasetError(f"{folder} was prepared with {found}, not {settings}; choose another folder")
+        parallel = parallel or Parallel()
+        parallel.check_memory(GIGABYTES_EACH)
         writer = _Writer(folder)
-        worker = Worker(seconds_per_mesh)
+        mine = parallel.share(list(items))
+        left = [item for item in mine if item.name not in writer.known]
+        early = [folder / "pending" / f"{EARLY}{number}" for number in range(len(left))]
+        tasks = [
+            (replace(item, fill=fill), seed, str(path.resolve()), seconds_per_mesh)
+            for item, path in zip(left, early, strict=True)
+        ]
+        known = len(mine) - len(left)
+        bar = progress_bar(left, desc="prepare", total=len(mine), initial=known, unit="mesh", shown=progress)
         try:
-            for item in tqdm(items, desc="prepare", unit="mesh", disable=not progress):
-                if item.name in writer.known:
-                    continue
-                try:
-                    facts = worker(replace(item, fill=fill), seed, writer.pending(len(writer.index)))
-                except MeshError as error:
-                    writer.refuse(item, "failure", str(error))
-                    continue
-                if facts["geometry"] in writer.geometries:
+            for item, path, facts in zip(
+                bar, early, in_order(run_tasks(sample_in_child, tasks, parallel)), strict=True
+            ):
+                if isinstance(facts, MeshError):
+                    writer.refuse(item, "failure", str(facts))
+                elif isinstance(facts, InputError):
+                    raise facts
+                elif "unchanged" in facts:
+                    writer.refuse(item, "unchanged", facts["unchanged"])
+                elif facts["geometry"] in writer.geometries:
                     writer.refuse(item, "duplicate", f"same geometry as {writer.geometries[facts['geometry']]}")
                 elif closed_only and not facts["closed"]:
                     writer.refuse(item, "open", "not closed")
                 else:
                     split = "validation" if split_share(item.group) < validation else "train"
-                    writer.accept(item, split, facts)
+                    writer.accept(item, split, facts, path)
+                path.unlink(missing_ok=True)
         finally:
-            worker.close()
+            end_child()
         writer.finish()
         kinds = [line["kind"] for line in writer.refused]
         return {
@@ -162,7 +184,24 @@ def prepare(
             "failures": kinds.count("failure"),
             "duplicates": kinds.count("duplicate"),
             "open": kinds.count("open"),
+            "unchanged": kinds.count("unchanged"),
         }
+
+
+def failures(folder: str | Path) -> dict[str, str]:
+    """The meshes that a data set lacks because they could not be read or sampled.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    dict of str to str
+        Name to reason.
+    """
+    lines = read_lines(Path(folder) / "failures.jsonl")
+    return {line["name"]: line["reason"] for line in lines if line["kind"] == "failure"}
 
 
 def split_share(group: str) -> float:
@@ -185,8 +224,11 @@ class _Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "pending").mkdir(exist_ok=True)
-        self.index = read_journal(folder / "index.jsonl", repair=True)
-        self.refused = read_journal(folder / "failures.jsonl", repair=True)
+        remove_leftovers(folder / "pending")
+        for path in (folder / "pending").glob(f"{EARLY}*"):
+            path.unlink()
+        self.index = read_lines(folder / "index.jsonl", repair=True)
+        self.refused = read_lines(folder / "failures.jsonl", repair=True)
         self.known = {line["name"] for line in self.index + self.refused}
         self.geometries = {line["geometry"]: line["name"] for line in self.index}
         self._pack()
@@ -194,8 +236,9 @@ class _Writer:
     def pending(self, number: int) -> Path:
         return self.folder / "pending" / f"{number:07d}.safetensors"
 
-    def accept(self, item: MeshItem, split: str, facts: dict[str, Any]) -> None:
+    def accept(self, item: MeshItem, split: str, facts: dict[str, Any], samples: Path) -> None:
         number = len(self.index)
+        samples.rename(self.pending(number))
         line = {
             "name": item.name,
             "source": item.source,
@@ -205,7 +248,7 @@ class _Writer:
             "row": number % SHARD,
             **facts,
         }
-        _append(self.folder / "index.jsonl", line)
+        append_line(self.folder / "index.jsonl", line)
         self.index.append(line)
         self.known.add(item.name)
         self.geometries[line["geometry"]] = item.name
@@ -214,13 +257,13 @@ class _Writer:
 
     def refuse(self, item: MeshItem, kind: str, reason: str) -> None:
         line = {"name": item.name, "source": item.source, "kind": kind, "reason": reason}
-        _append(self.folder / "failures.jsonl", line)
+        append_line(self.folder / "failures.jsonl", line)
         self.refused.append(line)
         self.known.add(item.name)
 
     def finish(self) -> None:
         """Write the last shard, full or not; its pending files stay until it is full."""
-        self.pending(len(self.index)).unlink(missing_ok=True)  # left by a mesh that was refused
+        self.pending(len(self.index)).unlink(missing_ok=True)  # left by a kill before the journal's line
         if len(self.index) % SHARD:
             self._write_shard(len(self.index) // SHARD, len(self.index) % SHARD)
 
@@ -240,12 +283,6 @@ class _Writer:
 
     def _write_shard(self, shard: int, rows: int) -> None:
         parts = [load_file(self.pending(shard * SHARD + row)) for row in range(rows)]
-        with atomic_path(shard_path(self.folder, shard)) as temporary:
-            save_file({kind: np.stack([part[kind] for part in parts]) for kind in KINDS}, temporary)
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with open(path, "ab") as file:
-        file.write(json.dumps(line).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        write_bytes(
+            shard_path(self.folder, shard), save({kind: np.stack([part[kind] for part in parts]) for kind in KINDS})
+        )

@@ -10,13 +10,17 @@ import contextlib
 import dataclasses
 import json
 import os
+import queue
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from setcore.errors import InputError
 from vat3d.data.items import MeshItem
 from vat3d.errors import DatasetError, MeshError
 
@@ -36,17 +40,17 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        What to index.
+        What to index; or `unchanged`, why the filling rule makes no difference.
 
     Raises
     ------
     MeshError
         The mesh cannot be read, or bounds nothing.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     from setcore.evaluation.mesh_metrics import sample_surface
-    from setcore.files import atomic_path
+    from setcore.files import write_bytes
     from setcore.seeding import derive_seed
     from vat3d.data.sampling import sample_solid
     from vat3d.mesh.canonical import canonical_mesh, geometry_hash
@@ -66,12 +70,11 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
     solid = Solid(mesh)
     if item.fill == EVEN_ODD:
         if not solid.has_internal_surfaces(sample_surface(mesh.vertices, mesh.faces, HIDDEN_SAMPLES)):
-            raise MeshError("no part lies within others; the even-odd rule would change nothing")
+            return {"unchanged": "no part lies within others; the even-odd rule would change nothing"}
         solid = solid.filled(EVEN_ODD)
     geometry = geometry_hash(mesh)
     samples = sample_solid(solid, derive_seed(seed, geometry))
-    with atomic_path(out) as temporary:
-        save_file(samples, temporary)
+    write_bytes(out, save(samples))
     return {
         "category": category,
         "closed": solid.report["closed"],
@@ -102,14 +105,19 @@ class Worker:
         MeshError
             Also when the mesh took longer than `seconds` or the child died.
         DatasetError
-            The child did not start.
+            The child did not start, or somebody ended it.
+        OSError
+            The samples cannot be written.
         """
+        if self._process is not None and self._process.poll() is not None:  # somebody ended it while it waited
+            self.close()
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "vat3d.data.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "IGL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for whoever waits for the child, and is no fault of the mesh
             )
             try:
                 self._read(STARTING)  # the child says when its imports are done: they do not count as the mesh's time
@@ -122,18 +130,28 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             self.close()
-            raise MeshError("the process that reads meshes died; start again") from None
+            raise DatasetError("the process that reads meshes died; start again") from None
         answer = self._read(self.seconds)
+        if "disk" in answer:
+            raise OSError(answer["disk"])
         if "error" in answer:
             raise MeshError(answer["error"])
         return answer
 
-    def close(self) -> None:
-        """End the child process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+    def close(self) -> int | None:
+        """End the child process.
+
+        Returns
+        -------
+        int or None
+            Its exit status, if there was one.
+        """
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        process.communicate()
+        return process.returncode
 
     def _read(self, seconds: float) -> dict[str, Any]:
         assert self._process is not None
@@ -143,7 +161,9 @@ class Worker:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
             part = os.read(descriptor, 1 << 16) if ready else b""
             if not part:
-                self.close()
+                status = self.close()
+                if status in (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
+                    raise DatasetError("the process that reads meshes was told to end; start again")
                 raise MeshError(
                     "reading the mesh crashed the process (its memory, or a damaged file)"
                     if ready
@@ -154,21 +174,67 @@ class Worker:
         return result
 
 
+_workers = threading.local()
+
+
+def sample_in_child(item: MeshItem, seed: int, out: str, seconds: float) -> dict[str, Any]:
+    """As `sample_item`, in the child process of this thread, with a time limit.
+
+    Parameters
+    ----------
+    item : MeshItem
+    seed : int
+    out : str
+        A path.
+    seconds : float
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    MeshError, DatasetError, OSError
+        As a `Worker` raises them.
+    """
+    if not hasattr(_workers, "worker"):
+        _workers.worker = Worker(seconds)
+    _workers.worker.seconds = seconds
+    answer: dict[str, Any] = _workers.worker(item, seed, Path(out))
+    return answer
+
+
+def end_child() -> None:
+    """End the child process of this thread, if there is one."""
+    if hasattr(_workers, "worker"):
+        _workers.worker.close()
+
+
 def main() -> None:
-    """Answer requests until standard input ends."""
+    """Answer requests; end when standard input does."""
     import torch
 
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to standard error, not among the answers
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            requests.put(line)
+        os._exit(0)  # whoever asked has ended, and nobody waits for the mesh at hand
+
+    threading.Thread(target=listen, daemon=True).start()
     print(json.dumps({"ready": True}), file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
+    while True:
+        request = json.loads(requests.get())
         try:
             answer = sample_item(MeshItem(**request["item"]), request["seed"], Path(request["out"]))
         except MeshError as error:
             answer = {"error": str(error)}
-        except (ValueError, IndexError, KeyError, TypeError, RuntimeError, MemoryError, OSError) as error:
+        except (InputError, OSError) as error:  # reading faults are MeshErrors: this is the place that is written to
+            answer = {"disk": str(error)}
+        except (ValueError, IndexError, KeyError, TypeError, RuntimeError, MemoryError) as error:
             answer = {"error": f"{type(error).__name__} while sampling: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 

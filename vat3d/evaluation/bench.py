@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,24 +9,27 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from tqdm import tqdm
 
 from setcore.errors import InputError
-from setcore.evaluation.mesh_metrics import SurfaceSamples, surface_scores
-from setcore.files import atomic_path, write_json
+from setcore.evaluation.mesh_metrics import SAMPLES, THRESHOLDS, f_score_of
+from setcore.files import add_record, atomic_path, check_writable, job_journal, write_json
+from setcore.parallel.jobs import Parallel, run_tasks
+from setcore.progress import progress_bar
 from vat3d.bitstream.stream import TokenStream
 from vat3d.bitstream.token_model import TokenModel
 from vat3d.errors import CodecError, DatasetError, MeshError
 from vat3d.evaluation.draco import CACHE, best_at_budgets
 from vat3d.mesh.canonical import canonical_mesh
-from vat3d.mesh.compare import SAMPLES, THRESHOLDS, Reference
+from vat3d.mesh.compare import Reference
 from vat3d.mesh.fill import EVEN_ODD, NONZERO
 from vat3d.mesh.solid import Solid
 from vat3d.mesh_io.load import EXTENSIONS, load_mesh
 
+GIGABYTES_EACH = 2.0
+"""Memory that a process which measures needs at most on usual meshes."""
 BUDGETS = (256, 512, 1024, 2048, 4096)
 METHODS = ("ours", "draco")
-SCORES = ("f_score@0.02", "f_score@0.01", "chamfer_distance", "normal_consistency", "volume_iou")
+SCORES = ("f_score@0.02", "f_score@0.01", "f_score@0.005", "chamfer_distance", "normal_consistency", "volume_iou")
 
 
 @runtime_checkable
@@ -75,6 +76,7 @@ def bench(
     resolution: int = 128,
     seed: int = 0,
     draco_cache: str | Path | None = CACHE,
+    parallel: Parallel | None = None,
 ) -> dict[str, Any]:
     """Measure `tokenizer` and Draco on every mesh of `folder`, and write JSON and a plot.
 
@@ -88,6 +90,7 @@ def bench(
     budgets : bytes of file
     effort, resolution, seed : passed on to `tokenizer`
     draco_cache : folder in which the baseline's results are kept by geometry, or None
+    parallel : who measures; seconds are those of one thread where there are several processes
 
     Returns
     -------
@@ -111,8 +114,10 @@ def bench(
         raise DatasetError(f"{folder} holds no mesh files ({', '.join(EXTENSIONS)})")
     if not budgets or min(budgets) < 1:
         raise CodecError("budgets are positive numbers of bytes")
-    if not out.parent.is_dir():
-        raise InputError(f"folder {out.parent} does not exist; create it first")
+    parallel = parallel or Parallel()
+    parallel.check_memory(GIGABYTES_EACH)
+    files = parallel.share(files)
+    check_writable(out)
     settings: dict[str, Any] = {
         "model_id": tokenizer.model.model_id,
         "budgets": sorted(set(budgets)),
@@ -121,46 +126,27 @@ def bench(
         "seed": seed,
     }
     partial = out.with_name(out.name + ".partial.jsonl")
-    records = _resume(partial, settings)
-    for path in tqdm(files, desc="bench", unit="mesh", disable=not sys.stderr.isatty()):
-        if path.name in records:
-            continue
-        try:
-            record = _measure(path, tokenizer, settings, draco_cache)
-        except MeshError as error:
-            record = {"file": path.name, "error": str(error)}
-        records[path.name] = record
-        with open(partial, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
-    done = [records[path.name] for path in files]
-    meshes = [record for record in done if "error" not in record]
-    result = {
-        "settings": settings,
-        "summary": summarise(meshes, settings["budgets"]),
-        "meshes": meshes,
-        "failures": [record for record in done if "error" in record],
-    }
-    write_json(out, result)
-    save_plot(result, out.with_suffix(".png"))
-    partial.unlink(missing_ok=True)
+    with job_journal(partial, settings) as records:
+        left = [path for path in files if path.name not in records]
+        tasks = [(path.resolve(), tokenizer, settings, draco_cache) for path in left]
+        done_before = len(files) - len(left)
+        with progress_bar(desc="bench", total=len(files), initial=done_before, unit="mesh") as bar:
+            for index, found in run_tasks(_measure, tasks, parallel):
+                name = left[index].name
+                records[name] = {"file": name, "error": str(found)} if isinstance(found, InputError) else found
+                add_record(partial, name, records[name])
+                bar.update()
+        done = [records[path.name] for path in files]
+        meshes = [record for record in done if "error" not in record]
+        result = {
+            "settings": settings,
+            "summary": summarise(meshes, settings["budgets"]),
+            "meshes": meshes,
+            "failures": [record for record in done if "error" in record],
+        }
+        write_json(out, result)
+        save_plot(result, out.with_suffix(".png"))
     return result
-
-
-def _resume(partial: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Records of an interrupted run with the same settings; otherwise a fresh file."""
-    lines = partial.read_text(encoding="utf-8").splitlines() if partial.is_file() else []
-    records: dict[str, dict[str, Any]] = {}
-    if lines and lines[0] == json.dumps(settings):
-        for line in lines[1:]:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # the line that a kill cut short; its mesh is measured again
-                continue
-            records[record["file"]] = record
-    with atomic_path(partial) as temporary:
-        text = [json.dumps(settings), *(json.dumps(record) for record in records.values())]
-        temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
-    return records
 
 
 def _measure(path: Path, tokenizer: Tokenizer, settings: dict[str, Any], cache: str | Path | None) -> dict[str, Any]:
@@ -202,11 +188,13 @@ def _measure(path: Path, tokenizer: Tokenizer, settings: dict[str, Any], cache: 
 
 
 def _ceiling(solid: Solid, reference: Reference) -> dict[str, float]:
-    """Scores of the solid's own surface, by the fill rule that shows more of the mesh."""
+    """F-scores of the solid's own surface, by the fill rule that shows more of the mesh."""
 
     def scores(rule: str) -> dict[str, float]:
-        surface = SurfaceSamples(*solid.filled(rule).surface_samples(SAMPLES, seed=1))
-        return surface_scores(reference.surface, surface, THRESHOLDS)
+        filled = solid.filled(rule)
+        to_reference = reference.surface.nearest(filled.surface_samples(SAMPLES, seed=1)[0])[0]
+        to_solid = np.abs(filled.signed_distance(reference.surface.samples.points))
+        return {f"f_score@{threshold:g}": f_score_of(to_reference, to_solid, threshold) for threshold in THRESHOLDS}
 
     found = [scores(NONZERO)]
     with suppress(MeshError):  # no surface by this rule
@@ -275,14 +263,15 @@ def table(result: dict[str, Any]) -> str:
         "fit",
         "F@.02",
         "F@.01",
+        "F@.005",
         "of ceiling",
         "F@.02 fitting",
         "chamfer",
         "normals",
         "IoU",
     ]
-    keys = ["f_score@0.02", "f_score@0.01", "f_score@0.02_share", "f_score@0.02_fitting"]
-    keys += [f"{score}_fitting" for score in SCORES[2:]]
+    keys = ["f_score@0.02", "f_score@0.01", "f_score@0.005", "f_score@0.02_share", "f_score@0.02_fitting"]
+    keys += [f"{score}_fitting" for score in ("chamfer_distance", "normal_consistency", "volume_iou")]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in result["summary"]:
         cells = [f"{row['set']} ({row['meshes']})", row["method"], str(row["budget"]), str(row["fit"])]
@@ -304,7 +293,7 @@ def save_plot(result: dict[str, Any], path: str | Path) -> None:
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     rows = [row for row in result["summary"] if row["set"] == "all" and row["meshes"]]
-    for axes, threshold in zip(figure.subplots(1, 2), THRESHOLDS[::-1], strict=True):
+    for axes, threshold in zip(figure.subplots(1, 2), (0.02, 0.01), strict=True):
         score = f"f_score@{threshold:g}"
         for method, label in zip(
             METHODS, (f"vat3d, effort {result['settings']['effort']}", "decimation + Draco"), strict=True

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from setcore.errors import InputError
-from setcore.evaluation.mesh_metrics import harmonic_mean, sample_surface
+from setcore.evaluation.mesh_metrics import THRESHOLDS, Surface, f_score_of
 from setcore.files import read_json, write_json
 from vat3d.mesh.canonical import CanonicalMesh, canonical_mesh, geometry_hash
-from vat3d.mesh.compare import THRESHOLDS, Reference
+from vat3d.mesh.compare import Reference
 from vat3d.mesh_io.load import load_mesh
 
 CACHE = Path("~/.cache/vat3d/draco")
@@ -29,7 +29,8 @@ _LARGEST = 40_000
 _GIVE_UP = 1.5  # sizes do not quite grow with the ladder: quantisation merges vertices
 _QUERIES = 3_000
 _SHORT_LIST, _FINAL_LIST = 10, 4
-_VERSION = 1
+_VERSION = 2
+_NEAR = THRESHOLDS[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +241,7 @@ def _best(
     short = [index for indices in recipes[:_SHORT_LIST] for index in indices[:3]]
     final = sorted(short, key=lambda index: -quick(index))[:_FINAL_LIST]
     full = {index: _framed_scores(reference, mesh, candidates[index]) for index in final}
-    winner = candidates[max(full, key=lambda index: full[index][f"f_score@{THRESHOLDS[1]:g}"])]
+    winner = candidates[max(full, key=lambda index: full[index][f"f_score@{_NEAR:g}"])]
     vertices, faces = winner.decoded()
     result = reference.compare((vertices * mesh.half_side + mesh.centre, faces))
     return result | {"bytes": len(winner.data), "method": winner.method, "faces": winner.faces, "bits": winner.bits}
@@ -251,17 +252,16 @@ def _framed_scores(reference: Reference, mesh: CanonicalMesh, candidate: Candida
     try:
         return reference.surface_scores(vertices * mesh.half_side + mesh.centre, faces)
     except InputError:  # quantisation left no area
-        return {f"f_score@{THRESHOLDS[1]:g}": 0.0}
+        return {f"f_score@{_NEAR:g}": 0.0}
 
 
 def _quick_score(reference: Reference, mesh: CanonicalMesh, candidate: Candidate) -> float:
-    """F-score at 0.02 from the first samples of each side against all of the other."""
+    """F-score at 0.02 from the first samples of each side."""
     vertices, faces = candidate.decoded()
     try:
-        other = sample_surface(vertices, faces, reference.samples, seed=1)
+        other = Surface(vertices, faces, _QUERIES, seed=1)
     except InputError:
         return 0.0
-    near = THRESHOLDS[1]
-    precision = float((reference.surface.nearest(other.points[:_QUERIES])[0] < near).mean())
-    recall = float((other.nearest(reference.surface.points[:_QUERIES])[0] < near).mean())
-    return harmonic_mean(precision, recall)
+    to_reference = reference.surface.nearest(other.samples.points)[0]
+    to_other = other.nearest(reference.surface.samples.points[:_QUERIES])[0]
+    return f_score_of(to_reference, to_other, _NEAR)

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from setcore.blocks import SelfAttentionBlock
-from setcore.checkpoint import WEIGHTS_FILE, load_config, load_state, load_tensors
+from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_network, load_config, load_tensors
 from setcore.errors import InputError
+from setcore.files import read_json
 from setcore.model_lookup import find_model_folder
 from setcore.seeding import torch_generator
 from vat3d.bitstream.coordinate_frame import Frame
@@ -121,7 +122,7 @@ def running_inputs(quantizer: ScaleQuantizer, ids: Sequence[Int[Tensor, "b _"]],
     """
     parts = [quantizer.codebook[chosen] for chosen in ids]
     batch = len(parts[0]) if parts else 1
-    inputs = [torch.zeros(batch, quantizer.scales[0], quantizer.channels)]
+    inputs = [quantizer.codebook.new_zeros(batch, quantizer.scales[0], quantizer.channels)]
     for scale in range(1, scales):
         known = quantizer.assemble(parts[:scale]) - quantizer.start(batch)
         inputs.append(quantizer.reduce(known, scale))
@@ -181,6 +182,65 @@ class ScaleTransformer(nn.Module):
         return self.to_box(tokens[:, 0]), self.to_code(tokens[:, 2:])
 
 
+def is_generator(path_or_name: str | Path | None) -> bool:
+    """Whether a name is that of a generator, not of a tokenizer.
+
+    Parameters
+    ----------
+    path_or_name : path or str, optional
+        A folder, or the name of an embedded generator.
+
+    Returns
+    -------
+    bool
+        False for None and for what is no model at all.
+    """
+    if path_or_name is None:
+        return False
+    if not Path(path_or_name).is_dir():
+        return path_or_name == DEFAULT_GENERATOR
+    path = Path(path_or_name) / CONFIG_FILE
+    values = read_json(path) if path.is_file() else {}
+    return isinstance(values, dict) and "codec" in (values.get("config") or {})
+
+
+def describe_generator(path_or_name: str | Path) -> dict[str, Any]:
+    """What a generator is: its tokenizer, size, categories and what is known of its training.
+
+    Parameters
+    ----------
+    path_or_name : path or str
+        A folder, or the name of an embedded generator.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    CodecError, CheckpointError
+        There is no such generator, or its folder is damaged.
+    """
+    network, facts = _load_generator(path_or_name)
+    config = network.config
+    return {
+        "model": config.codec,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "scales": list(config.tokens),
+        "codes": config.codes,
+        "categories": list(config.categories),
+        **facts,
+    }
+
+
+def _load_generator(path_or_name: str | Path | None) -> tuple[ScaleTransformer, dict[str, Any]]:
+    embedded = {DEFAULT_GENERATOR: WEIGHTS_FOLDER / DEFAULT_GENERATOR}
+    folder = find_model_folder(path_or_name, embedded, DEFAULT_GENERATOR, CodecError)
+    config, extra = load_config(folder, GeneratorConfig)
+    path = folder / WEIGHTS_FILE
+    return build_network(lambda: ScaleTransformer(config), load_tensors(path), str(path)), extra.get("facts", {})
+
+
 class MeshGenerator:
     """Draws token streams of new shapes; `tokenizer.decode` makes meshes of them.
 
@@ -189,7 +249,17 @@ class MeshGenerator:
     network : ScaleTransformer
         Frozen.
     tokenizer : MeshTokenizer
-        The one whose ids the network was trained on.
+        The one whose ids the network was trained on. The generator computes where it does.
+
+    Examples
+    --------
+    >>> from vat3d import MeshGenerator
+    >>> generator = MeshGenerator.from_pretrained()
+    >>> "chair" in generator.categories
+    True
+    >>> stream = generator.sample(1, "chair", seed=0)[0]
+    >>> generator.tokenizer.decode(stream, resolution=32).is_watertight
+    True
     """
 
     def __init__(self, network: ScaleTransformer, tokenizer: MeshTokenizer) -> None:
@@ -198,11 +268,13 @@ class MeshGenerator:
                 f"the generator draws tokens of model {network.config.codec}, not {tokenizer.model.model_id}; "
                 "load that tokenizer"
             )
-        self.network = network
+        self.network = network.to(tokenizer.device)
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path | None = None, codec: str | Path | None = None) -> MeshGenerator:
+    def from_pretrained(
+        cls, path_or_name: str | Path | None = None, codec: str | Path | None = None, device: str = "auto"
+    ) -> MeshGenerator:
         """A generator with trained weights, and its tokenizer.
 
         Parameters
@@ -211,6 +283,8 @@ class MeshGenerator:
             A model folder, or (None) the embedded generator.
         codec : path or str, optional
             The tokenizer's folder; by default the embedded tokenizer of the id that the generator names.
+        device : str
+            "cpu", "cuda", "mps", or "auto" for the best there is.
 
         Returns
         -------
@@ -220,25 +294,24 @@ class MeshGenerator:
         ------
         CheckpointError, CodecError
             There is no such model, its folder is damaged, or it was trained on another tokenizer's tokens.
+        InputError
+            The device is not there.
         """
-        embedded = {DEFAULT_GENERATOR: WEIGHTS_FOLDER / DEFAULT_GENERATOR}
-        folder = find_model_folder(path_or_name, embedded, DEFAULT_GENERATOR, CodecError)
-        config, _ = load_config(folder, GeneratorConfig)
-        network = ScaleTransformer(config)
-        load_state(network, load_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
-        if codec is None and config.codec not in embedded_models():
+        network, _ = _load_generator(path_or_name)
+        trained_on = network.config.codec
+        if codec is None and trained_on not in embedded_models():
             raise CodecError(
-                f"{folder}: the generator draws tokens of model {config.codec}, which is not here; name that "
+                f"{path_or_name}: the generator draws tokens of model {trained_on}, which is not here; name that "
                 "tokenizer's folder, or, if it was made by a version before the first release, train it again"
             )
-        return cls(network.eval().requires_grad_(False), MeshTokenizer.from_pretrained(codec or config.codec))
+        return cls(network.requires_grad_(False), MeshTokenizer.from_pretrained(codec or trained_on, device=device))
 
     @property
     def categories(self) -> tuple[str, ...]:
         """Names that `sample` takes."""
         return self.network.config.categories
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         count: int = 1,
@@ -279,8 +352,9 @@ class MeshGenerator:
             raise InputError(f"unknown category {category!r}; choose one of {', '.join(names) or '(none)'}")
         if count < 1 or not temperature > 0 or not 0 < top_p <= 1:
             raise InputError("count must be 1 or more, temperature above 0, and top_p in (0, 1]")
-        wanted = torch.full((count,), 0 if category is None else 1 + names.index(category))
-        generator = torch_generator(seed, "sample")
+        device = self.tokenizer.device
+        wanted = torch.full((count,), 0 if category is None else 1 + names.index(category), device=device)
+        generator = torch_generator(seed, "sample", device=device)
 
         def logits(box: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
             found: tuple[Tensor, Tensor] = self.network(wanted, box, inputs)
@@ -300,10 +374,10 @@ class MeshGenerator:
             inputs = [part.expand(count, -1, -1) for part in running_inputs(quantizer, ids, scale + 1)]
             found = logits(box, inputs)[1]
             ids.append(draw(found[:, -self.network.config.tokens[scale] :]))
-        streams = []
+        streams, boxes, drawn = [], box.tolist(), [part.cpu().numpy() for part in ids]
         for row in range(count):
-            half = class_box(int(box[row]))
-            parts = [part[row].numpy() for part in ids]
+            half = class_box(boxes[row])
+            parts = [part[row] for part in drawn]
             frame = Frame.from_corners(-half, half)
             streams.append(TokenStream(parts, frame, self.tokenizer.model, levels=(LEVEL,) * scales))
         return streams

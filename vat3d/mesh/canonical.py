@@ -19,6 +19,8 @@ from vat3d.mesh.triangles import edge_table, face_areas_normals, face_components
 
 HALF_DOMAIN = 1.05
 """Half-side of the cube that is sampled, decoded and extracted; a mesh fills [-1, 1] along its longest axis."""
+CAVITY_CORNERS = 64
+"""Corners of a closed part that faces inward which are looked at to tell whether it lies inside another one."""
 MERGE_STEP = 2.0**-20
 """Vertices are rounded to this step of the canonical frame: about 1e-6, exactly representable in float32."""
 
@@ -233,15 +235,20 @@ def _outward(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray
     volume = signed_volumes(vertices, faces, label)
     if volume[closed].sum() < 0:  # the mesh as a whole is inside out
         faces, volume = faces[:, ::-1], -volume
-    outer = (closed & (volume > 0))[label]
-    for part in np.flatnonzero(closed & (volume < 0)):
-        mine = label == part
-        corners = vertices[np.unique(faces[mine])[:64]]
-        others = np.ascontiguousarray(faces[outer])
-        inside = len(others) and np.median(igl.fast_winding_number(vertices, others, corners)) > 0.5
-        if not inside:
-            faces = np.where(mine[:, None], faces[:, ::-1], faces)
-    return np.ascontiguousarray(faces)
+    outer, inward = closed & (volume > 0), closed & (volume < 0)
+    turned = inward.copy()
+    if inward.any() and outer.any():
+        owner = np.full(len(vertices), -1)
+        owner[faces] = label[:, None]
+        corners = np.flatnonzero(inward[owner])
+        corners = corners[np.argsort(owner[corners], kind="stable")]
+        parts, first, count = np.unique(owner[corners], return_index=True, return_counts=True)
+        kept = np.arange(len(corners)) - np.repeat(first, count) < CAVITY_CORNERS
+        others = np.ascontiguousarray(faces[outer[label]])
+        winding = igl.fast_winding_number(vertices, others, np.ascontiguousarray(vertices[corners[kept]]))
+        ends = np.cumsum(np.minimum(count, CAVITY_CORNERS))[:-1]
+        turned[parts] = [np.median(of_part) <= 0.5 for of_part in np.split(winding, ends)]
+    return np.ascontiguousarray(np.where(turned[label][:, None], faces[:, ::-1], faces))
 
 
 def geometry_hash(mesh: CanonicalMesh) -> str:

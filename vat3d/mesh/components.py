@@ -21,6 +21,8 @@ PROBE = 2.0**-12
 """How far on both sides of the surface `surface_samples` looks to see which one is outside."""
 MOST_TRIED = 100_000
 """Surface points that `surface_samples` tries at once."""
+LONG, MANY_LONG, MOST_CUT = 0.3, 3000, 1_000_000
+"""Edges longer than this make faces long; so many of them slow winding numbers down; so many faces are enough."""
 REMEMBERED = 24
 """Sets of points, up to that size, whose winding numbers are kept."""
 
@@ -39,7 +41,7 @@ class WindingNumber:
 
         tree = igl.FastWindingNumberBVH()
         if len(faces):
-            tree.init(vertices, faces)
+            tree.init(*_without_slivers(vertices, faces))
 
         def wound(data: bytes) -> NDArray[np.float64]:
             return np.asarray(np.abs(tree.winding_number(np.frombuffer(data).reshape(-1, 3))))
@@ -50,6 +52,26 @@ class WindingNumber:
         return (self._lately if len(points) <= MOST_TRIED else self._anew)(points.tobytes())
 
 
+def _without_slivers(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The same surface with long faces cut at the middle of their longest edges, where there are many: the hierarchy
+    over them has boxes as long as they are, which no query can pass by."""
+    while True:
+        corners = vertices[faces]
+        length = np.linalg.norm(corners - np.roll(corners, -1, axis=1), axis=2)
+        long = np.flatnonzero(length.max(1) > LONG)
+        if len(long) <= MANY_LONG or len(faces) > MOST_CUT:
+            return vertices, faces
+        at = length[long].argmax(1)
+        a, b, c = (faces[long, (at + k) % 3] for k in range(3))
+        middle = len(vertices) + np.arange(len(long))
+        vertices = np.concatenate([vertices, (vertices[a] + vertices[b]) / 2])
+        faces = faces.copy()
+        faces[long] = np.stack([a, middle, c], 1)
+        faces = np.ascontiguousarray(np.concatenate([faces, np.stack([middle, b, c], 1)]))
+
+
 @dataclass(frozen=True)
 class Components:
     """What the connected components of a mesh bound.
@@ -58,6 +80,8 @@ class Components:
     ----------
     closed : bool array of shape (n_components,)
         Which bound a solid.
+    flat : bool array of shape (n_components,)
+        Which do not, though they have no open rim: they are too flat.
     holed : bool array of shape (n_components,)
         Which do so in spite of an open rim.
     bounding : bool array of shape (n_faces,)
@@ -71,6 +95,7 @@ class Components:
     """
 
     closed: NDArray[np.bool_]
+    flat: NDArray[np.bool_]
     holed: NDArray[np.bool_]
     bounding: NDArray[np.bool_]
     loose: NDArray[np.bool_]
@@ -89,16 +114,17 @@ def find_components(mesh: CanonicalMesh) -> Components:
     -------
     Components
     """
-    closed, holed = _closed(mesh)
+    closed, flat, holed = _closed(mesh)
     bounding = closed[mesh.component]
     loose, paired = _loose(mesh, bounding)
     bounding &= ~loose
     winding = WindingNumber(mesh.vertices, np.ascontiguousarray(mesh.faces[bounding]))
-    return Components(closed, holed, bounding, loose, paired, winding)
+    return Components(closed, flat, holed, bounding, loose, paired, winding)
 
 
-def _closed(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which components bound a solid, and which of these do so in spite of an open rim."""
+def _closed(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which components bound a solid, which are closed but too flat for it, and which bound one in spite of an open
+    rim."""
     edges, edge, direction = mesh.edges
     odd = np.bincount(edge) % 2 == 1
     owner = np.empty(len(edges), np.int64)
@@ -106,12 +132,27 @@ def _closed(mesh: CanonicalMesh) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     length = np.linalg.norm(mesh.vertices[edges[:, 0]] - mesh.vertices[edges[:, 1]], axis=1)
     area = np.bincount(mesh.component, mesh.areas_normals[0])
     rim = np.bincount(owner, length * odd, minlength=len(area))
-    closed = np.abs(mesh.volumes) > FLAT * area
+    closed = np.abs(_own_volumes(mesh)) > FLAT * area
     uneven = np.bincount(owner, np.bincount(edge, direction) != 0, minlength=len(area)) > 0
+    flat = ~closed & ~uneven & (rim == 0)
+    by_part = np.argsort(mesh.component, kind="stable")
+    ends = np.cumsum(np.bincount(mesh.component))
     for part in np.flatnonzero(closed & uneven):
-        separating, error = _separation(mesh, mesh.component == part)
+        separating, error = _separation(mesh, by_part[ends[part - 1] if part else 0 : ends[part]])
         closed[part] = separating > 0.5 and (rim[part] <= RIM * np.sqrt(area[part]) or error <= HOLE)
-    return closed, closed & (rim > 0)
+    return closed, flat, closed & (rim > 0)
+
+
+def _own_volumes(mesh: CanonicalMesh) -> NDArray[np.float64]:
+    """Signed volume of each component seen from its own middle: none for a flat one, wherever it lies."""
+    corners = mesh.vertices[mesh.faces]
+    vectors = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 6
+    count = np.bincount(mesh.component)[:, None]
+    middle, area = (
+        np.stack([np.bincount(mesh.component, values[:, axis]) for axis in range(3)], 1)
+        for values in (corners.mean(1), vectors)
+    )
+    return np.asarray(mesh.volumes - (middle / count * area).sum(1))
 
 
 def _loose(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -128,7 +169,7 @@ def _loose(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[n
     return loose, paired
 
 
-def _separation(mesh: CanonicalMesh, chosen: NDArray[np.bool_]) -> tuple[float, float]:
+def _separation(mesh: CanonicalMesh, chosen: NDArray[np.int64]) -> tuple[float, float]:
     """Share of the area of the chosen faces that has inside on one side only, and the median over area of how far
     their winding numbers, on either side, are from whole; of the largest faces."""
     faces = np.ascontiguousarray(mesh.faces[chosen])

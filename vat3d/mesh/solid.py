@@ -55,8 +55,9 @@ class Solid:
     ----------
     report : dict
         `closed_components`, how many of them have cracks or holes that were closed (`holed_components`),
-        `open_components`, `loose_faces` (of closed components, made into shells), `shell` (half-thickness, 0 if no part
-        needed one) and `closed`, true where no part needed one.
+        `flat_components` (closed, but flatter than a shell), `open_components`, `loose_faces` (of closed components,
+        with outside on both sides), `shell` (half-thickness of the shells that flat and open components and loose faces
+        become, 0 if there are none) and `closed`, whether all components are, without loose faces.
     """
 
     def __init__(self, mesh: CanonicalMesh, fill: str = NONZERO) -> None:
@@ -73,12 +74,13 @@ class Solid:
         self._two_sided = self._is_open & ~parts.paired
         self._trusted = mesh.report["watertight"] and bool((parts.closed & (mesh.volumes > 0)).all())
         self.report: dict[str, Any] = {
-            "closed_components": int(parts.closed.sum()),
+            "closed_components": int((parts.closed | parts.flat).sum()),
             "holed_components": int(parts.holed.sum()),
-            "open_components": int((~parts.closed).sum()),
+            "flat_components": int(parts.flat.sum()),
+            "open_components": int((~parts.closed & ~parts.flat).sum()),
             "loose_faces": int(parts.loose.sum()),
             "shell": SHELL if len(self._open_faces) else 0.0,
-            "closed": not len(self._open_faces),
+            "closed": bool((parts.closed | parts.flat).all()) and not parts.loose.any(),
         }
 
     @property
@@ -307,7 +309,7 @@ class Solid:
         bool
         """
         thick = self._within(surface, WALL_THICKNESS)[~self._within(surface, THIN)]
-        return bool(self.report["closed"] and 2 * thick.sum() > len(thick))
+        return bool(not len(self._open_faces) and 2 * thick.sum() > len(thick))
 
     def _within(self, surface: SurfaceSamples, depth: float) -> NDArray[np.bool_]:
         """Which of the first samples have inside on either side, so far away."""

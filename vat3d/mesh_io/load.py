@@ -7,23 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vat3d.errors import MeshError
-from vat3d.mesh_io import readers as mesh_readers
+from vat3d.mesh_io.gltf import read_gltf
+from vat3d.mesh_io.obj import read_obj
+from vat3d.mesh_io.off import read_off
+from vat3d.mesh_io.ply import read_ply
+from vat3d.mesh_io.polygons import triangulate
+from vat3d.mesh_io.raw_mesh import RawMesh
+from vat3d.mesh_io.stl import read_stl
 
-READERS: dict[str, Callable[[bytes], mesh_readers.Mesh]] = {
-    ".obj": mesh_readers.read_obj,
-    ".ply": mesh_readers.read_ply,
-    ".stl": mesh_readers.read_stl,
-    ".off": mesh_readers.read_off,
-    ".glb": mesh_readers.read_glb,
+READERS: dict[str, Callable[[bytes, Path], RawMesh]] = {
+    ".obj": lambda data, _: read_obj(data),
+    ".ply": lambda data, _: read_ply(data),
+    ".stl": lambda data, _: read_stl(data),
+    ".off": lambda data, _: read_off(data),
+    ".glb": lambda data, _: read_gltf(data),
+    ".gltf": read_gltf,
 }
+"""By the ending of the name; each takes the file's bytes and its folder, where glTF may have its buffers."""
 EXTENSIONS = tuple(READERS)
 MAX_BYTES = 512 * 2**20
 """Largest mesh file that is read."""
-FLOAT32_LOSS = 1e-4
-"""Rounding to float32 beyond this share of the longest half-side is worth a note."""
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "a gzip archive",
@@ -39,20 +44,18 @@ _FOREIGN = {
 }
 
 
-def load_mesh(source: Any) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+def load_mesh(source: Any) -> RawMesh:
     """Vertices, triangles and notes of a mesh.
 
     Parameters
     ----------
-    source : path, trimesh.Trimesh, trimesh.Scene, or (vertices, faces)
-        Faces may have more than three corners; they become fans of triangles.
+    source : path, trimesh.Trimesh, trimesh.Scene, (vertices, faces), or what this function returned
+        Faces may have more than three corners; they are cut into triangles.
 
     Returns
     -------
-    vertices : float64 array of shape (n_vertices, 3)
-    faces : int64 array of shape (n_faces, 3)
-    notes : list of str
-        What was left out, such as texture.
+    RawMesh
+        Whose indices and coordinates are sound.
 
     Raises
     ------
@@ -60,6 +63,8 @@ def load_mesh(source: Any) -> tuple[NDArray[np.float64], NDArray[np.int64], list
         The file is absent, too large, of another format than its name says, cut off or damaged; there are no faces,
         indices out of range, or coordinates that are not finite.
     """
+    if isinstance(source, RawMesh):
+        return source
     name = "the mesh"
     if isinstance(source, (str, Path)):
         name = str(source)
@@ -72,17 +77,17 @@ def load_mesh(source: Any) -> tuple[NDArray[np.float64], NDArray[np.int64], list
     if not len(faces):
         raise MeshError(f"{name}: it has no faces; point clouds and curves cannot be used")
     if faces.min() < 0 or faces.max() >= len(vertices):
-        wrong = int(np.argmax(((faces < 0) | (faces >= len(vertices))).any(1)))
+        at = np.argwhere((faces < 0) | (faces >= len(vertices)))[0]
         raise MeshError(
-            f"{name}: triangle {wrong} points to vertex {int(faces[wrong].max())}, but there are {len(vertices)} "
-            "vertices; it is cut off or damaged"
+            f"{name}: triangle {at[0]} points to vertex {faces[tuple(at)]}, but there are {len(vertices)} vertices; it "
+            "is cut off or damaged"
         )
     if not np.isfinite(vertices[np.unique(faces)]).all():
         raise MeshError(f"{name}: it has coordinates that are not finite (NaN or infinity); export it again")
-    return vertices, faces, notes
+    return RawMesh(vertices, faces, notes)
 
 
-def _read(path: Path) -> mesh_readers.Mesh:
+def _read(path: Path) -> RawMesh:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise MeshError(f"format {path.suffix!r} is not read; convert it to one of {', '.join(EXTENSIONS)}")
@@ -100,10 +105,10 @@ def _read(path: Path) -> mesh_readers.Mesh:
     for magic, what in _FOREIGN.items():
         if data.startswith(magic):
             raise MeshError(f"the file is {what}, not a mesh; unpack or export it first")
-    return reader(data)
+    return reader(data, path.parent)
 
 
-def _from_memory(source: Any) -> mesh_readers.Mesh:
+def _from_memory(source: Any) -> RawMesh:
     import trimesh
 
     notes = []
@@ -123,11 +128,11 @@ def _from_memory(source: Any) -> mesh_readers.Mesh:
         )
     try:
         vertices, faces = np.asarray(source[0]), np.asarray(source[1])
-    except ValueError as error:
+    except (ValueError, RuntimeError, TypeError) as error:  # uneven rows; a tensor that needs grad or is elsewhere
         raise MeshError(f"vertices and faces must be rectangular arrays ({error})") from error
     if vertices.ndim != 2 or vertices.shape[1] != 3 or vertices.dtype.kind not in "fiu":
         raise MeshError(f"vertices must be numbers of shape (n, 3), not {vertices.dtype} of shape {vertices.shape}")
     if faces.ndim != 2 or (faces.size and (faces.shape[1] < 3 or faces.dtype.kind not in "iu")):
         raise MeshError(f"faces must be integers of shape (n, 3), not {faces.dtype} of shape {faces.shape}")
-    triangles = faces if faces.shape[1] == 3 else mesh_readers.triangulate(faces.tolist())
-    return vertices.astype(np.float64), triangles.astype(np.int64), notes
+    points = vertices.astype(np.float64)
+    return RawMesh(points, triangulate(points, faces) if faces.size else np.zeros((0, 3), np.int64), notes)

@@ -37,6 +37,11 @@ class CodecNetwork(nn.Module):
         self.decoder = PlaneDecoder(config)
         self.field = FieldHead(config)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.quantizer.codebook.device
+
     def encode(
         self, points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"], box: Float[Tensor, "b 3"]
     ) -> tuple[Float[Tensor, "b p r r c"], Float[Tensor, "b p r r c"]]:

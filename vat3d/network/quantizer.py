@@ -20,6 +20,7 @@ frequency of a plane and channel, n component.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from setcore.devices import to_float64
 from vat3d.network.config import CodecConfig
 
 
@@ -120,10 +122,10 @@ class Quantized:
         The sum of all kept scales, with straight-through gradients.
     ids : list of int tensors of shape (b, k)
         Codes of each scale, -1 where a sample dropped the token.
-    loss : tensor of shape (2,)
-        Mean codebook error over partial sums, and commitment error.
-    inputs : list of tensors of shape (m, c)
-        For each scale the vectors that were replaced by codes.
+    loss : tensor of shape (2, b)
+        Of each sample: mean codebook error over partial sums, and commitment error.
+    inputs : list of tensors of shape (b, k, c)
+        For each scale the vectors that codes stand for, those of dropped tokens among them.
     """
 
     latent: Tensor
@@ -153,10 +155,10 @@ class ScaleQuantizer(nn.Module):
         self.components = config.components
         self.codebook = nn.Parameter(torch.randn(config.codes, config.channels))
         if self.components:
-            number = torch.arange(self.grid)
             self.register_buffer("waves", cosine_waves(self.grid), persistent=False)
-            self.register_buffer("low", (number[:, None] + number) < config.band, persistent=False)
-            frequencies = 3 * int(self.low.sum()) * self.channels
+            low = [row * self.grid + column for row in range(config.band) for column in range(config.band - row)]
+            self.register_buffer("low", torch.tensor(low), persistent=False)  # in the plane's flat spectrum
+            frequencies = 3 * len(low) * self.channels
             self.register_buffer("basis", torch.zeros(max(self.components), frequencies, dtype=torch.int8))
             self.register_buffer("basis_step", torch.ones(max(self.components)))
             self.register_buffer("mean", torch.zeros(3, self.grid, self.grid, self.channels))
@@ -198,7 +200,8 @@ class ScaleQuantizer(nn.Module):
         -------
         tensor of shape (b, m)
         """
-        return torch.einsum("ir,js,bprsc->bpijc", self.waves, self.waves, grid)[:, :, self.low].flatten(1)
+        found = torch.einsum("ir,js,bprsc->bpijc", self.waves, self.waves, grid)
+        return found.flatten(2, 3).index_select(2, self.low).flatten(1)
 
     def _set_axes(self) -> None:
         """The principal components in float32, orthonormal to within their 8 bits."""
@@ -251,9 +254,10 @@ class ScaleQuantizer(nn.Module):
 
     def _compose(self, found: Float[Tensor, "b n"]) -> Float[Tensor, "b p r r c"]:
         """The grid that the first n components make up."""
-        spectrum = found.new_zeros(len(found), 3, self.grid, self.grid, self.channels)
-        spectrum[:, :, self.low] = (found @ self.axes[: found.shape[1]]).view(len(found), 3, -1, self.channels)
-        return torch.einsum("ir,js,bpijc->bprsc", self.waves, self.waves, spectrum)
+        low = (found @ self.axes[: found.shape[1]]).view(len(found), 3, -1, self.channels)
+        spectrum = low.new_zeros(len(found), 3, self.grid**2, self.channels).index_copy(2, self.low, low)
+        grid = spectrum.unflatten(2, (self.grid, self.grid))
+        return torch.einsum("ir,js,bpijc->bprsc", self.waves, self.waves, grid)
 
     def assemble(self, parts: Sequence[Float[Tensor, "b _ c"]]) -> Float[Tensor, "b p r r c"]:
         """Latent grid of the token vectors of the first scales; the last one may hold fewer than its full count.
@@ -288,9 +292,10 @@ class ScaleQuantizer(nn.Module):
         -------
         tensor of shape (b, 3, r, r, c)
         """
-        ends = torch.tensor(self.scales).cumsum(0).tolist()
+        ends = itertools.accumulate(self.scales)
         return self.assemble(vectors.tensor_split([end for end in ends if end < vectors.shape[1]], dim=1))
 
+    @torch.no_grad()
     def nearest(self, vectors: Float[Tensor, "m c"], cost: Float[Tensor, "#m v"] | None = None) -> Int[Tensor, " m"]:
         """Index of the nearest code in float32; ties go to the lowest index.
 
@@ -328,6 +333,7 @@ class ScaleQuantizer(nn.Module):
         price: Float[Tensor, " b"] | None = None,
         bits: Sequence[Float[Tensor, "_ v"]] | None = None,
         given: Int[Tensor, "b k"] | None = None,
+        scales: int | None = None,
     ) -> Quantized:
         """Quantise `latent`.
 
@@ -342,39 +348,38 @@ class ScaleQuantizer(nn.Module):
             For each scale what a code costs, for each token or for all.
         given : tensor of shape (b, k), optional
             Ids of the first scales, which stay.
+        scales : int, optional
+            Only the first so many scales; all, if not given, though no sample may keep tokens of the last ones: so
+            every parameter has a gradient, and shapes do not depend on the samples.
 
         Returns
         -------
         Quantized
         """
-        weights = self.weights()
-        if kept is None:
-            kept = torch.full((len(latent),), sum(self.scales))
+        weights, wide = self.weights(), latent.detach()
         total, losses, ids, inputs, start = self.start(len(latent)), [], [], [], 0
-        for scale, count in enumerate(self.scales):
-            present = start + torch.arange(count) < kept[:, None]
-            if not bool(present.any()):
-                break
-            wanted = self.reduce(latent.detach() - total.detach(), scale).detach()[present]
+        for scale, count in enumerate(self.scales[:scales]):
+            wanted = self.reduce(wide - total.detach(), scale).detach()
             cost = None
             if price is not None and bits is not None:
                 worth = price[:, None] / weights[start : start + count]
-                cost = (bits[scale].expand(count, -1) * worth[..., None])[present]
+                cost = (bits[scale].expand(count, -1) * worth[..., None]).flatten(0, 1)
             if given is not None and start + count <= given.shape[1]:
-                nearest = given[:, start : start + count][present]
+                chosen = given[:, start : start + count]
             else:
-                nearest = self.nearest(wanted, cost)
-            chosen = torch.full_like(present, -1, dtype=torch.long).masked_scatter(present, nearest)
-            vectors = latent.new_zeros(*present.shape, self.channels)
-            vectors = vectors.masked_scatter(present[..., None], self.codebook[nearest])
+                chosen = self.nearest(wanted.flatten(0, 1), cost).view(wanted.shape[:2])
+            vectors = self.codebook[chosen]
+            if kept is not None:
+                present = start + torch.arange(count, device=latent.device) < kept[:, None]
+                vectors, chosen = vectors * present[..., None], torch.where(present, chosen, -1)
             total = total + self.expand(vectors, scale)
-            losses.append((total - latent.detach()).square().mean())
+            losses.append((total - wide).square().flatten(1).mean(1))
             ids.append(chosen)
             inputs.append(wanted)
             start += count
-        commitment = (latent - total.detach()).square().mean()
-        straight = total + latent - latent.detach()
-        return Quantized(straight, ids, torch.stack([torch.stack(losses).mean(), commitment]), inputs)
+        commitment = (latent - total.detach()).square().flatten(1).mean(1)
+        straight = total + latent - wide
+        return Quantized(straight, ids, torch.stack([torch.stack(losses).mean(0), commitment]), inputs)
 
     def dequantize(self, ids: Sequence[Int[Tensor, "b _"]]) -> Float[Tensor, "b p r r c"]:
         """Latent grid of a prefix of tokens; the last scale may hold fewer than its full count.
@@ -403,11 +408,12 @@ class ScaleQuantizer(nn.Module):
         """
         if self.components:
             self.mean.copy_(latent.mean(0))
-            centred = self.spectrum(latent - self.mean).double()
-            _, axes = torch.linalg.eigh(centred.T @ centred)
+            centred = to_float64(self.spectrum(latent - self.mean))
+            _, axes = torch.linalg.eigh((centred.T @ centred).cpu())  # once a training
             axes = axes.T.flip(0)[: len(self.basis)]
-            self.basis_step.copy_(axes.abs().amax(1) / 127)
-            self.basis.copy_(torch.round(axes / self.basis_step[:, None]))
+            step = (axes.abs().amax(1) / 127).float()
+            self.basis_step.copy_(step)
+            self.basis.copy_(torch.round(axes / step[:, None]))
             self._set_axes()
         residual, pools = latent - self.start(len(latent)), []
         for scale, gain in enumerate([*self.log_spread, *self.log_gain]):
@@ -419,22 +425,26 @@ class ScaleQuantizer(nn.Module):
             pools.append(seen.flatten(0, 1))
             residual = residual - 0.5 * self.expand(seen, scale)
         share = -(-len(self.codebook) // len(pools))
-        drawn = [pool[torch.randint(len(pool), (share,), generator=generator)] for pool in pools]
+        rows = [torch.randint(len(pool), (share,), generator=generator).to(pool.device) for pool in pools]
+        drawn = [pool[chosen] for pool, chosen in zip(pools, rows, strict=True)]
         self.codebook.copy_(torch.cat(drawn)[: len(self.codebook)])
 
     @torch.no_grad()
-    def revive(self, inputs: Sequence[Tensor], dead: Tensor, generator: torch.Generator) -> None:
+    def revive(self, ids: Sequence[Tensor], inputs: Sequence[Tensor], dead: Tensor, generator: torch.Generator) -> None:
         """Put codes that nothing chose for long onto vectors of the current batch, scales drawn evenly.
 
         Parameters
         ----------
-        inputs : sequence of tensors of shape (m, c)
-            Vectors of each scale.
+        ids : sequence of int tensors of shape (b, k)
+            Of each scale; -1 was dropped.
+        inputs : sequence of tensors of shape (b, k, c)
+            The vectors that they stand for.
         dead : bool tensor of shape (v,)
         generator : torch.Generator
+            Of the CPU.
         """
         wanted = torch.nonzero(dead).flatten()
-        pools = [pool for pool in inputs if len(pool)]
+        pools = [found for part, chosen in zip(inputs, ids, strict=True) if len(found := part[chosen >= 0])]
         if not len(wanted) or not pools:
             return
         scale = torch.randint(len(pools), (len(wanted),), generator=generator).tolist()

@@ -45,11 +45,11 @@ def splat(points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"], side:
     values = torch.cat([one, offset, depth, depth.square(), waves, facing, facing[..., 2:].abs()], dim=-1)
     batch, count = points.shape[:2]
     flat, cells = index.flatten(), batch * 3 * side * side
-    sums = torch.zeros(cells, values.shape[-1]).index_add_(0, flat, values.flatten(0, 2))
+    sums = values.new_zeros(cells, values.shape[-1]).index_add_(0, flat, values.flatten(0, 2))
     hits = sums[:, :1]
     flat_depth = depth.flatten()
-    least = torch.full((cells,), 2.0).scatter_reduce_(0, flat, flat_depth, "amin")[:, None]
-    greatest = torch.full((cells,), -2.0).scatter_reduce_(0, flat, flat_depth, "amax")[:, None]
+    least = depth.new_full((cells,), 2.0).scatter_reduce_(0, flat, flat_depth, "amin")[:, None]
+    greatest = depth.new_full((cells,), -2.0).scatter_reduce_(0, flat, flat_depth, "amax")[:, None]
     occupied = (hits > 0).float()
     density = torch.log1p(hits * (side * side / count))
     features = [density, occupied, sums[:, 1:] / hits.clamp_min(1), least * occupied, greatest * occupied]
@@ -93,7 +93,7 @@ class PointFeatures(nn.Module):
         features = self.out(functional.silu(self.enter(rows))).float()
         flat, cells = index.flatten(), len(points) * 3 * side * side
         sums = features.new_zeros(cells, features.shape[-1]).index_add(0, flat, features.flatten(0, 2))
-        hits = torch.bincount(flat, minlength=cells).clamp_min(1)
+        hits = sums.new_zeros(cells).index_add_(0, flat, sums.new_ones(len(flat))).clamp_min(1)
         result: Tensor = (sums / hits[:, None]).view(len(points), 3, side, side, -1)
         return result
 
@@ -150,7 +150,7 @@ class SurfaceEncoder(nn.Module):
         batch = len(points)
         planes = [
             splat(points, normals, self.side).flatten(0, 1),
-            torch.eye(3).repeat(batch, 1)[:, None, None].expand(-1, self.side, self.side, -1),
+            torch.eye(3, device=points.device).repeat(batch, 1)[:, None, None].expand(-1, self.side, self.side, -1),
         ]
         if self.points is not None:
             planes.append(self.points(points, normals, self.side).flatten(0, 1))

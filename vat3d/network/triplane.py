@@ -18,7 +18,7 @@ from vat3d.mesh.canonical import HALF_DOMAIN
 MINIMUM_BOX = 0.15
 """Half-extents below this are not stretched further: a sheet is not blown up into a cube."""
 PLANE_AXES = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
-"""For each plane: the axis along its rows, along its columns, and the one it looks along."""
+"""For each plane: the axis along its rows, along its columns, and the one it looks along; turned by one each."""
 
 
 def stretch_box(box: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:
@@ -48,7 +48,8 @@ def fourier(values: Float[Tensor, "*b d"], octaves: int) -> Float[Tensor, "*b f"
     -------
     tensor of shape (..., d (1 + 2 octaves))
     """
-    angles = values[..., None] * (math.pi * 2.0 ** torch.arange(octaves, dtype=values.dtype))
+    rates = math.pi * 2.0 ** torch.arange(octaves, dtype=values.dtype, device=values.device)
+    angles = values[..., None] * rates
     return torch.cat([values, angles.sin().flatten(-2), angles.cos().flatten(-2)], dim=-1)
 
 
@@ -86,9 +87,7 @@ def to_planes(points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b p n 3"]:
     -------
     tensor of shape (b, 3, n, 3)
     """
-    axes = torch.tensor(PLANE_AXES).flatten()
-    result: Tensor = points[..., axes].unflatten(-1, (3, 3)).transpose(1, 2)
-    return result
+    return torch.stack([points.roll(-plane, -1) for plane in range(len(PLANE_AXES))], dim=1)
 
 
 def plane_cells(uv: Float[Tensor, "b p n 2"], side: int) -> tuple[Int[Tensor, "b p n"], Float[Tensor, "b p n 2"]]:
@@ -111,7 +110,7 @@ def plane_cells(uv: Float[Tensor, "b p n 2"], side: int) -> tuple[Int[Tensor, "b
     scaled = (uv / HALF_DOMAIN + 1) * (side / 2)
     cell = scaled.floor().clamp(0, side - 1)
     batch, planes = uv.shape[:2]
-    plane_index = torch.arange(batch * planes).view(batch, planes, 1)
+    plane_index = torch.arange(batch * planes, device=uv.device).view(batch, planes, 1)
     row, column = cell.long().unbind(-1)
     return (plane_index * side + row) * side + column, scaled - cell - 0.5
 

@@ -1,16 +1,13 @@
 """A mesh where its file has it: posed, with its solid, in the frame that the header can say.
 
-What is sampled of the solid lies in the canonical frame of the mesh; `CanonicalToFile` moves it into the file's, whose
-box is quantised, so that encoder and decoder agree to the last bit on where things are.
+The file's frame is the canonical frame of the posed mesh. Only the aspect of its box, which the networks are told, is
+rounded; what the file says of size and place does not change what is encoded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from setcore.evaluation.mesh_metrics import SurfaceSamples
 from vat3d.bitstream.coordinate_frame import Frame
@@ -19,46 +16,6 @@ from vat3d.mesh.solid import Solid
 from vat3d.mesh.thin_parts import SOLID_WALL_FLAG, TRIED_THICKNESSES
 from vat3d.placement.mirrored_view import MirroredView
 from vat3d.placement.pose import best_pose
-
-
-class CanonicalToFile:
-    """The map from a canonical mesh's frame to the frame as the header holds it.
-
-    Parameters
-    ----------
-    mesh : CanonicalMesh
-    frame : Frame
-    """
-
-    def __init__(self, mesh: CanonicalMesh, frame: Frame) -> None:
-        self.scale = mesh.half_side / frame.half_side
-        self.shift = (mesh.centre - frame.centre) / frame.half_side
-
-    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Move points into the file's frame.
-
-        Parameters
-        ----------
-        points : array of shape (n, 3)
-
-        Returns
-        -------
-        array of shape (n, 3)
-        """
-        return points * self.scale + self.shift
-
-    def back(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Move points of the file's frame into the canonical one.
-
-        Parameters
-        ----------
-        points : array of shape (n, 3)
-
-        Returns
-        -------
-        array of shape (n, 3)
-        """
-        return (points - self.shift) / self.scale
 
 
 @dataclass(frozen=True)
@@ -71,8 +28,7 @@ class PlacedShape:
     solid : Solid
         Of the canonical mesh.
     samples : SurfaceSamples
-        Of the mesh as it was given, open sheets rather than shells, in random order; canonical frame.
-    to_file : CanonicalToFile
+        Of the mesh as it was given, open sheets rather than shells, in random order.
     view : MirroredView
         What the networks see of the file's frame.
     unit : float
@@ -82,14 +38,18 @@ class PlacedShape:
     frame: Frame
     solid: Solid
     samples: SurfaceSamples
-    to_file: CanonicalToFile
     view: MirroredView
     unit: float
 
-    @property
-    def original(self) -> SurfaceSamples:
-        """Samples of the mesh as it was given, in the file's frame."""
-        return SurfaceSamples(self.to_file(self.samples.points), self.samples.normals)
+    def unmirrored(self) -> PlacedShape:
+        """The same shape in a frame that holds all of it, though it be its own mirror image.
+
+        Returns
+        -------
+        PlacedShape
+        """
+        frame = replace(self.frame, mirror=0)
+        return replace(self, frame=frame, view=MirroredView(frame))
 
     @property
     def has_internal_surfaces(self) -> bool:
@@ -110,20 +70,6 @@ class PlacedShape:
         pose = {"turned_degrees": self.frame.turned_degrees, "mirrored_axes": self.frame.mirrored_axes}
         return {**self.solid.mesh.report, **self.solid.report, **pose}
 
-    def contains(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether points lie inside the solid.
-
-        Parameters
-        ----------
-        points : array of shape (n, 3)
-            Of the file's frame.
-
-        Returns
-        -------
-        bool array of shape (n,)
-        """
-        return self.solid.contains(self.to_file.back(points))
-
 
 def place_shape(mesh: CanonicalMesh) -> PlacedShape:
     """Pose a mesh and place it in the frame of its file.
@@ -138,5 +84,5 @@ def place_shape(mesh: CanonicalMesh) -> PlacedShape:
         By the fill rule "nonzero".
     """
     posed = best_pose(mesh)
-    to_file, view = CanonicalToFile(posed.mesh, posed.frame), MirroredView(posed.frame)
-    return PlacedShape(posed.frame, posed.solid, posed.surface, to_file, view, mesh.half_side / posed.mesh.half_side)
+    unit = mesh.half_side / posed.mesh.half_side
+    return PlacedShape(posed.frame, posed.solid, posed.surface, MirroredView(posed.frame), unit)

@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from setcore.evaluation.mesh_metrics import SurfaceSamples, sample_surface
-from vat3d.bitstream.bounding_box import CENTRE_BITS
+from setcore.evaluation.mesh_metrics import SAMPLES, SurfaceSamples, sample_surface
 from vat3d.bitstream.coordinate_frame import NO_TURN, TURN_LIMIT, TURN_STEP, Frame, turn_rotations
 from vat3d.mesh.canonical import CanonicalMesh
-from vat3d.mesh.compare import SAMPLES
 from vat3d.mesh.solid import Solid
 from vat3d.mesh.symmetry import best_mirror, upright
 
@@ -83,8 +81,7 @@ def _posed(mesh: CanonicalMesh, turn: Turn) -> Posed:
     surface = sample_surface(mesh.vertices, mesh.faces, SAMPLES, seed=1, any_order=False)
     solid, extent = Solid(mesh), np.abs(mesh.vertices).max(0) * mesh.half_side
     frame = Frame.from_corners(mesh.centre - extent, mesh.centre + extent)
-    near = frame.centre_bits == CENTRE_BITS[0]  # far from the origin the frame's middle is not the mesh's
-    return Posed(mesh, surface, solid, replace(frame, turn=turn, mirror=best_mirror(solid, surface) if near else 0))
+    return Posed(mesh, surface, solid, replace(frame, turn=turn, mirror=best_mirror(solid, surface)))
 
 
 def best_turn(mesh: CanonicalMesh) -> Turn:

@@ -1,4 +1,4 @@
-"""From stored samples to a training batch: a random subset of points, moved by random deformations.
+"""From stored samples to a training batch: of each shape a random subset of points, moved by a random deformation.
 
 Deformations move the zero set exactly. Distances are carried over times the mean local scale, which is within a third
 of the truth for the strengths used here and right at the surface, where it counts. Axes: b batch, n point.
@@ -6,21 +6,23 @@ of the truth for the strengths used here and right at the surface, where it coun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from setcore.parallel.prefetch import TensorGroup
 from vat3d.mesh.canonical import HALF_DOMAIN
 from vat3d.network.triplane import stretch_box
 from vat3d.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(TensorGroup):
     """Shapes of a training step, in the canonical frame.
 
     Parameters
@@ -45,7 +47,7 @@ class Batch:
 
 
 def make_batch(
-    samples: Mapping[str, Tensor], config: TrainConfig, generator: torch.Generator, *, augment: bool = True
+    samples: Mapping[str, Tensor], config: TrainConfig, generators: Sequence[torch.Generator], *, augment: bool = True
 ) -> Batch:
     """Draw points from stored samples and deform them.
 
@@ -56,7 +58,8 @@ def make_batch(
     samples : mapping of str to tensor
         As `vat3d.data.dataset.Dataset.batch` gives them.
     config : TrainConfig
-    generator : torch.Generator
+    generators : sequence of torch.Generator
+        One for each shape, so that what is drawn for it depends on nothing but its own.
     augment : bool
         Deform the shapes.
 
@@ -64,27 +67,33 @@ def make_batch(
     -------
     Batch
     """
-    surface = _draw(samples["surface"], config.surface, generator).float()
+    surface = _draw(samples["surface"], config.surface, generators).float()
     points, normals = surface[..., :3], functional.normalize(surface[..., 3:], dim=-1)
     box = samples["surface"][..., :3].float().abs().amax(1)
-    near = _draw(samples["near"], config.near, generator).float()
+    near = _draw(samples["near"], config.near, generators).float()
     volume = samples["volume"].float()
     outside = (volume[..., :3].abs() > HALF_DOMAIN * stretch_box(box)[:, None]).any(-1)
-    keys = torch.rand(outside.shape, generator=generator) + outside
+    keys = _uniform(generators, outside.shape[1]) + outside
     chosen = keys.argsort(1)[:, : config.volume]
     volume = volume.gather(1, chosen[..., None].expand(-1, -1, 4))
     queries = torch.cat([volume, near], dim=1)
     distances, queries = queries[..., 3], queries[..., :3]
     if augment:
-        points, normals, queries, distances, box = deform(points, normals, queries, distances, generator)
+        points, normals, queries, distances, box = deform(points, normals, queries, distances, generators)
     return Batch(points, normals, box, queries, distances, config.volume)
 
 
-def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _uniform(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """Numbers in 0..1 of each generator's own, shape (b, *shape)."""
+    return torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+
+
+def _draw(rows: Tensor, count: int, generators: Sequence[torch.Generator]) -> Tensor:
     """`count` rows at even steps from a random start: an equal share of every stretch of the stored order."""
     stored = rows.shape[1]
-    start = torch.randint(stored, (1,), generator=generator)
-    return rows[:, (start + torch.arange(count) * max(1, stored // count)) % stored]
+    starts = torch.stack([torch.randint(stored, (1,), generator=generator) for generator in generators])
+    chosen = (starts + torch.arange(count) * max(1, stored // count)) % stored
+    return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[2]))
 
 
 def deform(
@@ -92,7 +101,7 @@ def deform(
     normals: Float[Tensor, "b n 3"],
     queries: Float[Tensor, "b m 3"],
     distances: Float[Tensor, "b m"],
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Random axis order and mirror images; for some samples a turn, a stretch along each axis, and a gentle bend.
 
@@ -103,17 +112,14 @@ def deform(
     points, normals : tensors of shape (b, n, 3)
     queries : tensor of shape (b, m, 3)
     distances : tensor of shape (b, m)
-    generator : torch.Generator
+    generators : sequence of torch.Generator
+        One for each shape.
 
     Returns
     -------
     points, normals, queries, distances, box : tensors
     """
-    batch = len(points)
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(batch, *shape, generator=generator)
-
+    batch, uniform = len(points), partial(_uniform, generators)
     order = uniform(3).argsort(1)
     signs = torch.where(uniform(3) < 0.5, -1.0, 1.0)
     matrix = functional.one_hot(order, 3).float() * signs[:, None]

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from setcore.checkpoint import half_precision, save_model
 from setcore.seeding import numpy_generator, torch_generator
@@ -108,7 +107,8 @@ def encoded_latents(
     Returns
     -------
     list of pairs of tensors
-        For each batch latents (b, 3, r, r, c), and how many tokens its shapes keep (b,), prefixes as in training.
+        For each batch latents (b, 3, r, r, c) on the network's device, and on the CPU how many tokens its shapes keep
+        (b,), prefixes as in training.
     """
     config, found = TrainConfig(batch=16), []
     kept_generator = torch_generator(seed, "tables")
@@ -116,9 +116,10 @@ def encoded_latents(
         rng = numpy_generator(seed, "tables", number)
         order = rng.permutation(dataset.split("train"))  # a shape in both halves would make large tables look good
         for step in range(max(1, count // (config.batch * len(datasets)))):
-            generator = torch_generator(seed, "tables", number, step)
-            chosen = order.take(range(step * config.batch, (step + 1) * config.batch), mode="wrap")
-            batch = make_batch(dataset.batch(chosen), config, generator)
+            places = range(step * config.batch, (step + 1) * config.batch)
+            generators = [torch_generator(seed, "tables", number, place) for place in places]
+            chosen = order.take(places, mode="wrap")
+            batch = make_batch(dataset.batch(chosen), config, generators).to(network.device)
             kept = kept_tokens(network.config.scales, config.batch, kept_generator)
             found.append((network.encode(batch.points, batch.normals, batch.box)[0], kept))
     return found
@@ -140,16 +141,17 @@ def priced_ids(network: CodecNetwork, latents: Sequence[tuple[Tensor, Tensor]], 
     int array of shape (shapes, tokens)
         -1 where a token was dropped.
     """
-    scales, config = network.config.scales, TrainConfig()
+    scales, config, weights = network.config.scales, TrainConfig(), network.quantizer.weights()
     bits: list[Tensor] | None = None
     for _ in range(PRICED_ROUNDS + 1):
         generator, rows = torch_generator(seed, "prices"), []
         for latent, kept in latents:
-            price = bit_prices(kept, network.quantizer.weights(), config, generator)
-            ids = torch.cat(network.quantizer(latent, kept, price, bits).ids, dim=1)
-            rows.append(functional.pad(ids, (0, sum(scales) - ids.shape[1]), value=-1))
+            present = kept.to(latent.device)
+            price = bit_prices(len(kept), config, generator).to(latent.device) * weights[present - 1]
+            rows.append(torch.cat(network.quantizer(latent, present, price, bits).ids, dim=1).cpu())
         found = torch.cat(rows)
-        bits = [scale_bits(part, network.config.codes) for part in found.split(list(scales), dim=1)]
+        shares = [scale_bits(part, network.config.codes) for part in found.split(list(scales), dim=1)]
+        bits = [share.to(weights.device) for share in shares]
     return found.numpy()
 
 
@@ -175,9 +177,10 @@ def write_release(
     """
     config = network.config
     tables = fit_tables(
-        ids, config.scales, config.codes, parent_tokens(config), code_buckets(network.quantizer.codebook.detach())
+        ids, config.scales, config.codes, parent_tokens(config), code_buckets(network.quantizer.codebook.detach().cpu())
     )
-    tensors = half_precision({name: t for name, t in network.state_dict().items() if name.startswith(DECODING)})
+    decoding = {name: t.cpu() for name, t in network.state_dict().items() if name.startswith(DECODING)}
+    tensors = half_precision(decoding)
     latent = (3, config.grid, config.grid, config.channels)
     token_model = TokenModel(model_hash(tensors, config.scales, tables), config.scales, tables, latent)
     facts = {**(facts or {}), "codes_in_use": [], "perplexity": []}

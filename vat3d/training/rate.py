@@ -38,28 +38,27 @@ def kept_tokens(scales: Sequence[int], batch: int, generator: torch.Generator) -
     return torch.where(torch.rand(batch, generator=generator) < 0.25, whole, partial)
 
 
-def bit_prices(kept: Tensor, weights: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+def bit_prices(batch: int, config: TrainConfig, generator: torch.Generator) -> Tensor:
     """What a bit is worth to each sample of a batch.
 
-    Log-uniform between the bounds of `config` times the weight of the sample's last token; a quarter pay nothing.
+    Log-uniform between the bounds of `config`; a quarter pay nothing.
 
     Parameters
     ----------
-    kept : int tensor of shape (b,)
-        Tokens of each sample.
-    weights : tensor of shape (n_tokens,)
-        Of `ScaleQuantizer.weights`.
+    batch : int
     config : TrainConfig
     generator : torch.Generator
 
     Returns
     -------
-    tensor of shape (b,)
-        In half squared error of the latent.
+    tensor of shape (batch,)
+        In half squared error of the vector of the sample's last token.
     """
+    if not config.price_high:
+        return torch.zeros(batch)
     low, high = math.log(config.price_low), math.log(config.price_high)
-    price = torch.exp(low + (high - low) * torch.rand(len(kept), generator=generator)) * weights[kept - 1]
-    return price * (torch.rand(len(kept), generator=generator) < 0.75)
+    price = torch.exp(low + (high - low) * torch.rand(batch, generator=generator))
+    return price * (torch.rand(batch, generator=generator) < 0.75)
 
 
 class CodeUse(nn.Module):
@@ -79,19 +78,34 @@ class CodeUse(nn.Module):
         self.register_buffer("counts", torch.ones(scales, codes))
         self.decay = decay
 
-    def update(self, ids: Sequence[Tensor]) -> None:
-        """Count a batch.
+    def count(self, ids: Sequence[Tensor]) -> Tensor:
+        """How often each scale chooses each code in a batch.
 
         Parameters
         ----------
         ids : sequence of int tensors of shape (b, k)
             Of each scale; -1 was dropped.
+
+        Returns
+        -------
+        tensor of shape (scales, codes)
         """
+        found = torch.zeros_like(self.counts)
         for scale, chosen in enumerate(ids):
-            found = chosen[chosen >= 0]
-            if len(found):
-                share = torch.bincount(found, minlength=self.counts.shape[1]) * (self.counts.shape[1] / len(found))
-                self.counts[scale].lerp_(share.float(), 1 - self.decay)
+            flat = chosen.flatten()
+            found[scale].index_add_(0, flat.clamp_min(0), (flat >= 0).to(found.dtype))
+        return found
+
+    def update(self, found: Tensor) -> None:
+        """Add what was counted in a batch; a scale that chose nothing stays as it is.
+
+        Parameters
+        ----------
+        found : tensor of shape (scales, codes)
+        """
+        total = found.sum(1, keepdim=True)
+        share = found * (found.shape[1] / total.clamp_min(1))
+        self.counts.copy_(torch.where(total > 0, self.counts.lerp(share, 1 - self.decay), self.counts))
 
     def dead(self, below: float = 0.02) -> Tensor:
         """Codes that hardly any scale chooses.
@@ -124,7 +138,7 @@ class CodeUse(nn.Module):
         ----------
         dead : bool tensor of shape (codes,)
         """
-        self.counts[:, dead] = 1.0
+        self.counts.masked_fill_(dead, 1.0)
 
     def in_use(self) -> list[int]:
         """How many codes each scale chooses at more than a fiftieth of the uniform rate.

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from setcore.seeding import numpy_generator, torch_generator
-from vat3d.bitstream.residual import LARGEST, STEP_CODE, STEPS
+from setcore.devices import autocast
+from setcore.parallel.prefetch import TensorGroup
+from setcore.parallel.ranks import Ranks
+from setcore.seeding import torch_generator
 from vat3d.codec.descent import adam_step, falling_rate
-from vat3d.codec.refine_residual import ResidualRate
 from vat3d.network.codec_network import CodecNetwork
-from vat3d.network.losses import field_loss
-from vat3d.network.precision import autocast
-from vat3d.training.augment import Batch, make_batch
+from vat3d.training.augment import Batch
+from vat3d.training.batches import TrainingBatch, TrainingShapes
 from vat3d.training.config import TrainConfig
-from vat3d.training.train import draw, training_splits
-from vat3d.training.validation import Samples
+from vat3d.training.visits import Visit
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,56 @@ class TuningConfig:
     stored: int = 4096
     encoder_every: int = 6
 
+    def settings(self) -> dict[str, Any]:
+        """What a run that is continued must have in common with its beginning.
+
+        Returns
+        -------
+        dict
+        """
+        return asdict(self) | {"training": self.training.settings()}
+
+
+@dataclass(frozen=True)
+class Filling(TensorGroup):
+    """Shapes that come into the pool.
+
+    Parameters
+    ----------
+    shapes : Batch
+        With all their samples.
+    kept : int tensor of shape (b,)
+        How many tokens each keeps.
+    price : tensor of shape (b,)
+        Of a bit.
+    """
+
+    shapes: Batch
+    kept: Tensor
+    price: Tensor
+
+
+@dataclass(frozen=True)
+class TuningInputs(TensorGroup):
+    """All that goes into a step of tuning.
+
+    Parameters
+    ----------
+    filling : Filling, optional
+        Of the step's group, where the pool does not hold it yet.
+    rows : int tensor of shape (k,)
+        Samples of the group's shapes that the step looks at.
+    noise : tensor of shape (b, 3, r, r, c), optional
+        In 0..1, for rounding, where the step's residuals are not settled.
+    training : TrainingBatch, optional
+        Of ordinary training, where the step has one.
+    """
+
+    filling: Filling | None
+    rows: Tensor
+    noise: Tensor | None
+    training: TrainingBatch | None
+
 
 class Moving(nn.Module):
     """Numbers of every group, and the state of their optimiser (Adam), which is all that a checkpoint needs.
@@ -96,44 +146,74 @@ class Moving(nn.Module):
         self.values[group], self.moments[:, group] = values, 0.0
 
     @torch.no_grad()
-    def move(self, group: int, gradient: Tensor, rate: float, count: int) -> None:
-        """A step of a group's numbers; where no gradient ever was, nothing moves.
+    def move(self, group: int, rows: slice, gradient: Tensor, rate: float, count: int) -> None:
+        """A step of some of a group's numbers; where no gradient ever was, nothing moves.
 
         Parameters
         ----------
         group : int
+        rows : slice
         gradient : tensor
         rate : float
         count : int
             Number of the step, from 1 on.
         """
-        adam_step(self.values[group], gradient, (self.moments[0, group], self.moments[1, group]), count, rate)
+        moments = self.moments[0, group, rows], self.moments[1, group, rows]
+        adam_step(self.values[group, rows], gradient, moments, count, rate)
+
+    @torch.no_grad()
+    def gather(self, rows: slice, ranks: Ranks) -> None:
+        """Bring all rows of every group together, of which each process moves its own.
+
+        Parameters
+        ----------
+        rows : slice
+            Those of this process.
+        ranks : Ranks
+        """
+        if ranks.count == 1:
+            return
+        for held in (self.values, *self.moments):
+            own = held[:, rows].clone()
+            held.zero_()[:, rows] = own
+            ranks.sum_(held)
 
 
 class Pool(nn.Module):
     """Shapes whose token vectors or residuals are being refined.
 
     Step s visits group s mod `groups`. Group g is filled at its first visit, and again after every `visits` of its
-    visits, g visits earlier the first time, so that the groups are at different stages.
+    visits, g visits earlier the first time, so that the groups are at different stages. Of several processes each works
+    on the rows of its share.
 
     Parameters
     ----------
-    network : CodecNetwork
     config : TuningConfig
-    datasets : sequence of Dataset
-    seed : int
+    source : TrainingShapes
+    share : range
+        The places in a group that this process works on.
+
+    Attributes
+    ----------
+    means : tensor of shape (2, 3)
+        Moving averages of the loss, of tokens and of residuals, in each third of the visits.
     """
 
-    def __init__(self, network: CodecNetwork, config: TuningConfig, datasets: Sequence[Samples], seed: int) -> None:
+    means: Tensor
+
+    def __init__(self, config: TuningConfig, source: TrainingShapes, share: range) -> None:
         super().__init__()
-        self.config, self.datasets, self.seed = config, datasets, seed
-        self.splits = training_splits(datasets)
-        codec = network.config
-        self.scales, self.base = codec.scales, codec.base_tokens
+        self.config, self.source, self.share, self.rows = config, source, share, slice(share.start, share.stop)
+        codec = source.codec
+        self.base, ends = codec.base_tokens, list(itertools.accumulate(codec.scales))
+        self.most = min(config.most, ends[-1])
+        self.scales = 1 + bisect.bisect_left(ends, self.most)
+        self.tokens = ends[self.scales - 1]
         groups = config.groups, config.training.batch
-        self.vectors = Moving(*groups, sum(self.scales), codec.channels)
+        self.vectors = Moving(*groups, ends[-1], codec.channels)
         self.residual = Moving(*groups, 3, codec.grid, codec.grid, codec.channels)
-        self._batches: dict[int, tuple[int, Batch, Tensor, Tensor]] = {}
+        self.register_buffer("means", torch.zeros(2, 3))
+        self._held: dict[int, Filling] = {}
 
     def age(self, step: int) -> tuple[int, int]:
         """Which filling of its group step `step` meets, and how many visits that has had.
@@ -165,7 +245,33 @@ class Pool(nn.Module):
         """
         return self.base > 0 and (step % self.config.groups + self.age(step)[0]) % self.config.residuals > 0
 
-    def shapes(self, step: int) -> tuple[Batch, Tensor, Tensor]:
+    def settled(self, step: int) -> bool:
+        """Whether what `step` refines is quantised or rounded already.
+
+        Parameters
+        ----------
+        step : int
+
+        Returns
+        -------
+        bool
+        """
+        return self.age(step)[1] >= self.config.free * self.config.visits
+
+    def is_new(self, step: int) -> bool:
+        """Whether `step` fills its group.
+
+        Parameters
+        ----------
+        step : int
+
+        Returns
+        -------
+        bool
+        """
+        return step < self.config.groups or self.age(step)[1] == 0
+
+    def filling(self, step: int) -> Filling:
         """The shapes of a step's group.
 
         Parameters
@@ -174,139 +280,146 @@ class Pool(nn.Module):
 
         Returns
         -------
-        batch : Batch
-            With all their samples.
-        kept : int tensor of shape (b,)
-            How many tokens each keeps.
-        price : tensor of shape (b,)
-            Of a bit.
+        Filling
         """
-        group, (filling, _) = step % self.config.groups, self.age(step)
-        if group not in self._batches or self._batches[group][0] != filling:
-            config = replace(self.config.training, volume=self.config.stored, near=self.config.stored)
-            rng = numpy_generator(self.seed, "pool", group, filling)
-            generator = torch_generator(self.seed, "pool", group, filling)
-            batch = make_batch(draw(self.datasets, self.splits, config, rng), config, generator)
-            most = min(self.config.most, sum(self.scales))
-            kept = _between(min(self.config.fewest, most), most, config.batch, generator).round().long()
-            if self.sparse(step):
-                kept = torch.full_like(kept, self.base)
-            prices = _between(self.config.cheap, self.config.dear, config.batch, generator)
-            self._batches[group] = filling, batch, kept, prices
-        return self._batches[group][1:]
+        config, training = self.config, self.config.training
+        first = (self.age(step)[0] * config.groups + step % config.groups) * training.batch
+        numbers = range(first + self.share.start, first + self.share.stop)
+        drawn = self.source.generators("pool", numbers)
+        many = replace(training, volume=config.stored, near=config.stored)
+        shapes = self.source.shapes("pool", numbers, drawn, many)
+        kept = _between(min(config.fewest, self.most), self.most, drawn).round().long()
+        if self.sparse(step):
+            kept = torch.full_like(kept, self.base)
+        return Filling(shapes, kept, _between(config.cheap, config.dear, drawn))
 
-    @torch.no_grad()
-    def fill(self, network: CodecNetwork, step: int) -> None:
-        """Fill a step's group with the encoder's tokens, and residuals of zero.
+    def inputs(self, step: int, first: int) -> TuningInputs:
+        """What a step needs.
 
         Parameters
         ----------
-        network : CodecNetwork
         step : int
-        """
-        batch, kept, _ = self.shapes(step)
-        with autocast(self.config.training.precision):
-            mean = network.encode(batch.points, batch.normals, batch.box)[0]
-        ids = torch.cat(network.quantizer(mean.float(), kept).ids, dim=1)
-        group = step % self.config.groups
-        self.vectors.start(group, 0.0)
-        self.vectors.values[group, :, : ids.shape[1]] = (
-            network.quantizer.codebook[ids.clamp_min(0)] * (ids >= 0)[..., None]
-        )
-        self.residual.start(group, 0.0)
-
-    def visit(self, network: CodecNetwork, step: int) -> Tensor:
-        """Move what is refined of a step's group by one step, and leave the gradient of its loss in the network.
-
-        Parameters
-        ----------
-        network : CodecNetwork
-        step : int
+        first : int
+            The step at which this run of the program began: there the pool holds no shapes.
 
         Returns
         -------
-        tensor of shape ()
-            The loss.
+        TuningInputs
         """
-        sparse, group, (filling, visit) = self.sparse(step), step % self.config.groups, self.age(step)
-        moving, first = (
-            (self.residual, self.config.residual_rate) if sparse else (self.vectors, self.config.vector_rate)
+        training, codec = self.config.training, self.source.codec
+        drawn = torch_generator(self.source.seed, "visit", step)
+        rows = torch.cat([
+            torch.randint(self.config.stored, (training.volume,), generator=drawn),
+            self.config.stored + torch.randint(self.config.stored, (training.near,), generator=drawn),
+        ])  # fmt: skip
+        noise = None
+        if self.sparse(step) and not self.settled(step):
+            places = range(step * training.batch + self.share.start, step * training.batch + self.share.stop)
+            size = 3, codec.grid, codec.grid, codec.channels
+            noise = torch.stack(
+                [torch.rand(size, generator=drawn) for drawn in self.source.generators("noise", places)]
+            )
+        return TuningInputs(
+            self.filling(step) if self.is_new(step) or step - first < self.config.groups else None,
+            rows,
+            noise,
+            self.source.batch(step, self.share) if step % self.config.encoder_every == 0 else None,
         )
-        values = moving.values[group].clone().requires_grad_()
-        latent, bits = (self._with_residual if sparse else self._of_vectors)(network, step, values)
-        batch, _, prices = self.shapes(step)
-        loss = _field_error(network, batch, latent, self.config.training, torch_generator(self.seed, "visit", step))
-        (loss + (prices * bits).mean()).backward()
-        assert values.grad is not None
+
+    @torch.no_grad()
+    def fill(self, network: CodecNetwork, step: int, filling: Filling) -> None:
+        """Hold the shapes of a step's group; if they are new there, begin with the encoder's tokens, without residuals.
+
+        Parameters
+        ----------
+        network : CodecNetwork
+        step : int
+        filling : Filling
+        """
+        group, training = step % self.config.groups, self.config.training
+        self._held[group] = filling
+        if not self.is_new(step):
+            return
+        self.vectors.start(group, 0.0)
+        self.residual.start(group, 0.0)
+        found = []
+        for part in filling.split(training.microbatch):
+            shapes = part.shapes
+            with autocast(training.precision, part.kept.device):
+                mean = network.encode(shapes.points, shapes.normals, shapes.box)[0]
+            ids = torch.cat(network.quantizer(mean.float(), part.kept, scales=self.scales).ids, dim=1)
+            found.append(network.quantizer.codebook[ids.clamp_min(0)] * (ids >= 0)[..., None])
+        self.vectors.values[group, self.rows, : self.tokens] = torch.cat(found)
+
+    def visit(self, step: int, inputs: TuningInputs) -> Visit:
+        """What a step refines.
+
+        Parameters
+        ----------
+        step : int
+        inputs : TuningInputs
+            Of that step.
+
+        Returns
+        -------
+        Visit
+            Its values want gradients, for `move`.
+        """
+        group, rows, sparse = step % self.config.groups, inputs.rows, self.sparse(step)
+        held, vectors = self._held[group], self.vectors.values[group, self.rows]
+        shapes = replace(
+            held.shapes, queries=held.shapes.queries[:, rows], distances=held.shapes.distances[:, rows],
+            volume=self.config.training.volume,
+        )  # fmt: skip
+        values = self.residual.values[group, self.rows] if sparse else vectors[:, : self.tokens]
+        base = vectors[:, : self.base] if sparse else None
+        return Visit(values.clone(), shapes, held.kept, held.price, base, inputs.noise)
+
+    def move(self, step: int, gradient: Tensor) -> None:
+        """Move what a step refines.
+
+        Parameters
+        ----------
+        step : int
+        gradient : tensor
+            Of the loss, the mean over the group, by the values of the visit.
+        """
+        filling, visit = self.age(step)
         count = visit - (self._head_start(step) if filling == 0 else 0) + 1
-        moving.move(group, values.grad, falling_rate(first, visit, self.config.visits), count)
-        return loss.detach()
+        group = step % self.config.groups
+        if self.sparse(step):
+            rate = falling_rate(self.config.residual_rate, visit, self.config.visits)
+            self.residual.move(group, self.rows, gradient, rate, count)
+        else:
+            rate = falling_rate(self.config.vector_rate, visit, self.config.visits)
+            later = self.vectors.values.shape[2] - self.tokens
+            whole = torch.nn.functional.pad(gradient, (0, 0, 0, later))
+            self.vectors.move(group, self.rows, whole, rate, count)
 
-    def _settled(self, step: int) -> bool:
-        return self.age(step)[1] >= self.config.free * self.config.visits
+    def note(self, step: int, loss: Tensor) -> None:
+        """Add a step's loss to the moving averages.
 
-    def _of_vectors(self, network: CodecNetwork, step: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents of vectors (b, k, c), and bits, which have no part in the loss."""
-        kept = self.shapes(step)[1]
-        most = int(kept.max())
-        present = (torch.arange(most) < kept[:, None])[..., None]
-        latent = network.quantizer.from_vectors(vectors[:, :most] * present)
-        if self._settled(step):
-            with torch.no_grad():
-                coded = network.quantizer(latent, kept).latent
-            latent = latent + (coded - latent).detach()
-        return latent, torch.zeros(len(latent))
+        Parameters
+        ----------
+        step : int
+        loss : tensor of shape ()
+        """
+        third = 3 * self.age(step)[1] // self.config.visits
+        self.means[int(self.sparse(step)), third].lerp_(loss, 1 / min(step / 6 + 1, 100))
 
-    def _with_residual(self, network: CodecNetwork, step: int, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents of the first tokens and residuals (b, p, r, s, c), and the residuals' bits (b,)."""
-        with torch.no_grad():
-            latent = network.quantizer.from_vectors(self.vectors.values[step % self.config.groups, :, : self.base])
-        generator = torch_generator(self.seed, "noise", step)
-        told, bits = residual_in_training(numbers, self._settled(step), generator)
-        return latent + STEPS[STEP_CODE] * told, bits
+    def gather(self, ranks: Ranks) -> None:
+        """Bring what the processes refine together, for a checkpoint.
 
-
-def residual_in_training(
-    numbers: Float[Tensor, "b p r s c"], settled: bool, generator: torch.Generator
-) -> tuple[Float[Tensor, "b p r s c"], Float[Tensor, " b"]]:
-    """What a residual decodes as while it is refined, and its bits.
-
-    Parameters
-    ----------
-    numbers : tensor of shape (b, p, r, s, c)
-    settled : bool
-        Rounded, with gradients straight through; else with noise for rounding.
-    generator : torch.Generator
-
-    Returns
-    -------
-    told : tensor of shape (b, p, r, s, c)
-    bits : tensor of shape (b,)
-    """
-    rounded = numbers.detach().round().clamp(-LARGEST, LARGEST)
-    if settled:
-        told, priced = numbers + (rounded - numbers).detach(), numbers
-    else:
-        told = priced = numbers + torch.rand(numbers.shape, generator=generator) - 0.5
-    rates = [ResidualRate(whole.long().numpy(), part) for whole, part in zip(rounded, numbers.detach(), strict=True)]
-    return told, torch.stack([rate.bits(part) for rate, part in zip(rates, priced, strict=True)])
+        Parameters
+        ----------
+        ranks : Ranks
+        """
+        self.vectors.gather(self.rows, ranks)
+        self.residual.gather(self.rows, ranks)
+        self.means.copy_(ranks.sum_(self.means.clone()) / ranks.count)
 
 
-def _between(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
-    """Numbers drawn log-uniformly."""
-    return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * torch.rand(count, generator=generator))
-
-
-def _field_error(
-    network: CodecNetwork, batch: Batch, latent: Tensor, training: TrainConfig, generator: torch.Generator
-) -> Tensor:
-    """Mean loss of some of the batch's volume samples, plus that of near-surface samples."""
-    near = batch.queries.shape[1] - batch.volume
-    rows = torch.cat([
-        torch.randint(batch.volume, (training.volume,), generator=generator),
-        batch.volume + torch.randint(near, (training.near,), generator=generator),
-    ])  # fmt: skip
-    with autocast(training.precision):
-        logits = network.field(network.planes(latent, batch.box), batch.queries[:, rows], batch.box)
-        errors = field_loss(logits, batch.distances[:, rows], network.config.sharpness)
-    return errors[:, : training.volume].mean() + errors[:, training.volume :].mean()
+def _between(low: float, high: float, generators: list[torch.Generator]) -> Tensor:
+    """Numbers drawn log-uniformly, one by each generator."""
+    share = torch.cat([torch.rand(1, generator=generator) for generator in generators])
+    return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * share)

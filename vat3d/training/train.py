@@ -2,8 +2,9 @@
 
 The curriculum: first an autoencoder with a Gaussian latent; from `quantise_from` of the budget on the quantiser, each
 sample keeping a random number of its tokens, so that every prefix of a file is a file; volume samples weigh more than
-near-surface ones at first. All random numbers come from the seed and the step, so that a resumed run equals an
-uninterrupted one (with `--steps`, in float32, at the same number of threads).
+near-surface ones at first. All random numbers come from the seed and the step or the shape's number, so that a resumed
+run equals an uninterrupted one (with `--steps`, in float32, at the same number of threads), and one of several
+processes (``torchrun --nproc-per-node 8 -m vat3d train ...``) equals one of a single process but for rounding.
 
 On two cores `--preset default` sees about twenty shapes a second; an hour gives a usable tokenizer, and training
 resumed with a larger budget goes on from where it stood.
@@ -11,109 +12,83 @@ resumed with a larger budget goes on from where it stood.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from setcore.errors import InputError
-from setcore.seeding import derive_seed, numpy_generator, torch_generator
+from setcore.devices import autocast
+from setcore.parallel.prefetch import prefetch
+from setcore.parallel.ranks import Ranks, join_ranks
+from setcore.seeding import derive_seed, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.config import CodecConfig
 from vat3d.network.losses import field_loss, gaussian_kl
-from vat3d.network.precision import autocast
-from vat3d.training.augment import Batch, make_batch
+from vat3d.training.augment import Batch
+from vat3d.training.batches import TrainingBatch, TrainingShapes
 from vat3d.training.config import TrainConfig
 from vat3d.training.export import export
-from vat3d.training.rate import CodeUse, bit_prices, kept_tokens
-from vat3d.training.validation import Samples, fixed_batches, validate
+from vat3d.training.rate import CodeUse
+from vat3d.training.validation import Samples, data_fingerprint, fixed_batches, validate
 
 
 def losses(
-    network: CodecNetwork, batch: Batch, config: TrainConfig, fraction: float, use: CodeUse | None,
-    generator: torch.Generator,
-) -> tuple[Tensor, dict[str, float], list[Tensor], list[Tensor]]:  # fmt: skip
-    """Loss of one batch.
+    network: CodecNetwork, batch: TrainingBatch, config: TrainConfig, fraction: float, bits: Sequence[Tensor] | None
+) -> tuple[Tensor, dict[str, Tensor], list[Tensor], list[Tensor]]:
+    """Loss of one batch: a mean over its shapes, so that parts of a batch may be computed one by one or elsewhere.
 
     Parameters
     ----------
     network : CodecNetwork
-    batch : Batch
+    batch : TrainingBatch
     config : TrainConfig
     fraction : float
         Of the budget that is used.
-    use : CodeUse, optional
-        None: there is no quantiser yet.
-    generator : torch.Generator
+    bits : sequence of tensors of shape (1, v), optional
+        What each code costs at each scale. None: there is no quantiser yet.
 
     Returns
     -------
     loss : tensor of shape ()
-    parts : dict
+    parts : dict of tensors of shape ()
         For the progress line.
     ids, inputs : lists of tensors
         Of the quantiser; empty without one.
     """
-    with autocast(config.precision):
-        mean, log_variance = network.encode(batch.points, batch.normals, batch.box)
-        noise = torch.randn(mean.shape, generator=generator)
-        latent = mean + noise * torch.exp(0.5 * log_variance)
+    shapes = batch.shapes
+    with autocast(config.precision, batch.noise.device):
+        mean, log_variance = network.encode(shapes.points, shapes.normals, shapes.box)
+        latent = mean + batch.noise * torch.exp(0.5 * log_variance)
         loss = config.kl_weight * gaussian_kl(mean, log_variance)
         ids: list[Tensor] = []
         inputs: list[Tensor] = []
         parts = {}
-        if use is not None:
-            with torch.autocast("cpu", enabled=False):
-                scales = network.config.scales
-                kept = kept_tokens(scales, len(mean), generator)
+        if bits is not None:
+            with autocast("float32", batch.noise.device):
                 price = None
                 if config.price_high:
-                    price = bit_prices(kept, network.quantizer.weights(), config, generator)
-                quantized = network.quantizer(latent, kept, price, use.bits())
+                    price = batch.price * network.quantizer.weights()[batch.kept - 1]
+                quantized = network.quantizer(latent, batch.kept, price, bits)
             ids, inputs, latent = quantized.ids, quantized.inputs, quantized.latent
-            codebook, commitment = quantized.loss / mean.detach().square().mean().clamp_min(1e-6)
+            power = mean.detach().square().flatten(1).mean(1).clamp_min(1e-6)
+            codebook, commitment = (quantized.loss / power).mean(1)
             loss = loss + config.codebook * codebook + config.commitment * commitment
-            parts["vq"] = float(commitment.detach())
-        logits = network.field(network.planes(latent, batch.box), batch.queries, batch.box)
-        errors = field_loss(logits, batch.distances, network.config.sharpness)
+            parts["vq"] = commitment.detach()
+        logits = network.field(network.planes(latent, shapes.box), shapes.queries, shapes.box)
+        errors = field_loss(logits, shapes.distances, network.config.sharpness)
     near_weight = config.near_weight_first + (config.near_weight_last - config.near_weight_first) * min(
         1.0, 2 * fraction
     )
-    volume, near = errors[:, : batch.volume].mean(), errors[:, batch.volume :].mean()
+    volume, near = errors[:, : shapes.volume].mean(), errors[:, shapes.volume :].mean()
     loss = loss + volume + near_weight * near
-    parts |= {"volume": float(volume.detach()), "near": float(near.detach()), "std": float(mean.detach().std())}
+    parts |= {"volume": volume.detach(), "near": near.detach(), "std": mean.detach().std()}
     return loss, parts, ids, inputs
-
-
-def draw(
-    datasets: Sequence[Samples], splits: Sequence[Any], config: TrainConfig, rng: np.random.Generator
-) -> Mapping[str, Tensor]:
-    """Stored samples of an equal share of a batch from every data set.
-
-    Parameters
-    ----------
-    datasets : sequence of Dataset
-    splits : sequence of int arrays
-        Indices to draw from, of each data set.
-    config : TrainConfig
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    mapping of str to tensor
-    """
-    owners = np.sort(rng.permutation(np.arange(config.batch) % len(datasets)))
-    drawn = []
-    for number, (dataset, split) in enumerate(zip(datasets, splits, strict=True)):
-        count = int((owners == number).sum())
-        if count:
-            drawn.append(dataset.batch(rng.choice(split, count)))
-    return {name: torch.cat([samples[name] for samples in drawn]) for name in drawn[0]}
 
 
 def learning_rate(step: int, fraction: float, config: TrainConfig) -> float:
@@ -145,6 +120,7 @@ def train(
     seed: int = 0,
     resume: bool = False,
     progress: bool = True,
+    on_start: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train a tokenizer into the model folder `out`.
 
@@ -160,9 +136,11 @@ def train(
         Steps, or minutes of training, those of earlier runs included.
     seed : int
     resume : bool
-        Go on in `out`; without it a folder that holds a model is refused.
+        Go on in `out`, with the same seed, data and settings; without it a folder that holds a model is refused.
     progress : bool
         A progress bar on standard error.
+    on_start : callable
+        Called by the first process when nothing has been refused and training begins.
 
     Returns
     -------
@@ -172,34 +150,12 @@ def train(
     Raises
     ------
     InputError
-        The folder holds a run and `resume` is not set, another process trains there, or a data set has no training
-        meshes.
+        The folder holds a run or a model and `resume` is not set, the run there was begun otherwise, another process
+        trains there, a data set has no training meshes, or the loss is no longer finite.
     """
-    splits = training_splits(datasets)
-    with training_folder(out, resume) as folder:
-        return _train(folder, datasets, splits, codec, config, budget, seed, progress)
-
-
-def training_splits(datasets: Sequence[Samples]) -> list[Any]:
-    """Indices of the training meshes of each data set.
-
-    Parameters
-    ----------
-    datasets : sequence of Dataset
-
-    Returns
-    -------
-    list of int arrays
-
-    Raises
-    ------
-    InputError
-        A data set has none.
-    """
-    splits = [np.asarray(dataset.split("train")) for dataset in datasets]
-    if not splits or not all(len(split) for split in splits):
-        raise InputError("a data set has no training meshes; prepare more, or leave it out")
-    return splits
+    shapes = TrainingShapes(datasets, codec, config, seed)
+    with join_ranks(config.device) as ranks, training_folder(out, resume, ranks=ranks) as folder:
+        return _train(folder, shapes, budget, progress, ranks, on_start)
 
 
 def new_network(codec: CodecConfig, seed: int) -> CodecNetwork:
@@ -220,71 +176,119 @@ def new_network(codec: CodecConfig, seed: int) -> CodecNetwork:
 
 
 def _train(
-    folder: Path,
-    datasets: Sequence[Samples],
-    splits: Sequence[Any],
-    codec: CodecConfig,
-    config: TrainConfig,
-    budget: Budget,
-    seed: int,
-    progress: bool,
+    folder: Path, source: TrainingShapes, budget: Budget, progress: bool, ranks: Ranks, on_start: Callable[[], None]
 ) -> dict[str, Any]:
-    network = new_network(codec, seed)
+    config, codec, seed = source.config, source.codec, source.seed
+    share = ranks.share(config.batch, config.microbatch)
+    network = new_network(codec, seed).to(ranks.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
-    use = CodeUse(len(codec.scales), codec.codes)
+    use = CodeUse(len(codec.scales), codec.codes).to(ranks.device)
     whole = nn.ModuleDict({"network": network, "use": use})  # what a checkpoint holds
     average = MovingAverage(whole, config.average)
-    fixed = list(fixed_batches(datasets, config))
+    fixed = [batch.to(ranks.device) for batch in fixed_batches(source.datasets, config)] if ranks.first else []
     loop = TrainingLoop(
         folder, whole, optimizer, average, budget,
         lambda: figures(averaged_network(codec, average), fixed, use if loop.state["quantise"] else None),
-        report_every=config.report_every, save_every=config.save_every, progress=progress,
+        report_every=config.report_every, save_every=config.save_every, progress=progress, ranks=ranks,
+        settings={
+            "seed": seed, "data set": data_fingerprint(source.datasets), "network": asdict(codec),
+            "configuration": config.settings(),
+        },
     )  # fmt: skip
+    if ranks.first:
+        on_start()
     loop.state = {"samples": 0, "quantise": False} | loop.state
-    for fraction in loop:
-        generator = torch_generator(seed, "step", loop.step)
-        batch = make_batch(draw(datasets, splits, config, numpy_generator(seed, "data", loop.step)), config, generator)
+    network.quantizer.requires_grad_(loop.state["quantise"])
+    module = ranks.wrap(network, losses)
+    batches = prefetch(lambda step: source.batch(step, share), itertools.count(loop.step), ranks.device, config.workers)
+    for fraction, batch in zip(loop, batches, strict=False):  # the loop ends first
         if not loop.state["quantise"] and fraction >= config.quantise_from:
             loop.state["quantise"] = True
-            network.quantizer.initialise(_latents(network, datasets, splits, config, seed), generator)
+            start_quantizer(network, source, share, ranks)
             average.adopt("network.quantizer.")
-        loss, parts, ids, inputs = losses(
-            network, batch, config, fraction, use if loop.state["quantise"] else None, generator
-        )
-        loss.backward()
+            module = ranks.wrap(network, losses)
+        bits = use.bits() if loop.state["quantise"] else None
+        parts = batch.split(config.microbatch)
+        found = []
+        for part in ranks.accumulate(module, parts):
+            loss, line, ids, inputs = module(part, config, fraction, bits)
+            (loss / len(parts)).backward()
+            found.append(({"loss": loss.detach(), **line}, ids, inputs))
         loop.descend(learning_rate(loop.step, fraction, config))
         loop.state["samples"] += config.batch
-        if ids:
-            use.update(ids)
+        if bits is not None:
+            use.update(ranks.sum_(torch.stack([use.count(ids) for _, ids, _ in found]).sum(0)))
             if (loop.step + 1) % config.revive_every == 0:
-                dead = use.dead()
-                network.quantizer.revive(inputs, dead, generator)
-                use.revived(dead)
-        loop.line = {"samples": loop.state["samples"], "loss": float(loss.detach()), **parts}
-    facts = {"step": loop.step, "samples": loop.state["samples"], "minutes": round(loop.seconds / 60, 1)}
-    export(
-        folder,
-        averaged_network(codec, average),
-        datasets,
-        facts,
-        seed=seed,
-        count=min(config.table_shapes, 32 * sum(map(len, splits))),
-    )
+                revive(network, use, found, torch_generator(seed, "revive", loop.step), ranks)
+        lines = [line for line, _, _ in found]
+        means = {name: torch.stack([line[name] for line in lines]).mean() for name in lines[0]}
+        loop.line = {"samples": loop.state["samples"], **means}
+    if ranks.first:
+        facts = {"step": loop.step, "samples": loop.state["samples"], "minutes": round(loop.seconds / 60, 1)}
+        count = min(config.table_shapes, 32 * sum(map(len, source.splits)))
+        export(folder, averaged_network(codec, average), source.datasets, facts, seed=seed, count=count)
     return {"seconds": round(loop.seconds, 1), **loop.line}
 
 
 @torch.no_grad()
-def _latents(
-    network: CodecNetwork, datasets: Sequence[Samples], splits: Sequence[Any], config: TrainConfig, seed: int
-) -> Tensor:
-    """Latents of `config.basis_shapes` deformed training shapes; one batch is enough where there are no components."""
+def start_quantizer(network: CodecNetwork, source: TrainingShapes, share: range, ranks: Ranks) -> None:
+    """Let the quantiser join, from the latents of `basis_shapes` deformed training shapes.
+
+    One batch is enough where there are no components.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+    source : TrainingShapes
+    share : range
+        The places in a batch that this process works on.
+    ranks : Ranks
+    """
+    config = source.config
+    steps = -(-config.basis_shapes // config.batch) if network.config.components else 1
+
+    def basis(step: int) -> Batch:
+        first = step * config.batch
+        numbers = range(first + share.start, first + share.stop)
+        return source.shapes("basis", numbers, source.generators("basis", numbers))
+
     means = []
-    for step in range(-(-config.basis_shapes // config.batch) if network.config.components else 1):
-        samples = draw(datasets, splits, config, numpy_generator(seed, "basis", step))
-        batch = make_batch(samples, config, torch_generator(seed, "basis", step))
-        with autocast(config.precision):
-            means.append(network.encode(batch.points, batch.normals, batch.box)[0])
-    return torch.cat(means)
+    for batch in prefetch(basis, range(steps), ranks.device, config.workers):
+        with autocast(config.precision, ranks.device):
+            found = [network.encode(part.points, part.normals, part.box)[0] for part in batch.split(config.microbatch)]
+        means.append(ranks.gather(torch.cat(found)))
+    network.quantizer.initialise(torch.cat(means), torch_generator(source.seed, "quantiser"))
+    for tensor in network.quantizer.state_dict().values():
+        ranks.first_(tensor)
+    network.quantizer.load_state_dict(network.quantizer.state_dict())  # what is made of them, too
+    network.quantizer.requires_grad_()
+
+
+@torch.no_grad()
+def revive(
+    network: CodecNetwork, use: CodeUse, found: Sequence[tuple[Any, Sequence[Tensor], Sequence[Tensor]]],
+    generator: torch.Generator, ranks: Ranks,
+) -> None:  # fmt: skip
+    """Put dead codes onto vectors of the batch of all processes; the first one draws them.
+
+    Parameters
+    ----------
+    network : CodecNetwork
+    use : CodeUse
+    found : sequence of tuples
+        Of each part of this process's batch; ids and inputs of the quantiser come last.
+    generator : torch.Generator
+    ranks : Ranks
+    """
+    dead = use.dead()
+    ids, inputs = (
+        [ranks.gather(torch.cat(parts)) for parts in zip(*(kind[which] for kind in found), strict=True)]
+        for which in (1, 2)
+    )
+    if ranks.first:
+        network.quantizer.revive(ids, inputs, dead, generator)
+    ranks.first_(network.quantizer.codebook.data)
+    use.revived(dead)
 
 
 def averaged_network(codec: CodecConfig, average: MovingAverage) -> CodecNetwork:
@@ -299,8 +303,8 @@ def averaged_network(codec: CodecConfig, average: MovingAverage) -> CodecNetwork
     -------
     CodecNetwork
     """
-    network = CodecNetwork(codec)
     prefix = "network."
+    network = CodecNetwork(codec).to(next(iter(average.state.values())).device)
     network.load_state_dict(
         {name.removeprefix(prefix): t for name, t in average.state.items() if name.startswith(prefix)}
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -46,6 +49,25 @@ class Samples(Protocol):
         """
 
 
+def data_fingerprint(datasets: Sequence[Samples]) -> str:
+    """A hash of what data sets hold, so that a run is resumed with the same ones.
+
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+
+    Returns
+    -------
+    str
+        Sixteen hexadecimal digits of the indices, which name each mesh with a hash of its geometry, and of the splits.
+    """
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        splits = [np.asarray(dataset.split(name)).tolist() for name in ("train", "validation")]
+        digest.update(json.dumps([getattr(dataset, "index", None), splits]).encode())
+    return digest.hexdigest()[:16]
+
+
 def fixed_batches(datasets: Sequence[Samples], config: TrainConfig, count: int = 48) -> Iterator[Batch]:
     """Validation shapes, evenly from the data sets, at their own pose.
 
@@ -64,9 +86,9 @@ def fixed_batches(datasets: Sequence[Samples], config: TrainConfig, count: int =
     for dataset in datasets:
         indices = np.asarray(dataset.split("validation"))[: count // len(datasets)]
         for start in range(0, len(indices), 8):
-            yield make_batch(
-                dataset.batch(indices[start : start + 8]), whole, torch_generator(0, "validation"), augment=False
-            )
+            chosen = indices[start : start + 8]
+            generators = [torch_generator(0, "validation", int(index)) for index in chosen]
+            yield make_batch(dataset.batch(chosen), whole, generators, augment=False)
 
 
 @torch.no_grad()
@@ -90,25 +112,25 @@ def validate(network: CodecNetwork, batches: Sequence[Batch], quantise: bool) ->
     """
     if not batches:
         return {}
-    ends = [int(end) for end in np.cumsum(network.config.scales)]
-    levels = {str(end): end for end in ends[len(ends) // 2 - 1 :: 2]} if quantise else {"full": ends[-1]}
+    ends, count = list(itertools.accumulate(network.config.scales)), len(network.config.scales)
+    levels = {str(ends[k]): k + 1 for k in range(max(count // 2 - 1, 0), count, 2)} if quantise else {"full": count}
+    latents = [network.encode(batch.points, batch.normals, batch.box)[0] for batch in batches]
     result = {}
-    for label, kept in levels.items():
-        overlaps, hits, found, true = [], [], 0, 0
-        for batch in batches:
-            latent, _ = network.encode(batch.points, batch.normals, batch.box)
+    for label, scales in levels.items():
+        overlaps, hits, shares = [], [], []
+        for batch, latent in zip(batches, latents, strict=True):
             if quantise:
-                latent = network.quantizer(latent, torch.full((len(latent),), kept)).latent
+                latent = network.quantizer(latent, scales=scales).latent
             planes = network.planes(latent, batch.box)
             inside = batch.distances[:, : batch.volume] < 0
             distance = network.signed_distance(planes, batch.queries[:, : batch.volume], batch.box)
             both = ((distance < 0) & inside).sum(1)
             overlaps.append(both / ((distance < 0) | inside).sum(1).clamp_min(1))
             near = distance.abs() < 0.02
-            found += int(near.sum())
-            true += int((near & (batch.distances[:, : batch.volume].abs() < 0.02)).sum())
+            shares.append(torch.stack([near.sum(), (near & (batch.distances[:, : batch.volume].abs() < 0.02)).sum()]))
             on = network.signed_distance(planes, batch.points[:, :1024], batch.box).abs() < 0.02
             hits.append(on.float().mean(1))
+        found, true = torch.stack(shares).sum(0).tolist()
         recall, precision = float(torch.cat(hits).mean()), true / max(found, 1)
         result[f"iou@{label}"] = round(float(torch.cat(overlaps).mean()), 4)
         result[f"f@{label}"] = round(harmonic_mean(precision, recall), 4)

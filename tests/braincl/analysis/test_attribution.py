@@ -38,7 +38,9 @@ def test_contributions_of_the_pictures_add_up_to_the_weights(network):
         rest = network.emit(conditioned, encoder._Y[:, part], part)[0] - contributions.sum(dim=1)
     norms = contributions.norm(dim=2).numpy()
     np.testing.assert_allclose(shares[part], norms / norms.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-6)
-    mean = conditioned.experts[0].mean_weights.numpy()  # what no picture contributes lies along the population mean
+    mean = (
+        conditioned.experts[0].mean_weights.float().numpy()
+    )  # what no picture contributes lies along the population mean
     if mean.any():
         rest = rest - torch.outer(rest @ torch.as_tensor(mean) / float(mean @ mean), torch.as_tensor(mean))
     np.testing.assert_allclose(rest, 0, atol=1e-5)

@@ -19,6 +19,7 @@ from braincl.analysis.image_selection import (
     select_images,
 )
 from braincl.cli.main import main
+from braincl.data.stores.blocks import VoxelBlocks
 from braincl.errors import ModelError, ResponseError
 from braincl.estimators.in_context import InContextEncoder
 from braincl.models.config import SharedContextConfig
@@ -78,8 +79,8 @@ def pictures():
 def test_the_choice_after_a_context_is_the_greedy_one(pictures):
     candidates, targets = pictures
     context = make_responses(images=9)
-    X, Y = context["embedding"].values, context["response"].values
-    belief = _belief_from_context(make_prior(), X, Y, torch.as_tensor(targets))
+    X = context["embedding"].values
+    belief = _belief_from_context(make_prior(), VoxelBlocks(context, block_bytes=1), torch.as_tensor(targets))
     rows, left = _greedy(belief, torch.as_tensor(candidates), torch.as_tensor(targets), 6)
     expected_rows, expected_left = by_hand(belief, [X.astype(float)], candidates, targets, 6)
     np.testing.assert_array_equal(rows, expected_rows)
@@ -103,7 +104,7 @@ def test_the_noise_of_the_context_is_found():
     for noise, low, high in ((0.2, 0.8, 0.99), (3.0, 0.01, 0.3)):
         context = make_responses(images=60, voxels=40, noise=noise)
         X = context["embedding"].values
-        belief = _belief_from_context(make_prior(), X, context["response"].values, torch.as_tensor(X).double())
+        belief = _belief_from_context(make_prior(), VoxelBlocks(context), torch.as_tensor(X).double())
         share = (belief.weight @ torch.as_tensor(SIGNAL_SHARES)) / belief.weight.sum()
         assert low < share < high
 
@@ -144,7 +145,7 @@ def test_targets_are_the_candidates_unless_they_are_given():
     )
     np.testing.assert_array_equal(own.rows, same.rows)
     arrays = [torch.as_tensor(part["embedding"].values).double() for part in (candidates, targets)]
-    belief = _belief_from_context(make_prior(), shown["embedding"].values, shown["response"].values, arrays[1])
+    belief = _belief_from_context(make_prior(), VoxelBlocks(shown), arrays[1])
     np.testing.assert_array_equal(other.rows, _greedy(belief, *arrays, 6)[0])
     assert list(other.rows) != list(own.rows)
 

@@ -3,12 +3,14 @@
 import nibabel
 import numpy as np
 import pytest
+import xarray as xr
 from synthetic import VOXELS, make_responses, with_grid
 
 import braincl
 from braincl.analysis.maps import picture_selectivity, voxel_maps, write_maps
 from braincl.analysis.predict import predict_responses
 from braincl.data.nifti import to_nifti
+from setcore.errors import InputError
 from setcore.evaluation.metrics import explained_variance, pearson_r
 
 AFFINE = np.array([[0, 2, 0, -10], [-1.5, 0, 0, 4], [0, 0, 3, 7], [0, 0, 0, 1.0]])
@@ -38,11 +40,26 @@ def test_scores_are_those_of_the_matched_pictures(dataset, predicted):
     assert list(voxel_maps(predicted).data_vars) == ["uncertainty"]
 
 
+def test_a_picture_that_was_measured_twice_counts_by_its_mean(dataset, predicted):
+    noise = xr.DataArray(np.random.default_rng(2).standard_normal((40, VOXELS)).astype("f4"), dims=("image", "voxel"))
+    first, second = dataset.copy(deep=True), dataset.copy(deep=True)
+    first["response"], second["response"] = dataset["response"] + noise, dataset["response"] - noise
+    twice = xr.concat(
+        [first, second], "image", data_vars="minimal", coords="minimal", compat="override", join="override"
+    )
+    twice = twice.isel(image=np.random.default_rng(3).permutation(80))
+    found, expected = voxel_maps(predicted, twice), voxel_maps(predicted, dataset)
+    for name in expected.data_vars:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4)
+
+
 def test_what_cannot_be_matched_is_refused(dataset, predicted):
     with pytest.raises(braincl.ResponseError, match="voxel_id"):
         voxel_maps(predicted, dataset.isel(voxel=slice(None, None, -1)))
     with pytest.raises(braincl.ResponseError, match="1 pictures are both"):
         voxel_maps(predicted, dataset.isel(image=[3]))
+    with pytest.raises(braincl.ResponseError, match="the first set has no 'prediction'"):
+        voxel_maps(dataset, predicted)
     with pytest.raises(braincl.ResponseError, match="no image_id"):
         voxel_maps(predicted.drop_vars("image_id"), dataset)
 
@@ -85,6 +102,12 @@ def test_maps_round_trip_with_the_header_of_the_mask(dataset, predicted, tmp_pat
     series = np.asarray(nibabel.load(tmp_path / "series.nii").dataobj)
     assert series.shape == (3, 4, 5, 40)
     np.testing.assert_array_equal(series[at].T, predicted["prediction"])
+    image = nibabel.load(tmp_path / "mask.nii.gz")  # a mask may be an image, and the folder is made
+    again = write_maps(maps, tmp_path / "more" / "maps", names=["pearson_r"], mask=image)["pearson_r"]
+    assert nibabel.load(again).header == nibabel.load(paths["pearson_r"]).header
+    assert braincl.voxel_table(image).identical(braincl.voxel_table(tmp_path / "mask.nii.gz"))
+    with pytest.raises(InputError, match="cannot be made"):
+        write_maps(maps, again, names=["pearson_r"])
     write_maps(maps, tmp_path, names=["pearson_r"])  # without a mask the attributes say where
     np.testing.assert_allclose(nibabel.load(paths["pearson_r"]).affine, AFFINE)
 

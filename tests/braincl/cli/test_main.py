@@ -1,6 +1,9 @@
 """Commands write what the functions behind them return; wrong usage and damaged input are one line and status 2."""
 
+import ast
 import json
+import re
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -12,9 +15,10 @@ from synthetic import make_responses, with_grid
 
 import braincl
 from braincl.cli import training as cli_train
-from braincl.cli.main import main
+from braincl.cli.main import build_parser, main
 from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
 from braincl.training.config import PRESETS
+from setcore.cli import _actions
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +166,41 @@ def test_a_trained_model_is_evaluated_beside_its_own_prior(tmp_path, capsys):
         assert ("warning: subject 'S0' was in training" in capsys.readouterr().err) is warned
 
 
+@pytest.mark.filterwarnings("default:voxel")
+def test_a_voxel_beyond_the_range_of_numbers_is_named_in_one_line(tmp_path, capsys):
+    dataset = make_responses()
+    dataset["response"][:, 4] *= np.float32(1e37)
+    braincl.save_responses(dataset, tmp_path / "s.nc")
+    given, out = str(tmp_path / "s.nc"), str(tmp_path / "p.nc")
+    assert main(["predict", "--context", given, "--images", given, "--out", out]) == 0
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("braincl: warning: voxel 4 of 7 is beyond the range of numbers")
+    nan = np.isnan(xr.load_dataset(out)["prediction"].values)
+    np.testing.assert_array_equal(nan, np.broadcast_to(np.arange(7) == 4, nan.shape))
+
+
+def test_select_explains_more_than_all(tmp_path, capsys):
+    braincl.save_responses(make_responses(), tmp_path / "s.nc")
+    select = ["select", str(tmp_path / "s.nc"), "--out", str(tmp_path / "l.csv"), "--count"]
+    for count, explained in ((1, True), (39, False)):
+        assert main([*select, str(count)]) == 0
+        printed = capsys.readouterr().out
+        assert ("more than there is" in printed) is explained
+        assert (float(printed.split("variance ")[1].split("%")[0]) > 100) is explained
+
+
+def test_options_that_messages_name_exist():
+    options = {option for action in _actions(build_parser()) for option in action.option_strings}
+    spoken = {}
+    for path in Path(braincl.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                spoken |= dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]+", node.value), path)
+    of_others = {"--no-sign-request", "--recursive", "--nproc-per-node"}  # of aws and torchrun
+    assert {name: path for name, path in spoken.items() if name not in options | of_others} == {}
+    assert len(spoken) > 30
+
+
 def test_info_prints_the_schedule_that_train_was_given(tmp_path, capsys):
     braincl.save_responses(make_responses(60, 9), tmp_path / "s.nc")
     train = ["train", str(tmp_path / "s.nc"), "--out", str(tmp_path / "model"), "--steps", "2"]
@@ -178,6 +217,8 @@ def test_info_prints_the_schedule_that_train_was_given(tmp_path, capsys):
     assert "begun with another schedule" in capsys.readouterr().err
     assert main([*train, "--resume", "--stages", "0.5,0.4,0"]) == 2
     assert "must sum to 1" in capsys.readouterr().err
+    assert main(["info", "--model", str(tmp_path / "model"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
     assert main(["info"]) == 0
     assert "features: any" in capsys.readouterr().out
 
@@ -191,7 +232,7 @@ def test_info_of_a_model_that_states_no_schedule(model, tmp_path, capsys):
         assert main(["info", str(folder)]) == 0
         printed = capsys.readouterr().out
         assert f"architecture: {architecture}" in printed
-        assert "stage not stated" in printed
+        assert "stages of training: not stated" in printed
 
 
 def test_the_presets_of_the_command_are_those_of_the_package():

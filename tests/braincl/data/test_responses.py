@@ -52,6 +52,12 @@ def test_ids_that_are_variables_or_bytes_become_string_coordinates():
     np.testing.assert_array_equal(opened["image_id"], ids)
 
 
+def test_bytes_that_are_not_utf_8_are_spelt_out():
+    names = np.array([b"caf\xe9", *[f"p{n}".encode() for n in range(IMAGES - 1)]])
+    opened = braincl.open_responses(make_responses().assign_coords(image_id=("image", names)))
+    assert opened["image_id"].values[:2].tolist() == ["caf\\xe9", "p0"]
+
+
 def test_duplicates_are_averaged_in_order_of_appearance():
     dataset = make_responses()
     rows = np.array([5, 2, 5, 9, 2, 5])
@@ -63,6 +69,41 @@ def test_duplicates_are_averaged_in_order_of_appearance():
     shift = np.array([(0 + 2 + 5) / 3, (1 + 4) / 2, 3])[:, None]
     np.testing.assert_allclose(averaged["response"], dataset["response"].values[[5, 2, 9]] + shift, rtol=1e-5)
     np.testing.assert_allclose(averaged["embedding"], dataset["embedding"].values[[5, 2, 9]], rtol=1e-6)
+
+
+def test_averages_are_over_trials_where_their_numbers_are_known():
+    dataset = make_responses()
+    repeated = dataset.isel(image=[0, 1, 0, 2, 0]).copy(deep=True).assign_coords(repeats=("image", [3, 3, 2, 1, 1]))
+    repeated["response"] = repeated["response"] + xr.DataArray(np.float32([0, 0, 6, 0, 12]), dims="image")
+    averaged = braincl.average_duplicates(repeated)
+    np.testing.assert_array_equal(averaged["repeats"], [6, 3, 1])
+    assert averaged["repeats"].dtype.kind == "i"
+    np.testing.assert_array_equal(averaged["duplicates"], [3, 1, 1])
+    shift = np.array([(2 * 6 + 1 * 12) / 6, 0, 0])[:, None]
+    np.testing.assert_allclose(averaged["response"], dataset["response"].values[:3] + shift, rtol=1e-5)
+
+
+def test_ceilings_beyond_one_by_rounding_are_one():
+    given = np.array([1 + 1e-7, -1e-9, 0.5, np.nan, 1, 0, 1 + 9e-6])
+    found = braincl.open_responses(make_responses().assign_coords(noise_ceiling=("voxel", given)))
+    np.testing.assert_array_equal(found["noise_ceiling"], [1, 0, 0.5, np.nan, 1, 0, 1])
+    for wrong in (1.01, -0.01):
+        with pytest.raises(ResponseError, match="share of variance"):
+            braincl.open_responses(
+                make_responses().assign_coords(noise_ceiling=("voxel", np.where(given == 0.5, wrong, 0.5)))
+            )
+
+
+def test_join_refuses_two_embeddings_of_one_picture():
+    dataset = make_responses()
+    features = xr.concat([dataset[["embedding"]], dataset[["embedding"]].isel(image=[3])], "image")
+    bare = dataset.drop_vars("embedding")
+    joined, missing = braincl.join_embeddings(bare, features)  # the same twice is no contradiction
+    assert missing == []
+    np.testing.assert_allclose(joined["embedding"], dataset["embedding"], rtol=1e-6)
+    features["embedding"][-1] += 5
+    with pytest.raises(ResponseError, match=f"{dataset['image_id'].values[3]}' occurs with different embeddings"):
+        braincl.join_embeddings(bare, features)
 
 
 def test_trials_of_duplicates_are_joined():

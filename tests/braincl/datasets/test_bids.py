@@ -94,7 +94,7 @@ def test_glmsingle_and_session_files_give_the_same(study):
     with pytest.raises(braincl.ResponseError, match="its axes are swapped"):
         read_bids(folder, "03", derivatives=single.parent, mask=mask)
     (single / "ses-01" / GLMSINGLE).write_bytes(b"noise")
-    with pytest.raises(braincl.ResponseError, match="not a readable HDF5 file of GLMsingle"):
+    with pytest.raises(braincl.ResponseError, match="not a readable HDF5 file of betas"):
         read_bids(folder, "03", derivatives=single.parent, mask=mask)
 
 
@@ -135,3 +135,148 @@ def test_what_is_missing_or_does_not_fit_is_named(study):
     mask.unlink()
     with pytest.raises(braincl.ResponseError, match=r"one mask of sub-03 in .* is expected, found 0"):
         read_bids(folder, "03", task="see")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "desc-betasSE_bold",
+        "desc-betas_stat-stderr_statmap",
+        "desc-betas_SEM",
+        "desc-betasvariance_bold",
+        "betas-sd_bold",
+    ],
+)
+def test_standard_errors_are_no_trials(study, other):
+    folder = study[0]
+    expected = read_bids(folder, "03")
+    for file in folder.rglob("*betas_bold.nii.gz"):
+        shutil.copy(file, file.with_name(file.name.replace("desc-betas_bold", other)))
+    xr.testing.assert_identical(read_bids(folder, "03"), expected)
+
+
+def test_betas_of_another_space_or_kind_are_not_mixed_in(study):
+    folder, trials, _, betas = study
+    for file in sorted(folder.rglob("*betas_bold.nii.gz")):
+        nibabel.save(
+            nibabel.Nifti1Image(betas[..., :1], AFFINE), file.with_name(file.name.replace("desc", "space-MNI_desc"))
+        )
+        file.rename(file.with_name(file.name.replace("desc", "space-T1w_desc")))
+    with pytest.raises(braincl.ResponseError, match=r"different kinds of betas: .*MNI.*T1w.*--betas"):
+        read_bids(folder, "03")
+    np.testing.assert_allclose(
+        read_bids(folder, "03", betas="*T1w*betas*")["response"], average(trials), rtol=1e-5, atol=1e-6
+    )
+    mask = next(folder.rglob("*_mask.nii.gz"))
+    mask.rename(mask.with_name("sub-03_space-T1w_desc-brain_mask.nii.gz"))
+    np.testing.assert_allclose(read_bids(folder, "03")["response"], average(trials), rtol=1e-5, atol=1e-6)
+    run = next(folder.rglob("*ses-01*run-02_space-T1w_desc-betas_bold.nii.gz"))
+    shutil.copy(run, run.with_name(run.name.replace("run-02", "run-2")))  # the same run once more
+    with pytest.raises(braincl.ResponseError, match=r"run-02.* and .*run-2.* both hold ses-01 run-2"):
+        read_bids(folder, "03")
+
+
+def test_plain_nifti_and_arrays_of_mask_voxels_give_the_same(study):
+    folder, trials, _, betas = study
+    expected = read_bids(folder, "03")
+    starts = {"ses-01_task-see_run-01": (0, 4), "ses-01_task-see_run-02": (4, 7), "ses-01_task-see_run-10": (7, 9),
+              "ses-02_task-see_run-01": (9, 14)}  # fmt: skip
+    for suffix in (".nii", ".npy", ".h5", ".hdf5"):
+        for file in folder.rglob("*desc-betas_bold.*"):
+            file.unlink()
+        for name, (start, stop) in starts.items():
+            path = folder / f"derivatives/glm/sub-03/{name[:6]}/func/sub-03_{name}_desc-betas_bold{suffix}"
+            listed = trials[start:stop].T[:, None, None, :]  # (voxel, 1, 1, trial)
+            if suffix == ".nii":
+                nibabel.save(nibabel.Nifti1Image(betas[..., None, start:stop], AFFINE), path)  # five axes
+            elif suffix == ".npy":
+                np.save(path, listed if start else betas[..., start:stop])
+            else:
+                with h5py.File(path, "w") as file:
+                    file["betas"] = listed
+        xr.testing.assert_identical(read_bids(folder, "03"), expected)
+    np.save(path.with_suffix(".npy"), listed[:-1])
+    path.unlink()
+    with pytest.raises(braincl.ResponseError, match="different kinds"):
+        read_bids(folder, "03")
+    with pytest.raises(braincl.ResponseError, match=rf"\(voxel, 1, 1, trial\) for its {trials.shape[1]} voxels"):
+        read_bids(folder, "03", betas="*.npy")
+    np.save(path.with_suffix(".npy"), np.array({"betasmd": listed}), allow_pickle=True)
+    with pytest.raises(braincl.ResponseError, match="Python objects"):
+        read_bids(folder, "03", betas="*.npy")
+
+
+def test_links_to_folders_are_followed_and_hidden_files_are_not_read(study):
+    folder = study[0]
+    expected = read_bids(folder, "03")
+    for file in folder.rglob("*betas_bold.nii.gz"):
+        file.with_name("._" + file.name).write_bytes(b"left by another system")
+    for place in (folder, folder / "derivatives/glm"):
+        (disk := folder / f"disk of {place.name}").mkdir()
+        for name in ("sub-03/ses-02", "sub-03"):
+            (place / name).rename(disk / name.replace("/", "_"))
+            (place / name).symlink_to(disk / name.replace("/", "_"))
+        (place / "sub-03/loop").symlink_to(place)
+    xr.testing.assert_identical(read_bids(folder, "03"), expected)
+
+
+def test_a_missing_picture_leaves_the_ids_of_the_others(study):
+    folder = study[0]
+    before = read_bids(folder, "03")
+    (folder / "stimuli/set/4.png").unlink()
+    found = read_bids(folder, "03")
+    lost = (before["image_file"] == "set/4.png").values
+    np.testing.assert_array_equal(found["image_id"].values[~lost], before["image_id"].values[~lost])
+    assert found["image_id"].values[lost] == "set/4.png"
+    np.testing.assert_array_equal(found["response"], before["response"])
+    assert "1 pictures are not in" in found.attrs["notes"]
+    with pytest.raises(braincl.ResponseError, match=r"4\.png is missing"):
+        read_bids(folder, "03", pictures=folder / "stimuli")
+
+
+def test_runs_without_betas_are_said(study):
+    folder, trials, _, _ = study
+    next(folder.rglob("*ses-01*run-02*betas_bold.nii.gz")).unlink()
+    found = read_bids(folder, "03")
+    assert found.attrs["notes"].endswith("there are no betas of ses-01 run-2, whose events list pictures")
+    left = [n for n in range(len(SHOWN)) if n not in (4, 5, 6)]
+    by_hand = [trials[[n for n in left if SHOWN[n] == p]].mean(axis=0) for p in dict.fromkeys(SHOWN[n] for n in left)]
+    np.testing.assert_allclose(found["response"], by_hand, rtol=1e-5, atol=1e-6)
+
+
+def with_splits(folder, split):
+    for number, file in enumerate(sorted(folder.rglob("*_events.tsv"))):
+        head, *rows = file.read_text().splitlines()
+        rows = [f"{row}\t{split(number, row.split('/')[-1][0])}" for row in rows]
+        file.write_text("\n".join([f"{head}\tsplit", *rows]) + "\n")
+
+
+def test_the_split_of_the_events_is_kept(study):
+    folder = study[0]
+    with_splits(folder, lambda number, picture: ["Test", "test "][number % 2] if picture in "14" else "context")
+    found = read_bids(folder, "03")
+    expected = ["test" if name in ("set/1.png", "set/4.png") else "context" for name in found["image_file"].values]
+    np.testing.assert_array_equal(found["split"], expected)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (lambda number, picture: "test" if number == 0 else "context", "is in 'test' and elsewhere"),
+        (lambda number, picture: "train", "has split 'train'; write 'test' or 'context'"),
+    ],
+)
+def test_splits_that_contradict_themselves_are_refused(study, split, message):
+    with_splits(study[0], split)
+    with pytest.raises(braincl.ResponseError, match=message):
+        read_bids(study[0], "03")
+
+
+def test_a_split_in_some_runs_only_is_refused(study):
+    folder = study[0]
+    plain = sorted(folder.rglob("*_events.tsv"))[0]
+    text = plain.read_text()
+    with_splits(folder, lambda number, picture: "context")
+    plain.write_text(text)
+    with pytest.raises(braincl.ResponseError, match="some events have a column split, others have none"):
+        read_bids(folder, "03")

@@ -11,7 +11,8 @@ import xarray as xr
 from PIL import Image
 
 import braincl
-from braincl.datasets import Session, assemble, read_nifti
+from braincl.datasets import Session, assemble, read_dataset, read_nifti
+from braincl.datasets.generic import read_folder
 
 SHAPE, TRIALS, PICTURES = (4, 6, 5), 14, 8
 AFFINE = np.array([[0, 2, 0, -10], [-1.5, 0, 0, 4], [0, 0, 3, 7], [0, 0, 0, 1.0]])
@@ -105,7 +106,8 @@ def test_ids_may_be_given_and_areas_named(lab):
     write_csv(folder / "ids.csv", image_id=[f"{p:016x}" for p in SHOWN], run=list(range(TRIALS)))
     area = np.zeros(SHAPE, "i2")
     area[:2] = 1
-    nibabel.save(nibabel.Nifti1Image(area, AFFINE), folder / "V1.nii.gz")
+    area[3] = -1
+    nibabel.save(nibabel.Nifti1Image(area[..., None], AFFINE), folder / "V1.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.ones_like(area) * (np.arange(6)[:, None] > 2), AFFINE), folder / "IT.nii.gz")
     found = read_nifti(
         folder / "betas.nii.gz", folder / "ids.csv", folder / "mask.nii.gz", scale=300,
@@ -145,6 +147,9 @@ def test_unfit_input_is_refused(lab):
     [
         ("picture\n" + "x\n" * TRIALS, "neither column 'image' nor 'image_id'"),
         ("image_id,split\n" + "x,test\n" + "x,context\n" * (TRIALS - 1), "picture x is in 'test' and elsewhere"),
+        ("image_id,split\n" + "x,test\n" + "y,validation\n" * (TRIALS - 1), "row 2 has split 'validation'"),
+        ("image_id,split\n" + "x,test\n" + "y,\n" * (TRIALS - 1), "row 2 has split ''; write 'test' or 'context'"),
+        ("image_id,image_id \n" + "x,y\n" * TRIALS, "two columns are called 'image_id'"),
         ("image_id,session\n" + "x\n" * TRIALS, "line 2: the row is not as long as the head of 2"),
         ("image\n" + "absent.png\n" * TRIALS, r"absent\.png is missing"),
         ("image\n" + "images.csv\n" * TRIALS, "cannot be read as a picture"),
@@ -157,6 +162,95 @@ def test_broken_tables_are_refused(lab, text, message):
     (folder / "images.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises((braincl.ResponseError, braincl.ImageError), match=message):
         read(folder)
+
+
+def volumes_of_sessions(folder, names, columns, trials=2):
+    """Files of `trials` volumes each, and a table whose pictures are numbered in the order of the files given."""
+    rng = np.random.default_rng(5)
+    betas = rng.normal(size=(*SHAPE, trials * len(names))).astype("f4")
+    for name, part in zip(names, np.split(betas, len(names), axis=3), strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(part, AFFINE), folder / name)
+    write_csv(folder / "trials.csv", image_id=[f"p{n:02}" for n in range(betas.shape[3])], **columns)
+    mask = rng.random(SHAPE) < 0.4
+    nibabel.save(nibabel.Nifti1Image(mask.astype("u1"), AFFINE), folder / "mask.nii.gz")
+    return betas[mask].T
+
+
+@pytest.mark.parametrize("name", ["betas_session{}.nii.gz", "betas_run-{}.nii", "ses-{}/betas.nii.gz"])
+@pytest.mark.parametrize("columns", [{}, {"session": np.repeat(np.arange(1, 12), 2)}])
+def test_session_10_comes_after_9(tmp_path, name, columns):
+    expected = volumes_of_sessions(tmp_path, [name.format(n) for n in range(1, 12)], columns)
+    found = read_folder(tmp_path)
+    np.testing.assert_array_equal(found["image_id"], [f"p{n:02}" for n in range(22)])
+    np.testing.assert_array_equal(found["response"], expected)
+    assert len(found.attrs["sessions"].split()) == 11
+    sorted_as_text = sorted(tmp_path / name.format(n) for n in range(1, 12))
+    with pytest.raises(braincl.ResponseError, match=r"comes after|would get the rows of session|than one file"):
+        read_nifti(sorted_as_text, tmp_path / "trials.csv", tmp_path / "mask.nii.gz")
+
+
+def test_rows_of_another_session_than_the_file_are_refused(tmp_path):
+    sessions = np.repeat(sorted(range(1, 13), key=str), 2)  # 1, 10, 11, 12, 2, ...
+    volumes_of_sessions(tmp_path, [f"betas_session{n:02}.nii" for n in range(1, 13)], {"session": sessions})
+    with pytest.raises(braincl.ResponseError, match=r"session02\.nii would get the rows of session 10"):
+        read_folder(tmp_path)
+    days = np.repeat(np.arange(20240101, 20240113), 2)  # other numbers than those of the files say nothing against them
+    expected = volumes_of_sessions(tmp_path, [f"betas_session{n:02}.nii" for n in range(1, 13)], {"session": days})
+    np.testing.assert_array_equal(read_folder(tmp_path)["response"], expected)
+
+
+def test_which_file_is_meant_can_be_said(tmp_path):
+    expected = volumes_of_sessions(tmp_path, ["betas_raw_run-2.nii", "betas_raw_run-10.nii"], {})
+    nibabel.save(nibabel.Nifti1Image(np.zeros((*SHAPE, 1), "f4"), AFFINE), tmp_path / "betas_SE.nii")
+    (tmp_path / "other.csv").write_text("image_id\n")
+    with pytest.raises(braincl.ResponseError, match=r"2 files \*\.csv; there must be one, or name it \(--images\)"):
+        read_folder(tmp_path)
+    with pytest.raises(braincl.ResponseError, match=r"4 trials, the betas hold 5 volumes"):
+        read_folder(tmp_path, images=tmp_path / "trials.csv")
+    found = read_dataset("generic", tmp_path, "S", images=tmp_path / "trials.csv", betas="*raw*")
+    np.testing.assert_array_equal(found["response"], expected)
+    (tmp_path / "ses-01").mkdir()
+    (tmp_path / "betas_raw_run-2.nii").rename(tmp_path / "ses-01/betas_raw_run-2.nii")
+    with pytest.raises(braincl.ResponseError, match=r"lists 4 trials, the betas hold 2 volumes"):
+        read_folder(tmp_path, images=tmp_path / "trials.csv", betas="*raw*")
+    with pytest.raises(braincl.ResponseError, match=r"holds no \*cooked\*"):
+        read_folder(tmp_path, images=tmp_path / "trials.csv", betas="*cooked*")
+
+
+def test_case_and_blanks_of_heads_and_splits_do_not_count(lab):
+    folder = lab[0]
+    expected = read(folder)
+    spelling = {"test": [" Test", "test ", "TEST"], "context": ["Context", "context", " CONTEXT "]}
+    rows = [
+        f"pictures/{p}.png, {s}, {spelling[w][n % 3]}"
+        for n, (p, s, w) in enumerate(zip(SHOWN, SESSION, SPLIT, strict=True))
+    ]
+    (folder / "images.csv").write_text("\ufeffImage, session ,Split\r\n" + "\r\n".join(rows))
+    xr.testing.assert_identical(read(folder), expected)
+
+
+def test_a_session_without_a_name_is_one(lab):
+    folder, trials, _ = lab
+    write_csv(
+        folder / "images.csv", image=[f"pictures/{p}.png" for p in SHOWN], session=[s.strip("b") for s in SESSION]
+    )
+    np.testing.assert_allclose(read(folder)["response"], average(trials), rtol=1e-5)
+
+
+def test_trials_without_a_picture_are_left_out(lab):
+    folder, trials, _ = lab
+    shown = [f"p{p}" for p in SHOWN]
+    for place, blank in ((2, "n/a"), (5, ""), (9, "NaN"), (13, " ")):
+        shown[place] = blank
+    write_csv(folder / "images.csv", image_id=shown, run=[1] * TRIALS, split=SPLIT)
+    found = read(folder)
+    left = [n for n in range(TRIALS) if shown[n].startswith("p")]
+    names = list(dict.fromkeys(shown[n] for n in left))
+    np.testing.assert_array_equal(found["image_id"], names)
+    by_hand = [trials[[n for n in left if shown[n] == name]].mean(axis=0) for name in names]
+    np.testing.assert_allclose(found["response"], by_hand, rtol=1e-5)
+    assert "4 trials of images.csv name no picture" in found.attrs["notes"]
 
 
 def voxels(count):

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -16,10 +18,12 @@ from torchvision.models import mobilenet_v2
 
 import braincl
 from braincl.cli.main import main
+from braincl.data.responses import open_embeddings
 from braincl.embedding import backbones, embed
 from braincl.embedding.backbones import BACKBONES, Backbone, build, load_encoder
 from setcore.checkpoint import save_tensors
 from setcore.errors import CheckpointError, InputError
+from setcore.parallel.jobs import Parallel
 
 IMAGES = 7
 TINY = {
@@ -201,7 +205,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tiny_config, weights, pictures,
     assert partial.read_bytes() == before
 
     embedded, real = [], embed._embed_batch
-    monkeypatch.setattr(embed, "_embed_batch", lambda *args: embedded.append(args[2]) or real(*args))
+    monkeypatch.setattr(embed, "_embed_batch", lambda *args: embedded.append(args[4]) or real(*args))
     made = braincl.embed_images([pictures], CLIP, weights, batch_size=2, device="cpu", out=out)
     assert [len(files) for files in embedded] == [2, 1]  # the third and fourth of four batches
     xr.testing.assert_identical(made, expected)
@@ -230,6 +234,21 @@ def test_a_damaged_batch_is_made_again_and_a_foreign_file_is_left_alone(weights,
     assert partial.read_bytes() == b"my notes"
 
 
+def test_broken_pictures_are_all_named_and_left_out_where_that_is_asked_for(weights, pictures, tmp_path):
+    expected = braincl.embed_images([pictures], CLIP, weights, device="cpu")
+    names = [name.rpartition("/")[2] for name in expected["image_file"].values.tolist()]
+    bad = [str(pictures / names[place]) for place in (1, 4)]
+    for path in bad:
+        with open(path, "wb") as file:
+            file.write(b"no picture")
+    with pytest.raises(braincl.ImageError, match=rf"{names[1]} cannot be read.*{names[4]} cannot be read"):
+        braincl.embed_images([pictures], CLIP, weights, device="cpu", out=tmp_path / "f.nc")
+    broken: dict[str, str] = {}
+    made = braincl.embed_images([pictures], CLIP, weights, device="cpu", out=tmp_path / "f.nc", broken=broken)
+    assert list(broken) == bad
+    xr.testing.assert_allclose(made, expected.isel(image=[0, 2, 3, 5, 6]), atol=1e-6)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", "truncated"])
 def test_a_picture_that_cannot_be_read_is_named_before_anything_is_written(content, weights, pictures, tmp_path):
     whole = (pictures / "3.png").read_bytes()
@@ -237,6 +256,25 @@ def test_a_picture_that_cannot_be_read_is_named_before_anything_is_written(conte
     with pytest.raises(braincl.ImageError, match=r"4\.png cannot be read as a picture"):
         braincl.embed_images([pictures], CLIP, weights, device="cpu", out=tmp_path / "f.nc")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_what_is_set_elsewhere_in_torch_does_not_count(weights, pictures):
+    expected = braincl.embed_images([pictures], CLIP, weights, device="cpu")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = braincl.embed_images([pictures], CLIP, weights, device="cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    xr.testing.assert_identical(found, expected)
+
+
+def test_a_name_that_is_not_utf_8_is_spelt_out(weights, pictures, tmp_path):
+    (pictures / "3.png").rename(pictures / os.fsdecode(b"caf\xe9.png"))
+    made = braincl.embed_images([pictures], CLIP, weights, device="cpu", out=tmp_path / "f.nc")
+    found = xr.load_dataset(tmp_path / "f.nc")
+    np.testing.assert_array_equal(found["image_id"], made["image_id"])
+    assert str(found["image_file"].values[-1]) == str(pictures / "caf\\udce9.png")
 
 
 def test_unknown_backbones_list_near_matches(pictures):
@@ -262,10 +300,14 @@ def test_weights_that_do_not_fit(clip_model, pictures, tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match=name):
             load_encoder(CLIP, tmp_path / name)
 
-    broken = dict(clip_model.state_dict()) | {"visual.proj": torch.full((64, 24), torch.nan)}
-    save_tensors(tmp_path / "nan.safetensors", broken)
-    with pytest.raises(braincl.ModelError, match=r"0\.png an embedding of norm nan"):
-        braincl.embed_images([pictures], CLIP, tmp_path / "nan.safetensors", device="cpu", out=tmp_path / "f.nc")
+    for value, error, message in [
+        (torch.nan, CheckpointError, r"tensor 'visual\.proj' holds NaN"),
+        (0.0, braincl.ModelError, r"0\.png an embedding of norm 0\.0"),
+    ]:
+        broken = dict(clip_model.state_dict()) | {"visual.proj": torch.full((64, 24), value)}
+        save_tensors(tmp_path / "broken.safetensors", broken)
+        with pytest.raises(error, match=message):
+            braincl.embed_images([pictures], CLIP, tmp_path / "broken.safetensors", device="cpu", out=tmp_path / "f.nc")
     assert not list(tmp_path.glob("f.nc*"))
 
     def offline(*args):
@@ -291,7 +333,7 @@ def test_wrong_settings(weights, pictures, tmp_path):
         braincl.embed_images([pictures], CLIP, weights, batch_size=0)
     with pytest.raises(InputError, match="folder that exists"):
         braincl.embed_images([pictures], CLIP, weights, out=tmp_path / "absent" / "f.nc")
-    with pytest.raises(braincl.ModelError, match="device 'abacus' is not there"):
+    with pytest.raises(InputError, match="device 'abacus' is not there"):
         braincl.embed_images([pictures], CLIP, weights, device="abacus")
 
 
@@ -335,3 +377,26 @@ def test_embeddings_made_in_two_ways_are_refused(name):
     predict_responses(braincl.RidgeCV(), context, query)
     with pytest.raises(braincl.ResponseError, match=f"the context's embedding has {name} .*embed both in one way"):
         predict_responses(braincl.RidgeCV(), context, query.assign_attrs({name: "other"}))
+
+
+def test_two_processes_and_two_shares_give_the_same_embeddings(weights, pictures, tmp_path):
+    backbone = Backbone("tiny", "torchvision", "mobilenet_v2")
+    torch.manual_seed(0)
+    save_tensors(tmp_path / "net.safetensors", mobilenet_v2().state_dict())
+    embed_with = partial(
+        braincl.embed_images, [pictures], backbone, tmp_path / "net.safetensors", batch_size=3, device="cpu"
+    )
+    whole = embed_with()
+    xr.testing.assert_allclose(embed_with(parallel=Parallel(jobs=2)), whole, rtol=1e-5)
+    shares = [embed_with(parallel=Parallel(shard=(part, 2))) for part in (2, 1)]
+    merged = embed.merge_embeddings(shares)
+    assert sorted(merged["image_id"].values) == sorted(whole["image_id"].values)
+    xr.testing.assert_allclose(merged.sortby("image_id"), whole.sortby("image_id"), rtol=1e-5)
+    empty = embed_with(parallel=Parallel(shard=(IMAGES + 1, IMAGES + 1)), out=tmp_path / "empty.nc")
+    assert empty["embedding"].shape == (0, whole.sizes["feature"])
+    xr.testing.assert_identical(
+        embed.merge_embeddings([open_embeddings(tmp_path / "empty.nc", empty=True), whole])["embedding"],
+        whole["embedding"],
+    )
+    with pytest.raises(InputError, match="not of one encoder"):
+        embed.merge_embeddings([whole, whole.assign_attrs(backbone="another")])

@@ -166,3 +166,10 @@ def test_population_mean_has_the_voxels_offset_and_scale(arrays):
     np.testing.assert_allclose(moved.predict(X), 5 * fitted.predict(X) - 2, rtol=1e-4)
     with pytest.raises(braincl.ModelError, match="12 features"):
         PopulationMean(weights[:5]).fit(X, Y)
+
+
+def test_an_estimator_says_in_a_line_or_two_what_it_is():
+    encoder = InContextEncoder.from_pretrained("demo")
+    for shown in (encoder, encoder.population_prior()):
+        assert len(repr(shown)) < 200
+        assert "sk-estimator" in shown._repr_html_()  # scikit-learn's diagram

@@ -79,6 +79,48 @@ def test_scores_are_those_of_the_estimators_by_hand():
     assert difference["interval_low"] <= difference["pearson_r"] <= difference["interval_high"]
 
 
+def test_the_split_of_the_response_set_is_honoured():
+    dataset = make_responses()
+    split = np.array(["test", " Test", "context", "CONTEXT "])[np.arange(40) % 4]
+    encoder = StandInEncoder()
+    given = dataset.assign_coords(split=("image", split))
+    options = {name: value for name, value in OPTIONS.items() if name != "test_images"}
+    report = evaluate(encoder, given, **options).report
+    assert report["test_images"] == 20
+    assert report["test_images_from"] == "the split of the response set"
+    X = dataset["embedding"].values
+    kept = {x.tobytes() for x in X[np.arange(40) % 4 < 2]}
+    assert {x.tobytes() for x in encoder._queries[0]} == kept
+    assert not any(x.tobytes() in kept for context in encoder._contexts for x in context)
+    assert evaluate(encoder, given, **options | {"test_images": 7}).report["test_images"] == 7
+    for name, message in (("train", "row 3 has split 'train'"), ("", "row 3 has split ''")):
+        wrong = np.where(np.arange(40) == 2, name, split)
+        with pytest.raises(ResponseError, match=message):
+            evaluate(encoder, dataset.assign_coords(split=("image", wrong)), **options)
+    twice = xr.concat([given, given.isel(image=[2]).assign_coords(split=("image", ["test"]))], "image")
+    with pytest.raises(ResponseError, match="is in 'test' and elsewhere"):
+        evaluate(encoder, twice, **options)
+
+
+def test_a_voxel_in_other_units_scores_alike_and_one_beyond_numbers_is_left_out():
+    dataset = make_responses()
+    scales = xr.DataArray(np.array([1, 2.0**-84, 1, 2.0**100, 1, 1, 1], "f4"), dims="voxel")
+    other = dataset.assign(response=dataset["response"] * scales)
+    plain, scaled = (evaluate(with_prior(), given, **OPTIONS).voxels for given in (dataset, other))
+    for name in ("pearson_r", "explained_variance", "coverage_90", "nll"):
+        np.testing.assert_allclose(scaled[name], plain[name], rtol=1e-4, atol=1e-5)
+    broken = dataset.copy(deep=True)
+    broken["response"][:, 3] *= np.float32(1e37)
+    with pytest.warns(UserWarning, match="voxel 3 of 7 is beyond the range"):
+        found = evaluate(with_prior(), broken, **OPTIONS)
+    assert found.report["voxels"] == 6
+    kept = np.arange(7) != 3
+    np.testing.assert_allclose(
+        found.voxels["pearson_r"][..., kept], plain["pearson_r"][..., kept], rtol=1e-4, atol=1e-5
+    )
+    assert np.isnan(found.voxels["pearson_r"][..., 3]).all()
+
+
 def test_a_model_equal_to_ridge_differs_by_nothing():
     report = evaluate(StandInEncoder(), make_responses(), **OPTIONS).report
     for difference in report["differences"]:

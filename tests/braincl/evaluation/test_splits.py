@@ -70,6 +70,21 @@ def test_what_cannot_be_split_is_refused(sizes, draws, test_images, message):
         context_draws(IDS, sizes, draws, test_images, 0)
 
 
+def test_a_split_of_the_pictures_is_honoured():
+    held = np.arange(60) % 4 == 1  # 15 of 60
+    splits = context_draws(IDS, [20, 45], 2, 15, 3, held)
+    assert set(splits.test) == set(np.flatnonzero(held))
+    assert set(splits.contexts[45][0]) == set(np.flatnonzero(~held))
+    fewer = context_draws(IDS, [20], 2, 6, 3, held)
+    assert len(fewer.test) == 6
+    assert set(fewer.test) < set(np.flatnonzero(held))
+    np.testing.assert_array_equal(fewer.contexts[20], splits.contexts[20])
+    for sizes, test_images, message in [([46], 15, "60 pictures less 15 of the test split leave 45"),
+                                        ([20], 16, "16 test images of 15 pictures of the test split")]:  # fmt: skip
+        with pytest.raises(ResponseError, match=message):
+            context_draws(IDS, sizes, 1, test_images, 0, held)
+
+
 def test_a_repeated_picture_is_refused():
     with pytest.raises(ResponseError, match="average duplicates"):
         context_draws(["a", "b", "a", "c", "d", "e"], [2], 1, 2, 0)

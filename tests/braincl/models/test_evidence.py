@@ -8,7 +8,17 @@ import torch
 from standin import make_prior
 
 from braincl.estimators.prior_ridge import NOISE_LEVELS, PriorRidge
-from braincl.models.evidence import evidence, evidence_of_all, leave_one_out, make_grid, signal_shares, solve
+from braincl.models.evidence import (
+    evidence,
+    evidence_of_all,
+    group_experts,
+    in_groups,
+    leave_one_out,
+    make_grid,
+    read_through,
+    signal_shares,
+    solve,
+)
 from braincl.models.experts import Context
 from braincl.models.noise_levels import SIGNAL_SHARES, NoiseGrid, known_signal_grid, most_likely_level
 
@@ -32,12 +42,13 @@ def case(request):
 
 
 def says(context, expert, Y, grid=None):
-    return evidence(expert, len(Y), context.project(Y), grid)
+    (group,) = group_experts([expert], len(Y), grid=grid)
+    return group, evidence(group, len(Y), context.project(Y))
 
 
 def at(found, share, scale):
     weights = torch.zeros_like(found.log_likelihood)
-    weights[:, share, scale] = 1
+    weights[:, :, share, scale] = 1
     return weights
 
 
@@ -52,33 +63,33 @@ def written_out(context, Y, mean, covariance, scale, ratio):
 
 def test_evidence_is_the_gaussian_density_without_the_offset(case):
     context, expert, Y, mean, covariance = case
-    found = says(context, expert, Y)
+    group, found = says(context, expert, Y)
     for h, q in ((3, 0), (9, 4)):
-        kernel, basis, residual = written_out(context, Y, mean, covariance, found.grid.scale[h, q], found.grid.ratio[h])
+        grid = group.grid
+        kernel, basis, residual = written_out(context, Y, mean, covariance, grid.scale[0, h, q], grid.ratio[0, h])
         inner = basis.T @ kernel @ basis
         density = -0.5 * (residual * torch.linalg.solve(inner, residual)).sum(dim=0) - 0.5 * torch.logdet(inner)
-        torch.testing.assert_close(found.log_likelihood[:, h, q], density)
+        torch.testing.assert_close(found.log_likelihood[:, 0, h, q], density)
 
 
 def test_solution_is_the_posterior_mean_of_the_weights(case):
     context, expert, Y, mean, covariance = case
-    found = says(context, expert, Y)
+    group, found = says(context, expert, Y)
     h, q = 7, 3
-    solution = solve(expert, found, at(found, h, q))
-    emitted = solution.mean_coefficient[:, None] * expert.mean_weights
-    emitted = emitted + solution.dual @ context.cross(expert).T
-    scale = found.grid.scale[h, q]
-    kernel, basis, residual = written_out(context, Y, mean, covariance, scale, found.grid.ratio[h])
+    solution = solve(group, found, at(found, h, q), 0)
+    emitted = torch.outer(solution.mean_coefficient, expert.mean_weights) + solution.dual @ context.cross(expert).T
+    scale = group.grid.scale[0, h, q]
+    kernel, basis, residual = written_out(context, Y, mean, covariance, scale, group.grid.ratio[0, h])
     gain = scale**2 * covariance @ context.A.T @ basis @ torch.linalg.solve(basis.T @ kernel @ basis, residual)
     torch.testing.assert_close(emitted.T, scale * mean[:, None] + gain)
 
 
 def test_leave_one_out_leaves_one_out(case):
     context, expert, Y, mean, covariance = case
-    found = says(context, expert, Y)
+    group, found = says(context, expert, Y)
     h, q = 6, 2
-    scale = found.grid.scale[h, q]
-    kernel, _, _ = written_out(context, Y, mean, covariance, scale, found.grid.ratio[h])
+    scale = group.grid.scale[0, h, q]
+    kernel, _, _ = written_out(context, Y, mean, covariance, scale, group.grid.ratio[0, h])
     rest = Y - scale * (context.A @ mean)[:, None]
     errors = []
     for i in range(len(Y)):
@@ -86,30 +97,49 @@ def test_leave_one_out_leaves_one_out(case):
         inverse, ones = torch.linalg.inv(kernel[others][:, others]), torch.ones(len(others), 1, dtype=torch.float64)
         offset = (ones.T @ inverse @ rest[others]) / (ones.T @ inverse @ ones)
         errors.append(rest[i] - offset[0] - kernel[i, others] @ inverse @ (rest[others] - offset))
-    left_out, total = leave_one_out(expert, found, at(found, h, q), context.systems[expert.system].vectors, Y)
-    torch.testing.assert_close(left_out, torch.stack(errors).square().mean(dim=0))
-    torch.testing.assert_close(total, at(found, h, q).sum(dim=2))
+    left_out, total = leave_one_out(group, found, at(found, h, q), context.systems[expert.system].vectors, Y)
+    torch.testing.assert_close(left_out[0], torch.stack(errors).square().mean(dim=0))
+    torch.testing.assert_close(total, at(found, h, q).sum(dim=3))
 
 
 def test_the_grid_can_be_replaced(case):
     context, expert, Y, _, _ = case
-    own = says(context, expert, Y)
-    one = NoiseGrid(own.grid.scale[4:5], own.grid.ratio[4:5])
-    torch.testing.assert_close(says(context, expert, Y, one).log_likelihood, own.log_likelihood[:, 4:5])
+    group, own = says(context, expert, Y)
+    one = NoiseGrid(group.grid.scale[0, 4:5], group.grid.ratio[0, 4:5])
+    torch.testing.assert_close(says(context, expert, Y, one)[1].log_likelihood, own.log_likelihood[:, :, 4:5])
 
 
-def test_experts_are_asked_one_by_one(case):
+def test_experts_that_are_asked_together_say_what_each_says_alone(case):
     context, expert, Y, _, _ = case
-    generic = context.generic(0.5)
-    found = evidence_of_all(context, [expert, generic], Y)
-    for of_expert, alone in zip(found, (says(context, expert, Y), says(context, generic, Y)), strict=True):
-        torch.testing.assert_close(of_expert.log_likelihood, alone.log_likelihood, rtol=0, atol=0)
+    other = context.gaussian("population", expert.mean_weights, 1, 0.2)
+    mixed = [context.generic(0.5), expert, context.generic(0.5, 0.3), context.generic(1.0), other]
+    experts = in_groups(mixed)
+    places = {id(member): place for place, member in enumerate(mixed)}
+    assert [places[id(member)] for member in experts] == [0, 3, 1, 4, 2]
+    groups = group_experts(experts, len(Y))
+    assert [group.members for group in groups] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    for group, found in zip(groups, evidence_of_all(context, groups, Y), strict=True):
+        weights = torch.rand(found.log_likelihood.shape, dtype=torch.float64)
+        each = [solve(group, found, weights, c) for c in range(len(group.gain))]
+        dual, means = read_through(group, found, weights)
+        torch.testing.assert_close(dual, sum(one.dual * gain for one, gain in zip(each, group.gain, strict=True)))
+        torch.testing.assert_close(means, torch.stack([one.mean_coefficient for one in each], dim=1))
+        left_out, _ = leave_one_out(group, found, weights, context.systems[group.system].vectors, Y)
+        for c, member in enumerate(experts[group.members]):
+            single, alone = says(context, member, Y)
+            torch.testing.assert_close(found.log_likelihood[:, c], alone.log_likelihood[:, 0])
+            for part, own in zip(each[c], solve(single, alone, weights[:, c : c + 1], 0), strict=True):
+                torch.testing.assert_close(part, own)
+            vectors = context.systems[group.system].vectors
+            torch.testing.assert_close(
+                left_out[c], leave_one_out(single, alone, weights[:, c : c + 1], vectors, Y)[0][0]
+            )
 
 
 def test_images_that_are_all_alike_leave_finite_evidence():
     context = Context(torch.ones(4, 3))
     expert = context.generic(0.0)
-    found = says(context, expert, dense(4, 2, seed=7))
+    _, found = says(context, expert, dense(4, 2, seed=7))
     assert torch.isfinite(found.log_likelihood).all()
 
 
@@ -125,9 +155,9 @@ def test_an_expert_of_known_signal_is_population_prior_ridge_at_its_most_likely_
     torch.testing.assert_close(grid.scale**2 * grid.ratio[:, None], noise[:, None])
     finer = known_signal_grid(signal, NOISE_LEVELS)
     torch.testing.assert_close(finer.scale[0, 0], grid.scale[0, 0])
-    found = evidence(expert, len(X), context.project(Y), finer)
-    solution = solve(expert, found, most_likely_level(found.log_likelihood))
-    coef = solution.mean_coefficient[:, None] * expert.mean_weights + solution.dual @ context.cross(expert).T
+    group, found = says(context, expert, Y, finer)
+    solution = solve(group, found, most_likely_level(found.log_likelihood), 0)
+    coef = torch.outer(solution.mean_coefficient, expert.mean_weights) + solution.dual @ context.cross(expert).T
     ridge = PriorRidge(prior).fit(X.numpy(), Y.numpy())
     np.testing.assert_allclose(coef.numpy(), ridge.coef_, rtol=1e-6, atol=1e-8)
 

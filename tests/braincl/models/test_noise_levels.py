@@ -11,7 +11,7 @@ from braincl.models.noise_levels import (
     SIGNAL_SHARES,
     known_signal_grid,
     most_likely_level,
-    posterior_weights,
+    posterior,
     signal_shares,
     unknown_signal_grid,
 )
@@ -46,14 +46,17 @@ def test_a_known_signal_stands_beside_noise_from_much_to_little():
 
 
 def test_posterior_weights_are_bayes():
-    found = likelihoods(5, 7, 3)
-    weights = posterior_weights(found)
-    torch.testing.assert_close(weights, found.exp() / found.exp().sum(dim=(1, 2), keepdim=True))
+    found = likelihoods(5, 2, 7, 3)
+    weights, log_evidence = posterior(found)
+    torch.testing.assert_close(weights, found.exp() / found.exp().sum(dim=(2, 3), keepdim=True))
+    torch.testing.assert_close(log_evidence, found.exp().sum(dim=(2, 3)).log())
+    mass = torch.rand(5, 2, dtype=torch.float64)
+    torch.testing.assert_close(posterior(found, mass).weights.sum(dim=(2, 3)), mass)
 
 
 def test_the_most_likely_level_takes_all():
-    found = likelihoods(5, 7, 1)
+    found = likelihoods(5, 2, 7, 1)
     weights = most_likely_level(found)
     assert weights.dtype == found.dtype
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(5, 1, dtype=torch.float64))
-    torch.testing.assert_close((weights * found).sum(dim=1), found.max(dim=1).values)
+    torch.testing.assert_close(weights.sum(dim=2), torch.ones(5, 2, 1, dtype=torch.float64))
+    torch.testing.assert_close((weights * found).sum(dim=2), found.max(dim=2).values)

@@ -85,6 +85,16 @@ def test_conversion_refuses_what_is_no_published_network(tmp_path, capsys):
     assert "was run" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_training_in_parallel_puts_before_names_is_taken_off(tmp_path, prefix):
+    torch.save(small_state(), tmp_path / "plain.pth")
+    torch.save({prefix + name: tensor for name, tensor in small_state().items()}, tmp_path / "wrapped.pth")
+    for name in ("plain", "wrapped"):
+        convert_published(tmp_path / f"{name}.pth", tmp_path / name)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "wrapped" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+
+
 def test_conversion_does_not_overwrite(tmp_path):
     torch.save(small_state(), tmp_path / "p.pth")
     (tmp_path / "model").mkdir()

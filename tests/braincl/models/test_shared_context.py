@@ -10,6 +10,7 @@ from braincl.errors import ModelError
 from braincl.estimators.in_context import InContextEncoder
 from braincl.estimators.prior_ridge import PriorRidge
 from braincl.models.config import SharedContextConfig
+from braincl.models.evidence import evidence_of_all, solve
 from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
 from braincl.models.prior import Prior
 from braincl.models.shared_context import SharedContextNetwork
@@ -92,8 +93,59 @@ def test_predictions_are_those_of_the_moments(encoder, arrays):
     mean, _ = both(encoder, X, Y, queries)
     shown = torch.as_tensor((Y - Y.mean(axis=0)) / Y.std(axis=0))
     conditioned = encoder.network.condition(torch.as_tensor(X), shown)
-    direct, _ = encoder.network.predictive_moments(conditioned, shown, slice(0, 9), torch.as_tensor(queries))
-    np.testing.assert_allclose(mean, direct.detach().numpy().T * Y.std(axis=0) + Y.mean(axis=0), rtol=1e-4, atol=1e-4)
+    direct, _ = encoder.network.predictive_moments(
+        conditioned, shown, slice(0, 9), encoder.network.ask(conditioned, torch.as_tensor(queries))
+    )
+    np.testing.assert_allclose(mean, direct.detach().numpy() * Y.std(axis=0) + Y.mean(axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_are_the_same_through_eigenvectors_and_through_images(encoder, arrays):
+    X, Y = (torch.as_tensor(values) for values in arrays[:2])
+    network, voxels = encoder.network, slice(0, Y.shape[1])
+    conditioned = network.condition(X, (Y - Y.mean(dim=0)) / Y.std(dim=0))
+    duals, means = network.read_through(conditioned, Y, voxels)
+    on_images = duals.flatten(1) @ torch.cat(conditioned.context.bases) + means @ conditioned.means
+    emitted, _ = network.emit(conditioned, Y, voxels)
+    torch.testing.assert_close(emitted, on_images, rtol=1e-4, atol=1e-5)
+    assert conditioned.context.few_systems == (not network.features)
+
+
+def mixture_variance(network, conditioned, Y, queries):
+    """Variance of a mixture of the experts, one after the other, as (t, V)."""
+    context, found = conditioned.context, evidence_of_all(conditioned.context, conditioned.groups, Y)
+    centred = queries.double() - context.offset
+    weights = network.weights(conditioned, found, slice(0, Y.shape[1]))
+    mean, second = torch.zeros(len(queries), Y.shape[1]), torch.zeros(len(queries), Y.shape[1])
+    for group, of_group, weight in zip(conditioned.groups, found, weights, strict=True):
+        for c, expert in enumerate(conditioned.experts[group.members]):
+            solution = solve(group, of_group, weight, c)
+            mass = weight[:, c].sum(dim=(1, 2))
+            cross = (centred @ context.cross(expert).double()).float()
+            part = torch.outer((centred @ expert.mean_weights).float(), solution.mean_coefficient)
+            part = (part + cross @ solution.dual.T) / mass
+            power = (weight[:, c] * group.grid.scale[c].square()).sum(dim=2) / mass[:, None]
+            within = torch.outer(context.prior_variance(expert, centred).float(), power.sum(dim=1))
+            within = within - cross.square() @ (power @ group.inverse[c]).T
+            within = within + power @ group.grid.ratio[c] * (1 + 1 / len(Y))
+            mean, second = mean + mass * part, second + mass * (within + part.square())
+    return second - mean.square()
+
+
+def test_the_variance_is_that_of_the_mixture_and_exact_where_one_coordinate_is_not_zero(encoder, arrays):
+    X, Y, queries = (torch.as_tensor(values) for values in arrays)
+    Y, network = (Y - Y.mean(dim=0)) / Y.std(dim=0, unbiased=False), encoder.network
+    with torch.no_grad():
+        network.std_scale.zero_()
+        conditioned = network.condition(X, Y)
+        vectors = conditioned.context.systems[conditioned.groups[-1].system].vectors
+        along = (conditioned.context.offset + vectors.T.double() @ conditioned.context.A).float()
+        for asked, tolerance in ((along, 1e-4), (queries, 0.1)):
+            expected = mixture_variance(network, conditioned, Y, asked)
+            found = network.predictive_moments(conditioned, Y, slice(0, 9), network.ask(conditioned, asked))[1]
+            if asked is along and len(conditioned.context.systems) > 1:
+                continue  # the systems' own axes differ
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-4)
+            torch.testing.assert_close(found.mean(), expected.mean(), rtol=0.02, atol=0)
 
 
 def test_agnostic_weights_see_embeddings_through_inner_products_only(arrays):

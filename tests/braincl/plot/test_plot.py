@@ -14,7 +14,7 @@ from braincl.data.nifti import to_image
 from braincl.demo import SUBJECT
 from braincl.estimators.in_context import InContextEncoder
 from braincl.plot.brain import FSAVERAGE5_VERTICES
-from braincl.plot.tuning import _principal_components
+from braincl.plot.tuning import principal_components
 from setcore.errors import InputError
 from setcore.evaluation.metrics import interval_coverage, pearson_r
 
@@ -123,11 +123,11 @@ def test_tuning_is_coloured_by_area(encoder, subject):
             plot.draw_tuning(weights, subject["roi"].values, method=method)
 
 
-def test_principal_components_are_those_of_scikit_learn():
+def testprincipal_components_are_those_of_scikit_learn():
     from sklearn.decomposition import PCA
 
     rows = np.random.default_rng(0).standard_normal((30, 7)) @ np.diag(np.arange(1.0, 8))
-    scores, shares = _principal_components(rows)
+    scores, shares = principal_components(rows)
     oracle = PCA(2)
     np.testing.assert_allclose(np.abs(scores), np.abs(oracle.fit_transform(rows)), rtol=1e-8)
     np.testing.assert_allclose(shares, oracle.explained_variance_ratio_)
@@ -178,7 +178,8 @@ def test_slices_and_glass_brain(subject, r):
     assert plot.draw_slices(r, subject, own, direction="x", cuts=[-20.0, 10.0]) is own
     render(own)
     glass = plot.draw_glass_brain(r, subject, label="r")
-    assert glass.get_title() == "r (outline: MNI; data: aligned space)"
+    assert glass.get_title() == "outline: MNI; data: aligned space, so that positions are approximate"
+    assert "r" in [axes.get_title("right") for axes in glass.figure.axes]  # above the colour bar
     render(glass)
     image = to_image(r, subject)
     at = tuple(subject[axis].values for axis in "ijk")

@@ -1,9 +1,11 @@
 """Folds of the training subjects, and the choice of a mixture."""
 
 import numpy as np
+import pytest
 
 from braincl.estimators.prior_ridge import PriorRidge
-from braincl.training.population_prior import Subject, _make_folds, _mixture_predict, fit_population
+from braincl.training import population_prior
+from braincl.training.population_prior import Subject, _make_folds, _mixture_predict, fit_population, load_or_fit
 from setcore.evaluation.metrics import explained_variance
 
 
@@ -32,3 +34,30 @@ def test_a_mixture_is_chosen_where_it_predicts_the_left_out_subject_better(popul
     gaussian = PriorRidge(fit.gaussian).fit(X[:30], Y[:30]).predict(X[30:])
     mixture = _mixture_predict(fit.mixture, X[:30], Y[:30], X[30:])
     assert explained_variance(Y[30:], mixture).mean() > explained_variance(Y[30:], gaussian).mean()
+
+
+def test_a_fit_that_was_killed_goes_on_and_ends_the_same(population, tmp_path, monkeypatch):
+    _, data = population(2, 6, 150, 60, 2)
+    subjects, path = [Subject(f"s{i}", *pair) for i, pair in enumerate(data)], tmp_path / "population.safetensors"
+    whole = load_or_fit(tmp_path / "whole.safetensors", subjects, 3)
+    real, calls = population_prior.fit_prior, []
+
+    def second_call_is_killed(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(population_prior, "fit_prior", second_call_is_killed)
+    with pytest.raises(KeyboardInterrupt):
+        load_or_fit(path, subjects, 3)
+    assert [part.name for part in path.with_suffix("").iterdir()] == ["gaussian-0.safetensors"]
+    found = load_or_fit(path, subjects, 3)
+    assert len(calls) == 4  # not the first fold again
+    assert not path.with_suffix("").exists()
+    assert found.report == whole.report
+    np.testing.assert_array_equal(found.gaussian.covariances, whole.gaussian.covariances)
+    again = load_or_fit(path, subjects, 3)
+    assert len(calls) == 4
+    for (_, left, _), (_, right, _) in zip(again.folds, whole.folds, strict=True):
+        np.testing.assert_array_equal(left.means, right.means)

@@ -55,9 +55,11 @@ def test_each_response_set_is_validated_once(tmp_path, monkeypatch):
     for file, dataset in zip(files, [*subjects(), make_responses(seed=3)], strict=True):
         save_responses(dataset, file)
     opened, read = [], []
-    original, load = responses.open_responses, xr.load_dataset
-    monkeypatch.setattr(tasks, "open_responses", lambda source: opened.append(source) or original(source))
-    monkeypatch.setattr(xr, "load_dataset", lambda path, **options: read.append(path) or load(path, **options))
+    original, load = responses.open_responses, xr.open_dataset
+    monkeypatch.setattr(
+        tasks, "open_responses", lambda source, **options: opened.append(source) or original(source, **options)
+    )
+    monkeypatch.setattr(xr, "open_dataset", lambda path, **options: read.append(path) or load(path, **options))
     assert main(["train", *map(str, files), "--out", str(tmp_path / "m"), "--steps", "1"]) == 0
     assert opened == [str(file) for file in files]
     assert read == files
@@ -254,7 +256,7 @@ def test_another_schedule_cannot_resume(finished):
     with pytest.raises(InputError, match=r"begun with another schedule.*40% of the budget.*resume it with its own"):
         meta_train(subjects(), other, finished, budget=Budget(steps=9), seed=3, resume=True, progress=False)
     other = replace(TINY, clip=2.0)
-    with pytest.raises(InputError, match="other data or settings"):
+    with pytest.raises(InputError, match="begun with another configuration"):
         meta_train(subjects(), other, finished, budget=Budget(steps=9), seed=3, resume=True, progress=False)
 
 
@@ -329,14 +331,29 @@ def test_killed_by_minutes_and_resumed_completes_in_the_time_that_was_left(tmp_p
 
 def test_a_model_is_never_trained_over(finished):
     before = (finished / WEIGHTS_FILE).read_bytes()
-    with pytest.raises(InputError, match="holds a model already; pass --resume"):
+    with pytest.raises(InputError, match="already holds a run; add --resume"):
         meta_train(subjects(), TINY, finished, budget=Budget(steps=5), seed=3, progress=False)
     assert (finished / WEIGHTS_FILE).read_bytes() == before
 
 
-def test_other_data_cannot_resume(finished):
-    with pytest.raises(InputError, match="other data"):
-        meta_train(subjects()[:1], TINY, finished, budget=Budget(steps=9), seed=3, resume=True, progress=False)
+def test_other_data_or_another_seed_cannot_resume(finished, tmp_path):
+    changed = subjects()
+    changed[1] = changed[1].copy(deep=True)
+    changed[1]["embedding"][3, 2] += 1
+    for given, seed, message in [
+        (subjects()[:1], 3, "other data"),
+        (changed, 3, "other data"),
+        (subjects(), 4, "seed"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            meta_train(given, TINY, finished, budget=Budget(steps=9), seed=seed, resume=True, progress=False)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", WEIGHTS_FILE):
+        shutil.copy(finished / name, bare / name)
+    for resume in (False, True):
+        with pytest.raises(InputError, match="without the state of its training"):
+            meta_train(subjects(), TINY, bare, budget=Budget(steps=9), seed=3, resume=resume, progress=False)
 
 
 def test_subjects_that_do_not_go_together(tmp_path):

@@ -45,6 +45,14 @@ def test_blocks_of_counts_are_one_multinomial():
     assert counts[:, ::7].var() == pytest.approx(1 - 1 / n, rel=0.02)
 
 
+def resampled(y, predictions, draws, seed):
+    """Mean r of every resample, of voxels that come in two parts."""
+    parts = bootstrap.MethodBootstrap(len(y), y.shape[1], n_boot=draws, seed=seed)
+    for part in (slice(0, 3), slice(3, None)):
+        parts.add(y[:, part], {"": [p[:, part] for p in predictions]})
+    return parts.resampled()[""]
+
+
 @pytest.mark.parametrize("block", [5, 256])
 def test_pearson_resamples_equal_resampling_by_hand(monkeypatch, block):
     """The same counts, with np.repeat instead of moments: r of every resample agrees."""
@@ -53,7 +61,7 @@ def test_pearson_resamples_equal_resampling_by_hand(monkeypatch, block):
     y[:, 4] = 7.0  # never varies: left out from the start
     predictions[0][:, 2] = 0.3  # never varies: r = 0
     kept = np.delete(np.arange(VOXELS), 4)
-    (fast,) = bootstrap._resampled_r(y, [predictions], 20, 9, 0.95)
+    fast = resampled(y[:, kept], [p[:, kept] for p in predictions], 20, 9)
     image_counts = bootstrap.numpy_generator(9, "bootstrap", "image").multinomial(
         IMAGES, np.full(IMAGES, 1 / IMAGES), 20
     )
@@ -69,7 +77,7 @@ def test_voxels_that_do_not_vary_in_a_resample_do_not_count():
     y, predictions = responses(images=12)
     y[:, 0] = 0
     y[3, 0] = 1
-    (fast,) = bootstrap._resampled_r(y, [predictions], 50, 2, 0.95)
+    fast = resampled(y, predictions, 50, 2)
     image_counts = bootstrap.numpy_generator(2, "bootstrap", "image").multinomial(12, np.full(12, 1 / 12), 50)
     voxel_counts = np.concatenate([c for _, c in bootstrap._count_blocks(VOXELS, 50, 2, "voxel")], axis=1)
     assert (image_counts[:, 3] == 0).any()

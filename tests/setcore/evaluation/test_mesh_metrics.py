@@ -6,7 +6,7 @@ import trimesh
 
 from setcore.errors import InputError
 from setcore.evaluation.mesh_metrics import (
-    SurfaceSamples,
+    Surface,
     chamfer_distance,
     f_score,
     is_closed,
@@ -17,31 +17,40 @@ from setcore.evaluation.mesh_metrics import (
 )
 
 
-def random_samples(count, seed):
+def random_triangles(count, seed):
+    """A soup of small triangles in the unit cube."""
     rng = np.random.default_rng(seed)
-    normals = rng.standard_normal((count, 3))
-    return SurfaceSamples(rng.random((count, 3)), normals / np.linalg.norm(normals, axis=1, keepdims=True))
+    vertices = rng.random((count, 1, 3)) + 0.2 * rng.standard_normal((count, 3, 3))
+    return vertices.reshape(-1, 3), np.arange(3 * count).reshape(-1, 3)
 
 
 @pytest.fixture
 def pair():
-    return random_samples(70, 0), random_samples(90, 1)
+    return Surface(*random_triangles(20, 0), count=70, seed=0), Surface(*random_triangles(30, 1), count=90, seed=1)
+
+
+def brute_force(points, triangles):
+    """Distances from points to triangles, and normals there, by the nearest place of every triangle."""
+    count, many = len(points), len(triangles)
+    places = trimesh.triangles.closest_point(np.tile(triangles, (count, 1, 1)), np.repeat(points, many, axis=0))
+    distance = np.linalg.norm(places.reshape(count, many, 3) - points[:, None], axis=-1)
+    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    return distance.min(1), (normals / np.linalg.norm(normals, axis=1, keepdims=True))[distance.argmin(1)]
 
 
 def test_metrics_equal_brute_force(pair):
     a, b = pair
-    distance = np.linalg.norm(a.points[:, None] - b.points[None], axis=-1)
-    cosine = np.abs(a.normals @ b.normals.T)
-    forward, backward = distance.min(1), distance.min(0)
-    assert chamfer_distance(a, b) == pytest.approx(forward.mean() + backward.mean(), rel=1e-12)
+    soups = [vertices[faces] for vertices, faces in (random_triangles(20, 0), random_triangles(30, 1))]
+    forward, at_b = brute_force(a.samples.points, soups[1])
+    backward, at_a = brute_force(b.samples.points, soups[0])
+    assert chamfer_distance(a, b) == pytest.approx(forward.mean() + backward.mean(), rel=1e-9)
     for threshold in (0.05, 0.1, 0.3):
         precision, recall = (backward < threshold).mean(), (forward < threshold).mean()
         expected = 2 * precision * recall / (precision + recall)
         assert f_score(a, b, threshold) == pytest.approx(expected, rel=1e-12)
-    expected = (cosine[np.arange(70), distance.argmin(1)].mean() + cosine[distance.argmin(0), np.arange(90)].mean()) / 2
-    assert normal_consistency(a, b) == pytest.approx(expected, rel=1e-12)
-    scores = surface_scores(a, b, (0.1,))
-    assert scores == {
+    cosines = [np.abs((x.samples.normals * y).sum(1)).mean() for x, y in ((a, at_b), (b, at_a))]
+    assert normal_consistency(a, b) == pytest.approx(sum(cosines) / 2, rel=1e-9)
+    assert surface_scores(a, b, (0.1,)) == {
         "f_score@0.1": f_score(a, b, 0.1),
         "chamfer_distance": chamfer_distance(a, b),
         "normal_consistency": normal_consistency(a, b),
@@ -50,26 +59,39 @@ def test_metrics_equal_brute_force(pair):
 
 def test_nothing_within_reach_scores_zero(pair):
     a, _ = pair
-    assert f_score(a, SurfaceSamples(a.points + 10, a.normals), 0.02) == 0.0
+    vertices, faces = random_triangles(20, 0)
+    assert f_score(a, Surface(vertices + 10, faces), 0.02) == 0.0
 
 
-def test_metrics_of_a_surface_with_itself(pair):
-    a, _ = pair
-    assert surface_scores(a, a) == pytest.approx(
-        {"f_score@0.01": 1, "f_score@0.02": 1, "chamfer_distance": 0, "normal_consistency": 1}
-    )
+def test_a_surface_is_at_no_distance_from_itself():
+    """Also where its other samples lie far from each other, and between thousands of faces."""
+    mesh = trimesh.creation.icosphere(4)
+    scores = surface_scores(Surface(mesh.vertices, mesh.faces, 50, 0), Surface(mesh.vertices, mesh.faces, 60, 1))
+    assert {name: value for name, value in scores.items() if name.startswith("f_score")} == {
+        "f_score@0.005": 1,
+        "f_score@0.01": 1,
+        "f_score@0.02": 1,
+    }
+    assert scores["chamfer_distance"] < 1e-12
+    assert scores["normal_consistency"] == pytest.approx(1, abs=1e-12)
 
 
 def test_concentric_spheres():
-    """Chamfer distance of dense samples is twice the gap, up to the spacing of samples."""
+    """Chamfer distance is twice the gap, up to the facets."""
     inner = trimesh.creation.icosphere(4, 1.0)
     outer = trimesh.creation.icosphere(4, 1.2)
-    a = sample_surface(inner.vertices, inner.faces, 6000, 0)
-    b = sample_surface(outer.vertices, outer.faces, 6000, 1)
-    assert chamfer_distance(a, b) == pytest.approx(0.4, abs=0.01)
+    a, b = Surface(inner.vertices, inner.faces, 6000, 0), Surface(outer.vertices, outer.faces, 6000, 1)
+    assert chamfer_distance(a, b) == pytest.approx(0.4, abs=0.004)
     assert normal_consistency(a, b) == pytest.approx(1, abs=2e-3)
     assert f_score(a, b, 0.19) == 0
-    assert f_score(a, b, 0.24) == pytest.approx(1, abs=1e-3)
+    assert f_score(a, b, 0.21) == 1
+
+
+def test_faces_without_area_are_no_surface():
+    """A line of a face reaches 9 away from a triangle; a point there is as far from the surface as without it."""
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [9, 0, 0]], float)
+    with_line = Surface(vertices, np.array([[0, 1, 2], [0, 1, 3]]), 10)
+    assert with_line.nearest(np.array([[9.0, 0, 0]]))[0].tolist() == [8]
 
 
 def test_samples_are_area_uniform():

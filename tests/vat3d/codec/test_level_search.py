@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from streams import token_stream
 
-from setcore.evaluation.mesh_metrics import SurfaceSamples, sample_surface
+from setcore.evaluation.mesh_metrics import SAMPLES, SurfaceSamples, sample_surface
 from vat3d.bitstream.header import LEVEL_STEP, LEVELS
 from vat3d.bitstream.stream import TokenStream
 from vat3d.codec.fidelity import NOISE, FScoreEstimator, Scores, best_level
@@ -20,7 +20,6 @@ from vat3d.codec.level_search import (
     with_levels,
 )
 from vat3d.codec.targets import VolumeSamples
-from vat3d.mesh.compare import SAMPLES
 from vat3d.mesh.isosurface import Field, extract_surface
 
 
@@ -32,6 +31,11 @@ def sphere(radius: float = 0.7, centre: tuple[float, ...] = (0, 0, 0)) -> Surfac
     normals = np.random.default_rng(0).standard_normal((SAMPLES, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     return SurfaceSamples(np.array(centre) + radius * normals, normals)
+
+
+def distance_from_sphere(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From the surface of `sphere()`."""
+    return np.abs(ball(0.7)(points))
 
 
 class Extraction:
@@ -52,14 +56,14 @@ class Extraction:
 
 
 def estimator_of(original: SurfaceSamples) -> FScoreEstimator:
-    return FScoreEstimator(original, Extraction())
+    return FScoreEstimator(original, Extraction(), distance_from_sphere)
 
 
 class Told(FScoreEstimator):
     """Gives scores that are told, and remembers whether they were to be measured."""
 
     def __init__(self, score: Callable[[int], float]) -> None:
-        super().__init__(sphere(), Extraction())
+        super().__init__(sphere(), Extraction(), distance_from_sphere)
         self.score = score
         self.measured: list[bool] = []
 
@@ -80,6 +84,15 @@ def test_f_score_of_a_sphere(error: float, f_score: float, measured: bool) -> No
     estimator = estimator_of(sphere())
     assert estimator.f_scores(ball(0.7 + error), measured)(0) == pytest.approx(f_score, abs=0.01)
     assert estimator.f_scores(ball(0.7 + error - 0.009), measured)(9) == pytest.approx(f_score, abs=0.01)
+
+
+@pytest.mark.parametrize(("error", "f_score"), [(0.0, 1.0), (0.019, 1.0), (-0.021, 0.0)])
+def test_the_f_score_that_is_reported_is_measured_to_the_surface(error: float, f_score: float) -> None:
+    """Not to samples: with these, 300 on either side would all lie farther than .02 from each other."""
+    estimator = estimator_of(sphere())
+    for level, count in ((0, 300), (9, 3000)):
+        field = ball(0.7 + error - level * LEVEL_STEP)
+        assert estimator.measured(field, level, 0, count) == f_score
 
 
 @pytest.mark.parametrize("measured", [False, True])
@@ -129,9 +142,8 @@ def test_an_estimate_keeps_the_thin_plate_that_its_grid_breaks() -> None:
 @pytest.mark.parametrize("measured", [False, True])
 def test_the_level_of_the_best_f_score_is_taken(best: int, measured: bool) -> None:
     estimator = Told(lambda level: 1 - abs(LEVELS.index(level) - LEVELS.index(best)) / 20)
-    stream, score = with_levels(token_stream(), Extraction(lambda _: ball(0.7)), estimator, ball_volume(), measured)
+    stream = with_levels(token_stream(), Extraction(lambda _: ball(0.7)), estimator, ball_volume(), measured)
     assert stream.level == best
-    assert score == 1
     assert estimator.measured[0] == measured
     assert not any(estimator.measured[1:])
 
@@ -172,7 +184,7 @@ def test_a_handful_of_tokens_decodes_at_the_level_of_the_largest_overlap(level: 
     """Of a ball whose distances are decoded by a level's step too large."""
     field = ball(0.7 - level * LEVEL_STEP)
     assert dice_level(field, ball_volume()) == level
-    stream, _ = with_levels(
+    stream = with_levels(
         token_stream(), Extraction(lambda _: field), Told(lambda _: 0.5), ball_volume(), measured=False
     )
     assert stream.levels == (*[level] * (len(stream.ids) - 1), 0)
@@ -183,7 +195,7 @@ def test_a_handful_of_tokens_may_decode_one_level_lower_where_that_scores_better
     overlap, lower = LEVELS[5], LEVELS[4]
     estimator = Told(lambda level: 0.9 if level == lower else 0.5)
     field = ball(0.7 - overlap * LEVEL_STEP)
-    stream, _ = with_levels(token_stream(), Extraction(lambda _: field), estimator, ball_volume(), measured)
+    stream = with_levels(token_stream(), Extraction(lambda _: field), estimator, ball_volume(), measured)
     assert stream.levels[0] == LEVELS[5 - below]
 
 

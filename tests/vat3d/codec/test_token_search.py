@@ -9,9 +9,9 @@ from streams import uniform_tables
 from toy_shapes import box_distance
 
 from vat3d.bitstream.entropy import Tables
-from vat3d.bitstream.residual import LARGEST, STEP_CODE, STEPS, neighbourhood, residual_bits
+from vat3d.bitstream.residual import CLASSES, LARGEST, STEP_CODE, STEPS, neighbourhood, residual_bits
 from vat3d.codec.effort import EFFORTS, RESIDUAL_EFFORTS, Schedule
-from vat3d.codec.refine_residual import ResidualRate, refine_residual
+from vat3d.codec.refine_residual import ResidualRate, classes, refine_residual
 from vat3d.codec.refine_tokens import refine
 from vat3d.codec.targets import Target
 from vat3d.codec.token_search import TokenChoice, TokenSearch, id_costs
@@ -25,7 +25,7 @@ COUNT = 150
 @pytest.fixture(autouse=True, params=["float32", "bfloat16"])
 def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything here holds in both, on every processor: the network is small enough for bfloat16 to be emulated."""
-    monkeypatch.setattr("vat3d.network.precision.auto_precision", lambda: request.param)
+    monkeypatch.setattr("setcore.devices.auto_precision", lambda device=None: request.param)
     return request.param
 
 
@@ -199,7 +199,7 @@ def test_bits_of_numbers_are_those_of_a_laplace_distribution_in_each_class() -> 
     shape = (3, 4, 5, 2)
     rounded = np.random.default_rng(0).integers(-2, 3, shape)
     numbers = torch.from_numpy(rounded + np.random.default_rng(1).uniform(-0.4, 0.4, shape)).float()
-    rate, kinds = ResidualRate(rounded, numbers), neighbourhood(np.abs(rounded))
+    rate, kinds = ResidualRate(torch.from_numpy(rounded), numbers), neighbourhood(np.abs(rounded))
     for kind in np.unique(kinds):
         inside = kinds == kind
         scale = np.clip((np.abs(numbers.numpy())[inside].sum() + 3) / (inside.sum() + 10), 0.08, 4)
@@ -210,6 +210,19 @@ def test_bits_of_numbers_are_those_of_a_laplace_distribution_in_each_class() -> 
     slope = torch.autograd.grad(rate.bits(numbers.requires_grad_()), numbers)[0]
     assert torch.isfinite(slope).all()
     assert ((slope > 0) == (numbers > 0)).all()
+
+
+def test_classes_are_those_of_the_file_and_bits_of_several_residuals_are_their_own() -> None:
+    rng, shape = np.random.default_rng(0), (2, 3, 5, 4, 6)
+    rounded = rng.integers(-7, 8, shape) * (rng.random(shape) < 0.4)
+    found = classes(torch.from_numpy(rounded).abs())
+    assert set(found.unique().tolist()) == set(range(CLASSES))
+    numbers = torch.from_numpy(rounded + rng.uniform(-0.4, 0.4, shape)).float()
+    bits = ResidualRate(torch.from_numpy(rounded), numbers).bits(numbers)
+    for row, part in enumerate(rounded):
+        np.testing.assert_array_equal(found[row].numpy(), neighbourhood(np.abs(part)))
+        alone = ResidualRate(torch.from_numpy(part), numbers[row]).bits(numbers[row])
+        torch.testing.assert_close(bits[row], alone)
 
 
 def test_efforts_with_a_residual_are_ordered() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ import trimesh
 
 from setcore.errors import InputError
 from setcore.files import locked_folder
+from setcore.parallel.jobs import Parallel
 from vat3d.data import prepare as prepare_module
 from vat3d.data.dataset import Dataset
 from vat3d.data.items import MeshItem
 from vat3d.data.prepare import mesh_items, prepare, split_share
-from vat3d.data.worker import Worker, sample_item
+from vat3d.data.worker import Worker, sample_in_child, sample_item
 from vat3d.errors import DatasetError, MeshError
 
 COUNT = 8
@@ -28,17 +31,12 @@ class InProcess:
     stop: int | None = None
     done = 0
 
-    def __init__(self, seconds: float) -> None:
-        type(self).done = 0
-
-    def __call__(self, item: MeshItem, seed: int, out: Path) -> dict:
-        if type(self).done == type(self).stop:
+    @classmethod
+    def sample(cls, item: MeshItem, seed: int, out: str, seconds: float) -> dict:
+        if cls.done == cls.stop:
             raise KeyboardInterrupt
-        type(self).done += 1
-        return sample_item(item, seed, out)
-
-    def close(self) -> None:
-        pass
+        cls.done += 1
+        return sample_item(item, seed, Path(out))
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def meshes(tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(prepare_module, "SHARD", 3)
-    monkeypatch.setattr(prepare_module, "Worker", InProcess)
+    monkeypatch.setattr(prepare_module, "sample_in_child", InProcess.sample)
     monkeypatch.setattr(InProcess, "stop", None)
 
 
@@ -67,6 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def make(meshes: Path, out: Path, **options) -> dict[str, int]:
+    InProcess.done = 0
     return prepare(mesh_items([meshes]), out, progress=False, **options)
 
 
@@ -113,6 +112,24 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(meshes, tmp_path, mon
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     make(meshes, tmp_path / "killed")
     assert InProcess.done == 0
+
+
+def test_two_processes_make_the_same_data_set(meshes, tmp_path, monkeypatch):
+    make(meshes, tmp_path / "one")
+    monkeypatch.setattr(prepare_module, "sample_in_child", sample_in_child)
+    make(meshes, tmp_path / "two", parallel=Parallel(jobs=2))
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_shards_hold_every_mesh_once(meshes, tmp_path):
+    make(meshes, tmp_path / "whole")
+    for part in (1, 2, 3):
+        make(meshes, tmp_path / f"part{part}", parallel=Parallel(shard=(part, 3)))
+    names = [{line["name"]: line["geometry"] for line in Dataset(tmp_path / f"part{part}").index} for part in (1, 2, 3)]
+    whole = {line["name"]: line["geometry"] for line in Dataset(tmp_path / "whole").index}
+    assert whole.items() <= (names[0] | names[1] | names[2]).items()
+    assert not names[0].keys() & names[1].keys()
+    assert sum(map(len, names)) == len(whole) + 1  # the copy of a box that another shard holds is not known here
 
 
 @pytest.mark.parametrize("step", ["before the shard", "while pending files are removed", "within a line"])
@@ -179,7 +196,7 @@ def test_even_odd_keeps_meshes_that_hide_parts_and_their_inner_walls(tmp_path):
     nested.export(tmp_path / "nested.ply")
     trimesh.creation.box(2 * outer).export(tmp_path / "alone.ply")
     items = mesh_items([tmp_path / "alone.ply", tmp_path / "nested.ply"])
-    assert prepare(items, tmp_path / "data", fill="even-odd", progress=False)["failures"] == 1
+    assert prepare(items, tmp_path / "data", fill="even-odd", progress=False)["unchanged"] == 1
     with pytest.raises(DatasetError, match="prepared with"):
         prepare(items, tmp_path / "data", progress=False)
     data = Dataset(tmp_path / "data")
@@ -226,6 +243,12 @@ def test_the_child_process_samples_as_this_one_does_and_is_stopped_in_time(meshe
         assert (tmp_path / "child.safetensors").read_bytes() == (tmp_path / "here.safetensors").read_bytes()
         with pytest.raises(MeshError, match="neither"):
             worker(mesh_items([meshes / "broken.stl"])[0], 3, tmp_path / "no.safetensors")
+        with pytest.raises(OSError, match=r"absent"):  # no fault of the mesh
+            worker(item, 3, tmp_path / "absent" / "no.safetensors")
+        assert worker._process is not None
+        os.kill(worker._process.pid, signal.SIGKILL)  # while it waits: no mesh is to blame
+        worker._process.wait()
+        assert worker(item, 3, tmp_path / "after.safetensors") == facts
         worker.seconds = 0.0
         with pytest.raises(MeshError, match="took longer"):
             worker(item, 3, tmp_path / "late.safetensors")

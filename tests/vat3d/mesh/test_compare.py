@@ -5,9 +5,12 @@ import pytest
 import trimesh
 
 from vat3d.errors import MeshError
-from vat3d.mesh.compare import Reference, ceiling, evaluate
+from vat3d.mesh.compare import Reference, evaluate
 
-KEYS = {"f_score@0.01", "f_score@0.02", "chamfer_distance", "normal_consistency", "volume_iou", "watertight"}
+KEYS = {"f_score@0.005", "f_score@0.01", "f_score@0.02", "chamfer_distance", "normal_consistency"} | {
+    "volume_iou",
+    "watertight",
+}
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +19,14 @@ def bar():
     return trimesh.creation.box((0.2, 2.0, 0.5))
 
 
-def test_a_thing_equals_itself_up_to_sampling(bar):
-    scores = ceiling(bar)
+def test_a_thing_equals_itself(bar):
+    scores = evaluate(bar, bar)
     assert set(scores) == KEYS
-    assert scores["f_score@0.02"] > 0.999
-    assert scores["f_score@0.01"] < scores["f_score@0.02"]
+    assert [scores[f"f_score@{threshold}"] for threshold in ("0.005", "0.01", "0.02")] == [1, 1, 1]
     assert scores["volume_iou"] == 1
     assert scores["watertight"] is True
-    assert scores["chamfer_distance"] < 0.02
-    assert scores["normal_consistency"] > 0.97
+    assert scores["chamfer_distance"] < 1e-12
+    assert scores["normal_consistency"] == pytest.approx(1, abs=1e-12)
 
 
 def test_order_of_faces_and_vertices_does_not_matter(bar):
@@ -53,7 +55,9 @@ def test_thresholds_belong_to_the_reference_frame():
     """The reference is 100 units long: a shift of 0.4 units is .008 in its frame and within both thresholds."""
     rod = trimesh.creation.box((100.0, 1.0, 1.0))
     scores = evaluate(rod, rod.copy().apply_translation([0, 0.4, 0]))
-    assert scores["f_score@0.02"] == pytest.approx(1, abs=0.01)
+    assert scores["f_score@0.01"] == 1
+    # .25 of the 1 are within reach: of the sides that slide along, .6 + .25; of the others half of one that is inside
+    assert scores["f_score@0.005"] == pytest.approx((0.85 + 0.85 + 0.5 + 0) / 4, abs=0.01)
 
 
 def test_iou_needs_closed_meshes_and_watertight_speaks_of_other(bar):

@@ -45,7 +45,7 @@ def test_signed_distance_of_a_box_is_exact(change):
     np.testing.assert_allclose(box.signed_distance(POINTS), box_distance(POINTS, HALF), atol=1e-6)
     np.testing.assert_array_equal(box.contains(POINTS), box_distance(POINTS, HALF) < 0)
     assert box.report == {
-        "closed_components": 1, "holed_components": 0, "open_components": 0, "loose_faces": 0,
+        "closed_components": 1, "holed_components": 0, "flat_components": 0, "open_components": 0, "loose_faces": 0,
         "shell": 0.0, "closed": True,
     }  # fmt: skip
 
@@ -60,7 +60,7 @@ def test_an_open_sheet_is_a_shell_of_stated_thickness():
     expected = np.linalg.norm(POINTS - nearest, axis=1) - SHELL
     np.testing.assert_allclose(sheet.signed_distance(POINTS), expected, atol=1e-6)
     assert sheet.report == {
-        "closed_components": 0, "holed_components": 0, "open_components": 1, "loose_faces": 0,
+        "closed_components": 0, "holed_components": 0, "flat_components": 0, "open_components": 1, "loose_faces": 0,
         "shell": SHELL, "closed": False,
     }  # fmt: skip
     points, normals = sheet.surface_samples(2000, seed=1)
@@ -82,8 +82,26 @@ def test_closed_and_open_parts_are_united():
     np.testing.assert_allclose(distance[box < 0], box[box < 0], atol=1e-5)
 
 
-def test_a_flat_box_becomes_a_shell():
-    assert solid(BOX.vertices * [1, 1, 0.005], BOX.faces).report["closed"] is False
+def test_a_flat_box_becomes_a_shell_and_is_not_called_open():
+    report = solid(BOX.vertices * [1, 1, 0.005], BOX.faces).report
+    assert (report["closed"], report["open_components"]) == (True, 0)
+    assert (report["flat_components"], report["shell"]) == (1, SHELL)
+
+
+@pytest.mark.parametrize("inside_out", [False, True])
+def test_many_parts_face_outward_but_for_cavities(inside_out):
+    """Boxes in a row, every third one given inside out, and in the first one a cavity."""
+    parts = [BOX.copy().apply_translation([3 * k, 0, 0]) for k in range(300)]
+    for part in parts[1::3]:
+        part.invert()
+    cavity = BOX.copy().apply_scale(0.5)
+    cavity.invert()
+    given = trimesh.util.concatenate([*parts, cavity])
+    faces = given.faces[:, ::-1] if inside_out else given.faces
+    mesh = canonical_mesh(given.vertices, faces)
+    expected = (300 - 0.5**3) * BOX.volume / mesh.half_side**3
+    assert mesh.volumes.sum() == pytest.approx(expected, rel=1e-3)  # vertices are rounded to 1e-6
+    assert (mesh.volumes < 0).sum() == 1
 
 
 def test_a_blade_of_two_coincident_sides_is_kept_as_a_shell():
@@ -94,7 +112,7 @@ def test_a_blade_of_two_coincident_sides_is_kept_as_a_shell():
     front, back = [[a, b, c], [a, c, d]], [[b, a, d], [b, d, c]]
     finned = solid(vertices, np.concatenate([BOX.faces, front, back]))
     assert finned.report == {
-        "closed_components": 1, "holed_components": 0, "open_components": 0, "loose_faces": 4,
+        "closed_components": 1, "holed_components": 0, "flat_components": 0, "open_components": 0, "loose_faces": 4,
         "shell": SHELL, "closed": False,
     }  # fmt: skip
     frame = 0.5 * (vertices.min(0) + vertices.max(0))  # the longest half-side is 1 already

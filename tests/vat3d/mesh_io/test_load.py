@@ -24,7 +24,7 @@ def corners(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl", "glb"])
 def test_what_is_written_is_read(tmp_path, kind):
     path = tmp_path / f"torus.{kind}"
-    assert save_mesh(path, VERTICES, FACES) == []
+    save_mesh(path, VERTICES, FACES)
     vertices, faces, notes = load_mesh(path)
     tolerance = 0 if kind == "obj" else 1e-6
     np.testing.assert_allclose(corners(vertices, faces), corners(VERTICES, FACES), atol=tolerance)
@@ -144,21 +144,49 @@ def test_unusable_things_from_memory(source):
         load_mesh(source)
 
 
-@pytest.mark.parametrize("kind", ["stl", "glb"])
-def test_float32_formats_far_from_the_origin_say_what_they_lose(tmp_path, kind):
-    far = VERTICES + 1e6
-    (note,) = save_mesh(tmp_path / f"far.{kind}", far, FACES)
-    assert "far from the origin" in note
-    with pytest.raises(MeshError, match="too large"):
-        save_mesh(tmp_path / f"huge.{kind}", VERTICES * 1e300, FACES)
-    assert [p.name for p in tmp_path.iterdir()] == [f"far.{kind}"]
+def test_far_from_the_origin_stl_is_refused_and_glb_keeps_the_offset_in_its_node(tmp_path):
+    far = VERTICES + np.array([5e5, -4.5e6, 100.7])
+    with pytest.raises(MeshError, match="so far from the origin"):
+        save_mesh(tmp_path / "far.stl", far, FACES)
+    save_mesh(tmp_path / "far.glb", far, FACES)
+    vertices, faces, _ = load_mesh(tmp_path / "far.glb")
+    np.testing.assert_allclose(vertices, far, atol=1e-7)
+    np.testing.assert_array_equal(faces, FACES)
+    assert trimesh.load_mesh(tmp_path / "far.glb", process=False).is_watertight
+    for kind in ("stl", "glb"):
+        with pytest.raises(MeshError, match="too large"):
+            save_mesh(tmp_path / f"huge.{kind}", VERTICES * 1e300, FACES)
+    assert [p.name for p in tmp_path.iterdir()] == ["far.glb"]
+
+
+def test_no_format_makes_two_vertices_one(tmp_path):
+    """Two corners that float32 cannot tell apart at 3,000 times the extent."""
+    near = VERTICES.copy()
+    near[1] = near[0] + 1e-5
+    far = near + 3000
+    with pytest.raises(MeshError, match="would tear it"):
+        save_mesh(tmp_path / "a.stl", far, FACES)
+    for kind in ("obj", "ply", "glb"):
+        save_mesh(tmp_path / f"a.{kind}", far, FACES)
+        assert len(np.unique(load_mesh(tmp_path / f"a.{kind}")[0], axis=0)) == len(VERTICES)
+
+
+def test_stl_that_float32_would_open_is_refused(tmp_path):
+    """Two tetrahedra with an edge each that float32 makes one: the edge would have four faces."""
+    tetra = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
+    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    other = tetra * (1, -1, 1) + 1e-12
+    two = np.concatenate([tetra, other]) + 1.0, np.concatenate([faces, faces[:, ::-1] + 4])
+    with pytest.raises(MeshError, match="would tear it"):
+        save_mesh(tmp_path / "two.stl", *two)
+    save_mesh(tmp_path / "two.glb", *two)
 
 
 @pytest.mark.parametrize("kind", ["obj", "ply"])
 @pytest.mark.parametrize("scale", [1e-12, 1e12, 1e300])
 def test_obj_and_ply_keep_any_coordinates(tmp_path, kind, scale):
     far = (VERTICES + 1e5) * scale
-    assert save_mesh(tmp_path / f"far.{kind}", far, FACES) == []
+    save_mesh(tmp_path / f"far.{kind}", far, FACES)
     np.testing.assert_array_equal(load_mesh(tmp_path / f"far.{kind}")[0], far)
 
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from toy_shapes import CODEC, TRAIN, Toy
+from toy_shapes import CODEC, TRAIN, Toy, generators
 
 from setcore.errors import InputError
 from vat3d.mesh.canonical import HALF_DOMAIN
@@ -108,8 +108,7 @@ def test_field_loss_is_least_at_the_scaled_distance() -> None:
 def test_deformed_samples_stay_on_the_surface_and_in_the_frame() -> None:
     """Surface points that are also queries at distance 0 move alike; the result fills the frame; normals stay right."""
     sphere = torch.nn.functional.normalize(points(6, 4000, 3), dim=-1)
-    generator = torch.Generator().manual_seed(5)
-    moved, normals, queries, distances, box = deform(sphere, sphere, sphere, torch.zeros(6, 4000), generator)
+    moved, normals, queries, distances, box = deform(sphere, sphere, sphere, torch.zeros(6, 4000), generators(6, 5))
     torch.testing.assert_close(moved, queries)
     assert (distances == 0).all()
     torch.testing.assert_close(moved.abs().amax(1), box, atol=1e-5, rtol=0)
@@ -124,10 +123,18 @@ def test_deformed_samples_stay_on_the_surface_and_in_the_frame() -> None:
 
 def test_volume_samples_come_from_the_box() -> None:
     toy, config = Toy(), dataclasses.replace(TRAIN, volume=64)
-    batch = make_batch(toy.batch([1, 2]), config, torch.Generator().manual_seed(0), augment=False)
+    batch = make_batch(toy.batch([1, 2]), config, generators(2), augment=False)
     volume = batch.queries[:, :64]
     assert (volume.abs() <= HALF_DOMAIN * stretch_box(batch.box)[:, None]).all()
     assert batch.queries.shape == (2, 64 + TRAIN.near, 3)
+
+
+def test_what_is_drawn_for_a_shape_does_not_depend_on_the_others() -> None:
+    toy, drawn = Toy(), generators(3)
+    whole = make_batch(toy.batch([4, 1, 2]), TRAIN, drawn)
+    alone = make_batch(toy.batch([1]), TRAIN, generators(3)[1:2])
+    for name in ("points", "normals", "box", "queries", "distances"):
+        torch.testing.assert_close(getattr(alone, name)[0], getattr(whole, name)[1], msg=name)
 
 
 def test_network_weights_depend_on_the_seed_alone() -> None:

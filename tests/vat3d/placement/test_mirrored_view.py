@@ -146,10 +146,15 @@ def tokenizer() -> MeshTokenizer:
     return MeshTokenizer.from_pretrained(DATA / "tiny")
 
 
-def test_far_from_the_origin_no_half_is_taken(tokenizer):
-    """There the middle of the frame may be 1/128 beside that of the shape."""
-    box = trimesh.creation.box((2.0, 1.6, 1.2)).apply_translation((3e4, -2e4, 3e4))
-    assert tokenizer.encode(box, 200, "fast").report["mirrored_axes"] == ""
+def test_neither_size_nor_place_changes_what_is_encoded(tokenizer):
+    """A file's box says them to 1/4096 of the half-side, beside what is encoded."""
+    box = trimesh.creation.box((2.0, 1.6, 1.2))
+    here = tokenizer.encode(box, 200, "fast")
+    assert here.report["mirrored_axes"] == "xyz"
+    for scale, shift in ((3.7, (0, 0, 0)), (2.0**-9, (0, 0, 0)), (1.0, (3e4, -2e4, 3e4))):
+        there = tokenizer.encode((box.vertices * scale + shift, box.faces), 200, "fast")
+        np.testing.assert_array_equal(np.concatenate(there.ids), np.concatenate(here.ids))
+        assert there.frame.pose == here.frame.pose
 
 
 @pytest.mark.parametrize("mirror", [0, 2, 5, 7])

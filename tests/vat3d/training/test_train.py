@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_shapes import COMPONENTS, TRAIN, Killed, Toy
+from toy_shapes import COMPONENTS, TRAIN, Killed, Toy, generators
 
 from setcore.checkpoint import load_tensors
 from setcore.errors import CheckpointError, InputError
@@ -32,8 +32,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_and_resumed_equals_uninterrupted(finished: Path, tmp_path: Path) -> None:
     """Killed after the checkpoint of step 5, in the middle of the curriculum; the same weights, tables and id."""
-    validation_draws, basis_draws = 1, CONFIG.basis_shapes // CONFIG.batch
-    dying = Killed(validation_draws + basis_draws + 8)
+    validation_draws, shapes = 1, CONFIG.basis_shapes + 8 * CONFIG.batch
+    dying = Killed(validation_draws + shapes // 2)  # half of them come from the other data set
     with pytest.raises(KeyboardInterrupt):
         train([dying, Toy(24)], tmp_path, COMPONENTS, CONFIG, Budget(steps=12), progress=False)
     assert (tmp_path / STATE_FILE).exists()
@@ -84,17 +84,22 @@ def test_training_learns(tmp_path: Path) -> None:
     """Loss on fixed batches falls by half within a hundred steps."""
     from setcore.seeding import torch_generator
     from vat3d.training.augment import make_batch
+    from vat3d.training.batches import TrainingBatch
 
     network = new_network(COMPONENTS, 0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    batch = make_batch(Toy().batch(range(4)), CONFIG, torch_generator(0), augment=False)
+    batch = make_batch(Toy().batch(range(4)), CONFIG, generators(4), augment=False)
     values = []
     for step in range(80):
-        loss, parts, _, _ = losses(network, batch, CONFIG, 1.0, None, torch_generator(0, step))
+        noise = torch.randn(
+            4, 3, COMPONENTS.grid, COMPONENTS.grid, COMPONENTS.channels, generator=torch_generator(step)
+        )
+        drawn = TrainingBatch(batch, noise, torch.ones(4, dtype=torch.long), torch.zeros(4))
+        loss, parts, _, _ = losses(network, drawn, CONFIG, 1.0, None)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        values.append(parts["volume"])
+        values.append(float(parts["volume"]))
     assert values[-1] < 0.5 * values[0]
 
 
