@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -101,6 +102,15 @@ class _Steps(Dataset[Any], Generic[Group]):
             return error
 
 
+def _say_nothing(worker: int) -> None:
+    """Let a worker's threads fail without a word: what steps raise is handed on, and the rest is an end that is told.
+
+    Tensors are handed on by a thread of the worker, which fails when the process that reads them ends between two
+    messages, as after Ctrl-C.
+    """
+    sys.excepthook = lambda *_: None
+
+
 def prefetch(
     make: Callable[[int], Group], steps: Iterable[int], device: torch.device, workers: int | None = None
 ) -> Iterator[Group]:
@@ -130,6 +140,7 @@ def prefetch(
     loader = DataLoader(
         _Steps(make), batch_size=None, sampler=steps, num_workers=workers, pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if workers else None,  # what `make` holds, such as open files, is not copied
+        worker_init_fn=_say_nothing,
         generator=torch.Generator(),  # the loader draws a seed, which is not to come from global state
     )  # fmt: skip
     try:

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
+from multiprocessing import connection, process, resource_sharer
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,21 @@ def test_a_worker_that_is_killed_is_one_line() -> None:
 
     with pytest.raises(InputError, match="a worker process that makes batches was killed"):
         list(prefetch(make, range(3), CPU, 1))
+
+
+def test_a_worker_says_nothing_when_its_reader_is_gone(capfd: pytest.CaptureFixture[str]) -> None:
+    def make(step: int) -> Outer:
+        sharer = resource_sharer._resource_sharer  # the thread of a worker that hands tensors on
+        address, _ = sharer.register(lambda *_: None, lambda: None)
+        before = sys.excepthook
+        failed = threading.Event()
+        sys.excepthook = lambda *error: (before(*error), failed.set())
+        connection.Client(address, authkey=process.current_process().authkey).close()
+        assert failed.wait(10)
+        return drawn(step)
+
+    assert [group.name for group in prefetch(make, range(1), CPU, 1)] == ["step 0"]
+    assert capfd.readouterr().err == ""
 
 
 def test_some_cores_are_spared_at_most_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
