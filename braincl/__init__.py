@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
     from braincl.errors import ResponseError as ResponseError
     from braincl.estimators.base import mean_explained_variance as mean_explained_variance
     from braincl.estimators.in_context import InContextEncoder as InContextEncoder
+    from braincl.estimators.prior_ensemble import PriorEnsemble as PriorEnsemble
+    from braincl.estimators.prior_kernel import PriorKernelRidge as PriorKernelRidge
     from braincl.estimators.prior_ridge import PriorRidge as PriorRidge
     from braincl.estimators.ridge import RidgeCV as RidgeCV
     from braincl.evaluation.scores import evaluate as evaluate
@@ -43,6 +45,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ImageError": "braincl.errors",
         "InContextEncoder": "braincl.estimators.in_context",
         "ModelError": "braincl.errors",
+        "PriorEnsemble": "braincl.estimators.prior_ensemble",
+        "PriorKernelRidge": "braincl.estimators.prior_kernel",
         "PriorRidge": "braincl.estimators.prior_ridge",
         "ResponseError": "braincl.errors",
         "RidgeCV": "braincl.estimators.ridge",

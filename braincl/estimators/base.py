@@ -1,4 +1,4 @@
-"""What all linear voxel encoders share: validation, prediction and score on `coef_` and `intercept_`.
+"""What all voxel encoders share: validation, prediction and score; those that are linear have `coef_` and `intercept_`.
 
 Axes: n context image, m query image, E feature, V voxel.
 """
@@ -31,15 +31,13 @@ AS_IT_CAME: dict[str, Any] = {
 VOXELS = 512  # that are in float64 at once
 
 
-class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
-    """One linear encoder per voxel, ``y_v = x . coef_[v] + intercept_[v]``.
+class VoxelEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
+    """An encoder of every voxel, from embeddings to responses.
 
-    A subclass writes `fit`, which calls `_validate_fit` first and sets `coef_` and `intercept_`, and `_predict_std`.
+    A subclass writes `fit`, which calls `_validate_fit` first, `_predict_mean` and `_predict_std`.
 
     Attributes
     ----------
-    coef_ : array of shape (n_voxels, n_features)
-    intercept_ : array of shape (n_voxels,)
     constant_voxels_ : bool array of shape (n_voxels,)
         Voxels that are constant in the context; they are predicted as that constant.
     unusable_voxels_ : bool array of shape (n_voxels,)
@@ -48,8 +46,6 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
     n_features_in_ : int
     """
 
-    coef_: NDArray[Any]
-    intercept_: NDArray[Any]
     constant_voxels_: NDArray[np.bool_]
     unusable_voxels_: NDArray[np.bool_]
     n_features_in_: int
@@ -57,7 +53,7 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
     _precision: ClassVar[Any] = None  # of what comes out; None: that of X
 
     @abstractmethod
-    def fit(self, X: Any, y: Any) -> LinearEncoder:
+    def fit(self, X: Any, y: Any) -> VoxelEncoder:
         """Fit to a context.
 
         Parameters
@@ -68,7 +64,7 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
 
         Returns
         -------
-        LinearEncoder
+        VoxelEncoder
             This one.
 
         Raises
@@ -76,6 +72,10 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
         ResponseError
             The context cannot be used.
         """
+
+    @abstractmethod
+    def _predict_mean(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Mean of a new response, (m, V), for a validated X (m, E)."""
 
     @abstractmethod
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
@@ -103,7 +103,7 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
             The width differs from that of the context, or X holds NaN or inf.
         """
         X = self._validate_query(X)
-        mean = X @ self.coef_.T + self.intercept_
+        mean = self._predict_mean(X)
         if not return_std:
             return self._in_shape_of_y(mean)
         return self._in_shape_of_y(mean), self._in_shape_of_y(self._predict_std(X))
@@ -180,7 +180,7 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
         return torch.as_tensor(values).to(device, torch.float32 if device.type == "mps" else None)
 
     def _validate_query(self, X: Any) -> NDArray[Any]:
-        check_is_fitted(self, "coef_")
+        check_is_fitted(self, "constant_voxels_")
         return self._embeddings(X, reset=False)
 
     def _embeddings(self, X: Any, **checks: Any) -> NDArray[Any]:
@@ -192,6 +192,22 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=A
 
     def _in_shape_of_y(self, values: NDArray[Any]) -> NDArray[Any]:
         return values[:, 0] if self._was_1d else values
+
+
+class LinearEncoder(VoxelEncoder):
+    """One linear encoder per voxel, ``y_v = x . coef_[v] + intercept_[v]``; `fit` sets both.
+
+    Attributes
+    ----------
+    coef_ : array of shape (n_voxels, n_features)
+    intercept_ : array of shape (n_voxels,)
+    """
+
+    coef_: NDArray[Any]
+    intercept_: NDArray[Any]
+
+    def _predict_mean(self, X: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(X @ self.coef_.T + self.intercept_)
 
 
 def _responses(y: Any, estimator: Any) -> NDArray[Any]:
@@ -338,7 +354,7 @@ def standardiser(Y: NDArray[Any], precision: Any = np.float32) -> Standardiser:
     return Standardiser(shift, scale, np.flatnonzero(usable & ~constant))
 
 
-def mean_explained_variance(estimator: LinearEncoder, X: Any, y: Any) -> float:
+def mean_explained_variance(estimator: VoxelEncoder, X: Any, y: Any) -> float:
     """Mean of `score` over the voxels that vary in y: a scorer for `GridSearchCV(scoring=mean_explained_variance)`.
 
     Parameters

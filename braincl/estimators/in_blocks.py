@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braincl.data.stores.blocks import VoxelBlocks
-from braincl.estimators.in_context import InContextEncoder
 from braincl.models.network import Summary
 
 
@@ -18,7 +17,8 @@ def summaries(encoder: Any, blocks: VoxelBlocks, contexts: Sequence[NDArray[np.i
 
     Parameters
     ----------
-    encoder : InContextEncoder or any other encoder
+    encoder : encoder
+        With `summarise`, or one that takes every voxel on its own.
     blocks : VoxelBlocks
         With embeddings.
     contexts : sequence of int array
@@ -30,7 +30,7 @@ def summaries(encoder: Any, blocks: VoxelBlocks, contexts: Sequence[NDArray[np.i
         By context; None for encoders that take every voxel on its own, and where a single block has all voxels.
     """
     found: list[Summary | None] = [None] * len(contexts)
-    if not isinstance(encoder, InContextEncoder) or len(blocks.slices()) == 1:
+    if not hasattr(encoder, "summarise") or len(blocks.slices()) == 1:
         return found
     X = blocks.head["embedding"].values
     for _, Y in blocks:
@@ -45,7 +45,7 @@ def fit_part(encoder: Any, X: NDArray[Any], Y: NDArray[Any], summary: Summary | 
 
     Parameters
     ----------
-    encoder : InContextEncoder or any other encoder
+    encoder : encoder
     X : array of shape (n, E)
     Y : array of shape (n, voxels)
     summary : Summary or None
@@ -64,7 +64,7 @@ def fit_blocks(encoder: Any, blocks: VoxelBlocks) -> Iterator[tuple[slice, Any]]
 
     Parameters
     ----------
-    encoder : InContextEncoder or any other encoder
+    encoder : encoder
     blocks : VoxelBlocks
         With embeddings.
 

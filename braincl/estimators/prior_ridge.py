@@ -12,7 +12,7 @@ from braincl.data.torch_settings import plain_torch
 from braincl.errors import ModelError
 from braincl.estimators.base import LinearEncoder
 from braincl.models.evidence import evidence, group_experts, over_scales, read_through
-from braincl.models.experts import Context
+from braincl.models.experts import Context, Expert
 from braincl.models.noise_levels import SIGNAL_SHARES, known_signal_grid, most_likely_level
 from braincl.models.prior import Prior, isotropic_prior
 
@@ -76,37 +76,67 @@ class PriorRidge(LinearEncoder):
             The device is not there.
         """
         X, Y, standardise = self._validate_fit(X, y)
-        prior = self.prior
-        if prior is None:
-            variance = max(float(X.var(axis=0, dtype=np.float64).sum()), np.finfo(np.float64).tiny)
-            prior = isotropic_prior(X.shape[1], 1 / variance)
-        if prior.n_features != X.shape[1]:
-            raise ModelError(f"the prior has {prior.n_features} features, the embeddings {X.shape[1]}")
+        prior = prior_for(self.prior, X)
         self._context = context = Context(torch.as_tensor(X))
-        basis = context.add_basis(torch.as_tensor(prior.covariances[0]))
-        self._expert = expert = context.gaussian("population", torch.as_tensor(prior.means[0]), basis)
+        self._experts = experts = self._members(context, prior)
         self._standardiser = standardise
         Z = self._on_device(standardise(Y, X.dtype))
         grid = known_signal_grid(float(prior.shares @ SIGNAL_SHARES), NOISE_LEVELS)
-        (self._group,) = group_experts([expert], len(X), Z, grid=grid)
-        cross = context.cross(expert).to(Z)
+        self._groups = group_experts(experts, len(X), Z, grid=grid)
+        cross = [context.cross(experts[group.members][0]).to(Z) for group in self._groups]
         context.lower(Z)
-        found = evidence(self._group, len(X), context.project(Z))
-        weights = most_likely_level(found.log_likelihood)
-        dual, mean_coefficient = read_through(self._group, found, weights)
-        coef = torch.addmm(mean_coefficient * expert.mean_weights.to(Z), dual, cross.T)
-        self._power = over_scales(weights * self._group.grid.scale.square())[:, 0]
+        projections = context.project(Z)
+        coef, self._power = Z.new_zeros(Z.shape[1], X.shape[1]), []
+        for group, read_out in zip(self._groups, cross, strict=True):
+            found = evidence(group, len(X), projections)
+            weights = most_likely_level(found.log_likelihood) / len(experts)
+            dual, mean_coefficient = read_through(group, found, weights)
+            means = torch.stack([expert.mean_weights for expert in experts[group.members]]).to(Z)
+            coef.addmm_(dual, read_out.T).addmm_(mean_coefficient, means)
+            self._power.append(over_scales(weights * group.grid.scale.square()).flatten(1))
         self.coef_ = standardise.undo_weights(coef.cpu().numpy().astype(X.dtype, copy=False))
         self.intercept_ = (standardise.shift - self.coef_ @ context.offset.numpy()).astype(X.dtype)
         return self
 
+    def _members(self, context: Context, prior: Prior) -> list[Expert]:
+        """The experts whose posterior means are averaged, those with one covariance side by side: here a single one."""
+        basis = context.add_basis(torch.as_tensor(prior.covariances[0]))
+        return [context.gaussian("population", torch.as_tensor(prior.means[0]), basis)]
+
     @plain_torch()
     def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
-        context, expert, group, power = self._context, self._expert, self._group, self._power
+        context = self._context
         centred = torch.as_tensor(X).double() - context.offset
-        noise = power @ group.grid.ratio[0] * (1 + 1 / len(context.A))
-        spread = torch.outer(context.prior_variance(expert, centred).to(power), power.sum(dim=1))
-        read = [centred.to(power) @ basis.T for basis in context.bases]
-        explained = context.coordinates(expert.system, read, None).square() @ (power @ group.inverse[0]).T
-        variance = (spread - explained + noise).clamp_(min=1e-9)
-        return self._standardiser.undo_std(variance.sqrt_().cpu().numpy()).astype(X.dtype)
+        variance = centred.new_zeros(len(X), len(self._standardiser.varying)).to(self._power[0])
+        read = [centred.to(variance) @ basis.T for basis in context.bases]
+        for group, power in zip(self._groups, self._power, strict=True):
+            prior = context.prior_variance(self._experts[group.members][0], centred).to(power)
+            explained = context.coordinates(group.system, read, None).square() @ group.inverse.flatten(0, 1).T
+            noise = group.grid.ratio.flatten() * (1 + 1 / len(context.A))
+            variance.addmm_(prior[:, None] + noise - explained, power.T)
+        return self._standardiser.undo_std(variance.clamp_(min=1e-9).sqrt_().cpu().numpy()).astype(X.dtype)
+
+
+def prior_for(prior: Prior | None, X: NDArray[Any]) -> Prior:
+    """A prior that fits the embeddings at hand; where there is none, an isotropic one whose signals have variance 1.
+
+    Parameters
+    ----------
+    prior : Prior, optional
+    X : array of shape (n, E)
+
+    Returns
+    -------
+    Prior
+
+    Raises
+    ------
+    ModelError
+        The prior has another number of features.
+    """
+    if prior is None:
+        variance = max(float(X.var(axis=0, dtype=np.float64).sum()), np.finfo(np.float64).tiny)
+        return isotropic_prior(X.shape[1], 1 / variance)
+    if prior.n_features != X.shape[1]:
+        raise ModelError(f"the prior has {prior.n_features} features, the embeddings {X.shape[1]}")
+    return prior

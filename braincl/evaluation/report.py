@@ -86,19 +86,19 @@ def format_table(report: dict[str, Any]) -> str:
     """
     columns = ("pearson_r", "explained_variance", "normalized_explained_variance", "coverage_90", "nll", "seconds")
     heads = ("r", "EV", "EV/ceiling", "cover 90", "nll", "seconds")
-    lines = [f"{'method':12}{'n':>6}" + "".join(f"{head:>12}" for head in heads) + "   r, 95 %"]
+    lines = [f"{'method':15}{'n':>6}" + "".join(f"{head:>12}" for head in heads) + "   r, 95 %"]
     for row in report["results"]:
         cells = "".join(f"{'-' if row[name] is None else format(row[name], '.3f'):>12}" for name in columns)
         if row["interval_low"] is not None:
             cells += f"   {row['interval_low']:.3f}..{row['interval_high']:.3f}"
-        lines.append(f"{row['method']:12}{row['n']:>6}{cells}")
+        lines.append(f"{row['method']:15}{row['n']:>6}{cells}")
     for row in report["differences"]:
         lines.append(
             f"model - {row['baseline']}, n = {row['n']}: r {row['pearson_r']:+.3f} "
             f"({row['interval_low']:+.3f}..{row['interval_high']:+.3f})"
         )
     if report["prior_reason"]:
-        lines.append(f"prior_ridge is left out: {report['prior_reason']}")
+        lines.append(f"closed forms under a population prior are left out: {report['prior_reason']}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Scores on a new subject, beside the baselines: the model, population-prior ridge, ridge, and the mean.
+"""Scores on a new subject, beside the baselines: closed forms under the population prior, ridge, and the mean.
 
 Axes: n context image, m test image, V voxel.
 """
@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from braincl.data.responses import average_duplicates, check_model_backbone, open_responses
 from braincl.data.scatter import scatter
 from braincl.data.stores.blocks import BLOCK_BYTES
-from braincl.estimators.base import LinearEncoder, standardiser
+from braincl.estimators.base import VoxelEncoder, standardiser
 from braincl.estimators.in_blocks import fit_part, summaries
 from braincl.estimators.in_context import InContextEncoder
 from braincl.estimators.population_mean import PopulationMean
+from braincl.estimators.prior_ensemble import PriorEnsemble
+from braincl.estimators.prior_kernel import PriorKernelRidge
+from braincl.estimators.prior_ridge import PriorRidge
 from braincl.estimators.ridge import RidgeCV
 from braincl.evaluation.report import Evaluation, difference_row, metadata, null_row, score_row
 from braincl.evaluation.splits import SplitSubject, split_subject
@@ -35,9 +38,10 @@ from setcore.evaluation.metrics import (
 )
 from setcore.progress import progress_bar
 
-METHODS = ("model", "prior_ridge", "ridge", "mean")
+METHODS = ("model", "prior_ensemble", "prior_kernel", "prior_ridge", "ridge", "mean")
 SCORES = ("pearson_r", "explained_variance", "coverage_90", "nll")
-BASELINES = ("prior_ridge", "ridge")  # those that the model is compared with, pair by pair
+CLOSED_FORMS = {"prior_ensemble": PriorEnsemble, "prior_kernel": PriorKernelRidge, "prior_ridge": PriorRidge}
+BASELINES = (*CLOSED_FORMS, "ridge")  # those that the model is compared with, pair by pair
 
 
 def evaluate(
@@ -95,13 +99,13 @@ def evaluate(
     >>> subject = braincl.from_arrays(rng.normal(size=(30, 5)), rng.normal(size=(30, 8)), subject="S1")
     >>> found = braincl.evaluate(braincl.InContextEncoder.from_pretrained(), subject, contexts=(10,), draws=1)
     >>> sorted({row["method"] for row in found.report["results"]})
-    ['mean', 'model', 'prior_ridge', 'ridge']
+    ['mean', 'model', 'prior_ensemble', 'prior_kernel', 'prior_ridge', 'ridge']
     """
     given = open_responses(subject, lazy=True)
     data = split_subject(given, contexts, draws, test_images, seed)
     encoder = _load_encoder(model, device)
     check_model_backbone(encoder, subject=given)
-    estimators, reasons = _estimators(encoder, data.X.shape[1], device)
+    estimators, reason = _estimators(encoder, data.X.shape[1], device)
     test, ceiling, voxels = data.splits.test, _ceiling(given), len(data.kept)
     shape = (len(METHODS), len(contexts), draws)
     scores = {name: np.full((*shape, voxels), np.nan, dtype=np.float32) for name in SCORES}
@@ -111,7 +115,7 @@ def evaluate(
     pairs = [("model", baseline) for baseline in BASELINES if baseline in estimators]
     bootstraps = [MethodBootstrap(len(test), int(data.kept.sum()), pairs, resamples, seed) for _ in contexts]
     rows_of = [data.splits.contexts[n][draw] for n in contexts for draw in range(draws)]
-    whole = summaries(encoder, data.blocks, rows_of)
+    whole = {method: summaries(estimator, data.blocks, rows_of) for method, estimator in estimators.items()}
     total = len(data.blocks.slices()) * len(rows_of)
     with progress_bar(total=total, shown=progress, unit="draw", desc="evaluate") as bar:
         for part, Y in data.blocks:
@@ -119,10 +123,11 @@ def evaluate(
             for size in range(len(contexts)):
                 predictions: dict[str, list[NDArray[Any]]] = {method: [] for method in estimators}
                 for draw in range(draws):
-                    context, summary = rows_of[size * draws + draw], whole[size * draws + draw]
+                    place = size * draws + draw
+                    context = rows_of[place]
                     for method, estimator in estimators.items():
                         start = time.perf_counter()
-                        fit_part(estimator, data.X[context], Y[context], summary if method == "model" else None)
+                        fit_part(estimator, data.X[context], Y[context], whole[method][place])
                         mean, std = (values[:, kept] for values in estimator.predict(data.X[test], return_std=True))
                         at = METHODS.index(method), size, draw
                         scores["seconds"][at] += time.perf_counter() - start
@@ -136,8 +141,8 @@ def evaluate(
     for size, n in enumerate(contexts):
         intervals, compared = bootstraps[size].finish()
         for index, method in enumerate(METHODS):
-            if method in reasons:
-                rows.append(null_row(method, n, reasons[method]))
+            if method not in estimators:
+                rows.append(null_row(method, n, reason))
             else:
                 of_method = {name: values[index, size] for name, values in scores.items()}
                 rows.append(score_row(method, n, of_method, ceiling, intervals[method]))
@@ -146,8 +151,8 @@ def evaluate(
         "results": rows,
         "differences": differences,
         **metadata(given, data, encoder, contexts, draws, seed),
-        "mean_is": "context mean" if "prior_ridge" in reasons else "population mean weights",
-        "prior_reason": reasons.get("prior_ridge"),
+        "mean_is": "context mean" if reason else "population mean weights",
+        "prior_reason": reason or None,
     }
     return Evaluation(report, _voxel_scores(scores, data, contexts, draws, ceiling))
 
@@ -158,27 +163,21 @@ def _load_encoder(model: Any, device: str) -> Any:
     return model
 
 
-def _estimators(encoder: Any, features: int, device: str) -> tuple[dict[str, LinearEncoder], dict[str, str]]:
-    """The methods that can be run, and the reasons for those that cannot."""
-    prior_ridge = encoder.population_prior()
-    reasons: dict[str, str] = {}
-    mean_weights = None
-    if prior_ridge is None:
-        reasons["prior_ridge"] = str(encoder.prior_reason)
-    elif prior_ridge.prior.n_features != features:
-        width = prior_ridge.prior.n_features
-        reasons["prior_ridge"] = f"the population prior is of width {width}, the embedding of {features}"
+def _estimators(encoder: Any, features: int, device: str) -> tuple[dict[str, VoxelEncoder], str]:
+    """The methods that can be run, and why those under the population prior are not among them, where they are not."""
+    held = encoder.population_prior()
+    reason, mean_weights, closed_forms = "", None, {}
+    if held is None:
+        reason = str(encoder.prior_reason)
+    elif held.prior.n_features != features:
+        reason = f"the population prior is of width {held.prior.n_features}, the embedding of {features}"
     else:
-        prior = prior_ridge.prior  # of weights for signals of unit variance; shares are what signals have of a response
+        prior = held.prior  # of weights for signals of unit variance; shares are what signals have of a response
         mean_weights = np.sqrt(prior.shares @ SIGNAL_SHARES) * prior.means[0]
-    estimators: dict[str, LinearEncoder] = {
-        "model": encoder,
-        "ridge": RidgeCV(device=device),
-        "mean": PopulationMean(mean_weights),
-    }
-    if not reasons:
-        estimators["prior_ridge"] = prior_ridge
-    return estimators, reasons
+        closed_forms = {name: kind(prior, device=device) for name, kind in CLOSED_FORMS.items()}
+    return {
+        "model": encoder, **closed_forms, "ridge": RidgeCV(device=device), "mean": PopulationMean(mean_weights),
+    }, reason  # fmt: skip
 
 
 def _ceiling(given: xr.Dataset) -> NDArray[Any] | None:

@@ -331,16 +331,32 @@ class Context:
         -------
         list of Projection
         """
-        responses = Y.T.contiguous()
-        power = responses.square().sum(dim=1)
-        found = []
-        for vectors, _ in self.systems:
-            values = responses @ vectors
-            squares = values.square()
-            free = len(Y) - 1 - vectors.shape[1]
-            rest = (power - squares.sum(dim=1)).clamp(min=0) if free else torch.zeros_like(power)
-            found.append(Projection(values, squares, rest))
-        return found
+        return project([system.vectors for system in self.systems], Y)
+
+
+def project(systems: Sequence[Float[Tensor, "n _"]], Y: Float[Tensor, "n v"]) -> list[Projection]:
+    """Responses on the eigenvectors of every system.
+
+    Parameters
+    ----------
+    systems : sequence of tensor (n, k)
+        Eigenvectors of each, in the span of centred vectors.
+    Y : tensor (n, V)
+
+    Returns
+    -------
+    list of Projection
+    """
+    responses = Y.T.contiguous()
+    power = responses.square().sum(dim=1)
+    found = []
+    for vectors in systems:
+        values = responses @ vectors
+        squares = values.square()
+        free = len(Y) - 1 - vectors.shape[1]
+        rest = (power - squares.sum(dim=1)).clamp(min=0) if free else torch.zeros_like(power)
+        found.append(Projection(values, squares, rest))
+    return found
 
 
 def mixed(mix: Sequence[tuple[int, float]], parts: Sequence[Tensor]) -> Tensor:

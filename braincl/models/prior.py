@@ -32,12 +32,15 @@ class Prior:
     covariances : array of shape (c, E, E)
     shares : array of shape (h,)
         Distribution of the training voxels over `SIGNAL_SHARES`.
+    embedding_covariance : array of shape (E, E), optional
+        Of the pictures that the prior was fitted on, where they are known.
     """
 
     log_weights: Array
     means: Array
     covariances: Array
     shares: Array = field(default_factory=lambda: np.full(len(SIGNAL_SHARES), 1 / len(SIGNAL_SHARES)))
+    embedding_covariance: Array | None = None
 
     def __repr__(self) -> str:
         return f"Prior({len(self.log_weights)} Gaussians over the weights of {self.n_features} features)"

@@ -157,6 +157,7 @@ class SharedContextNetwork(InContextNetwork):
     prior_covariances: Tensor
     prior_log_weights: Tensor
     prior_shares: Tensor
+    prior_embedding_covariance: Tensor  # zeros where it is not known
     odds: Tensor  # of the signal shares; what corrections of them go by
 
     def __init__(self, config: SharedContextConfig) -> None:
@@ -170,6 +171,7 @@ class SharedContextNetwork(InContextNetwork):
             self.register_buffer("prior_covariances", eye.repeat(priors, 1, 1))
             self.register_buffer("prior_log_weights", torch.zeros(priors))
             self.register_buffer("prior_shares", torch.full((len(SIGNAL_SHARES),), 1 / len(SIGNAL_SHARES)))
+            self.register_buffer("prior_embedding_covariance", torch.zeros(config.features, config.features))
         odds = torch.logit(torch.as_tensor(SIGNAL_SHARES)).float() / 4
         self.register_buffer("odds", odds, persistent=False)
         self.embed = nn.Sequential(
@@ -212,6 +214,8 @@ class SharedContextNetwork(InContextNetwork):
             parts = [torch.as_tensor(getattr(prior, name)) for prior in self._prior]
             getattr(self, f"prior_{name}").copy_(torch.cat(parts))
         self.prior_shares.copy_(torch.as_tensor(gaussian.shares))
+        known = gaussian.embedding_covariance
+        self.prior_embedding_covariance.copy_(torch.zeros(()) if known is None else torch.as_tensor(known))
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
@@ -221,8 +225,10 @@ class SharedContextNetwork(InContextNetwork):
         """The Gaussian population prior and, where there is one, the mixture: on the CPU, whatever the device."""
         if self.config.features and not self._prior:
             stored = {name: getattr(self, f"prior_{name}").cpu().double().numpy() for name in PRIOR_PARTS}
-            shares, cut = stored.pop("shares"), [slice(0, 1), slice(1, None)][: 1 + bool(self.config.components)]
-            self._prior = [Prior(shares=shares, **{n: values[part] for n, values in stored.items()}) for part in cut]
+            known = self.prior_embedding_covariance.cpu().double().numpy()
+            alike = {"shares": stored.pop("shares"), "embedding_covariance": known if known.any() else None}
+            cut = [slice(0, 1), slice(1, None)][: 1 + bool(self.config.components)]
+            self._prior = [Prior(**alike, **{n: values[part] for n, values in stored.items()}) for part in cut]
         return self._prior
 
     def gaussian_prior(self) -> Prior | None:

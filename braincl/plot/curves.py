@@ -18,6 +18,8 @@ from setcore.files import atomic_path
 
 STYLES = {
     "model": ("model", COLOURS[0], "o"),
+    "prior_ensemble": ("population-prior ensemble", COLOURS[3], "D"),
+    "prior_kernel": ("population-prior kernels", COLOURS[4], "P"),
     "prior_ridge": ("population-prior ridge", COLOURS[1], "s"),
     "ridge": ("ridge", COLOURS[2], "^"),
     "mean": ("mean", COLOURS[7], "v"),

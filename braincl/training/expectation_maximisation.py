@@ -134,7 +134,7 @@ def fit_prior(
     path: list[Prior] = []
     for _ in range(iterations):
         prior = _em_step(datasets, prior, pooling).normalised(feature_covariance)
-        path.append(prior)
+        path.append(replace(prior, embedding_covariance=feature_covariance))
     return path
 
 
@@ -178,7 +178,7 @@ def fit_mixture(
     path = []
     for prior in fit_prior(narrow, components, iterations, seed=seed):
         wide = replace(prior, means=prior.means @ leading.T, covariances=leading @ prior.covariances @ leading.T + rest)
-        path.append(wide.normalised(feature_covariance))
+        path.append(replace(wide.normalised(feature_covariance), embedding_covariance=feature_covariance))
     return path
 
 

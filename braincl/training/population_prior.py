@@ -41,7 +41,7 @@ COMPONENTS = (4, 8, 16)
 MIXTURE_ITERATIONS = (2, 5, 15)
 VOXELS_PER_COMPONENT = 64
 SELECTION_CONTEXTS = (20, 100, 400)
-PARTS = ("log_weights", "means", "covariances", "shares")  # of a prior, as they are stored
+PARTS = ("log_weights", "means", "covariances", "shares", "embedding_covariance")  # of a prior, as they are stored
 
 
 class Subject(NamedTuple):

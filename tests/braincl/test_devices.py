@@ -11,6 +11,8 @@ from standin_device import DEVICE, standin_device
 from synthetic import make_responses
 
 from braincl.estimators.in_context import InContextEncoder
+from braincl.estimators.prior_ensemble import PriorEnsemble
+from braincl.estimators.prior_kernel import PriorKernelRidge
 from braincl.estimators.prior_ridge import PriorRidge
 from braincl.estimators.ridge import RidgeCV
 from braincl.models.config import SharedContextConfig
@@ -50,6 +52,8 @@ def context():
 ESTIMATORS = {
     "agnostic": lambda device: InContextEncoder(small_network(), voxel_batch=4, device=device),
     "population": lambda device: InContextEncoder(population_network(), voxel_batch=4, device=device),
+    "prior ensemble": lambda device: PriorEnsemble(make_prior(), device=device),
+    "prior kernel": lambda device: PriorKernelRidge(make_prior(), device=device),
     "prior ridge": lambda device: PriorRidge(make_prior(), device=device),
     "ridge": lambda device: RidgeCV(device=device),
 }
@@ -69,10 +73,15 @@ IN_CONTEXT = NETWORK | copies("in", "estimators.in_context.InContextEncoder._pre
     "out", "estimators.in_context.InContextEncoder._emit", "estimators.in_context.InContextEncoder._predict_std"
 )  # fmt: skip
 PRIOR_RIDGE = ("estimators.prior_ridge.PriorRidge.fit", "estimators.prior_ridge.PriorRidge._predict_std")
-GIVEN = copies("in", "estimators.base.LinearEncoder._on_device")
+KERNELS = tuple(f"estimators.prior_kernel.PriorKernelRidge.{name}" for name in ("_predict_mean", "_predict_std"))
+GIVEN = copies("in", "estimators.base.VoxelEncoder._on_device")
 COPIES = {
     "agnostic": IN_CONTEXT,
     "population": IN_CONTEXT,
+    "prior ensemble": CONTEXT | GIVEN | copies("in", *PRIOR_RIDGE) | copies("out", *PRIOR_RIDGE),
+    "prior kernel": GIVEN | copies(
+        "in", "models.evidence.group_experts", "estimators.prior_kernel.PriorKernelRidge._prepare", *KERNELS
+    ) | copies("out", *KERNELS),
     "prior ridge": CONTEXT | GIVEN | copies("in", *PRIOR_RIDGE) | copies("out", *PRIOR_RIDGE),
     "ridge": GIVEN | copies("out", "estimators.ridge.RidgeCV.fit") | copies(
         "in", "estimators.ridge.RidgeCV.fit", "estimators.ridge._cross_validated_errors", "estimators.ridge._decompose"

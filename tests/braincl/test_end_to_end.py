@@ -18,6 +18,7 @@ from synthetic import make_responses, with_grid
 
 import braincl
 from braincl.data.pictures import list_pictures, read_picture
+from braincl.evaluation.scores import METHODS
 from setcore.checkpoint import save_tensors
 
 SCRIPT = Path(__file__).with_name("end_to_end.sh")
@@ -89,7 +90,7 @@ def test_pictures_to_scores_and_nifti(weights, tmp_path):
     np.testing.assert_allclose(volume[tuple(subject[axis].values for axis in "ijk")].T, predicted["prediction"])
     report = json.loads((tmp_path / "scores.json").read_text())
     assert [(row["method"], row["n"]) for row in report["results"]] == [
-        (method, n) for n in (10, 20) for method in ("model", "prior_ridge", "ridge", "mean")
+        (method, n) for n in (10, 20) for method in METHODS
     ]
     assert all(np.isfinite(row["pearson_r"]) for row in report["results"])
 

@@ -138,7 +138,8 @@ def test_evaluate_prints_a_table_and_writes_three_files(model, folder, capsys):
     argv = ["evaluate", "--model", str(model), str(folder / "subject.nc"), "--contexts", "5,10", "--draws", "2"]
     assert main([*argv, "--test-images", "12", "--seed", "3", "--json", str(folder / "o.json")]) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("prior_ridge") == 3  # a row for each size, and the reason
+    assert captured.out.count("prior_ridge") == 2  # a row for each size
+    assert captured.out.count("closed forms under a population prior are left out: ") == 1
     report = json.loads((folder / "o.json").read_text())
     assert report["contexts"] == [5, 10]
     assert report["draws"] == 2
