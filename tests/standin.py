@@ -36,6 +36,7 @@ class StandInEncoder(RidgeCV):
     """Ridge in the place of the in-context encoder; remembers which images it saw."""
 
     training_subjects = ("S7", "S8")
+    training_images: tuple[str, ...] = ()
     prior_reason: str | None = "a stand-in has no prior"
     prior: Any = None
 

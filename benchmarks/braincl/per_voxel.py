@@ -88,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.model is None or args.v4 is None:
         skip("needs the V4 recordings and a per_voxel model trained on those of animal WE; the script says how")
-    (trained,), _ = read_subjects(sorted(args.v4.glob("v4_WE_*.nc")), agnostic=False)
+    (trained,) = read_subjects(sorted(args.v4.glob("v4_WE_*.nc")), agnostic=False).groups
     prior = load_or_fit(Path(args.model) / POPULATION_FILE, trained, seed=0).gaussian
     real = average_duplicates(open_responses(args.v4 / "v4_PE_201025.nc"))
     simulated = simulate_subject(

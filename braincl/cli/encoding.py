@@ -111,6 +111,10 @@ def _add_evaluate(commands: Any) -> None:
         type=int,
         help="pictures to score on, of the test split where there is one (default: a quarter of all, 300 at most)",
     )
+    command.add_argument(
+        "--test-ids", metavar="FILE", help="the pictures to score on: one image_id a line, or a CSV file with a column "
+        "image_id; contexts come from the others"
+    )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of the split and of the bootstrap")
     out = command.add_argument(
         "--json",
@@ -124,12 +128,14 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from braincl.data.splits import read_image_ids
     from braincl.evaluation.report import format_table, output_paths, write_evaluation
     from braincl.evaluation.scores import evaluate
     from braincl.plot.curves import plot_scores
 
     evaluation = evaluate(
         _load_model(args), args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=True,
+        test_ids=read_image_ids(args.test_ids) if args.test_ids else None,
     )  # fmt: skip
     for warning in evaluation.report["warnings"]:
         _warn(warning)

@@ -38,6 +38,10 @@ def _add_train(commands: Any) -> None:
         "--stages", type=_shares, metavar="A,B,C", help="shares of the budget for the stages synthetic voxels, context "
         "extension, real subjects, such as 0.15,0.25,0.6 (default: the preset's)"
     )  # fmt: skip
+    command.add_argument(
+        "--exclude-images", metavar="FILE", help="pictures that nothing is learned from: one image_id a line, or a CSV "
+        "file with a column image_id"
+    )  # fmt: skip
     command.add_argument("--batch", type=int, metavar="N", help="draws a step; processes share them (default: 1)")
     add_device_option(command)
     add_json_flag(command)
@@ -48,6 +52,7 @@ def _add_train(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
+    from braincl.data.splits import read_image_ids
     from braincl.training.config import PRESETS as CONFIGS
     from braincl.training.train import meta_train
     from setcore.parallel.ranks import speaks
@@ -60,7 +65,10 @@ def _train(args: argparse.Namespace) -> None:
         config = replace(config, schedule=config.schedule.with_shares(args.stages))
     if args.batch is not None:
         config = replace(config, batch=args.batch)
-    meta_train(args.subjects, config, out=args.out, budget=budget, seed=args.seed, resume=args.resume)
+    excluded = read_image_ids(args.exclude_images) if args.exclude_images else ()
+    meta_train(
+        args.subjects, config, out=args.out, budget=budget, seed=args.seed, resume=args.resume, exclude_images=excluded
+    )
     if speaks():
         print_result({"out": args.out, "subjects": args.subjects}, args.json, f"{args.out}: trained model")
 

@@ -122,6 +122,17 @@ class InContextEncoder(LinearEncoder):
         return self._model_card.training_subjects
 
     @property
+    def training_images(self) -> list[str]:
+        """The pictures that the network was trained on, as far as its model says.
+
+        Returns
+        -------
+        list of str
+            By `braincl.models.model_folder.short_ids`.
+        """
+        return self._model_card.training_images
+
+    @property
     def prior_reason(self) -> str:
         """Why there is no population prior, where there is none.
 

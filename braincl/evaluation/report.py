@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from braincl.data.responses import save_netcdf
 from braincl.evaluation.splits import SplitSubject
+from braincl.models.model_folder import short_ids
 from setcore.evaluation.metrics import normalized_explained_variance
 from setcore.files import write_json
 
@@ -182,7 +183,13 @@ def difference_row(baseline: str, n: int, compared: tuple[float, float, float]) 
 
 
 def metadata(
-    given: xr.Dataset, data: SplitSubject, encoder: Any, contexts: Sequence[int], draws: int, seed: int
+    given: xr.Dataset,
+    data: SplitSubject,
+    encoder: Any,
+    contexts: Sequence[int],
+    draws: int,
+    seed: int,
+    listed: bool = False,
 ) -> dict[str, Any]:
     """What a reader of the report must know beside the scores, warnings included.
 
@@ -195,6 +202,8 @@ def metadata(
         With `training_subjects`.
     contexts : sequence of int
     draws, seed : int
+    listed : bool
+        Whether the test pictures came as a list.
 
     Returns
     -------
@@ -203,11 +212,19 @@ def metadata(
     subject = str(given.attrs.get("subject", ""))
     training = [str(name) for name in encoder.training_subjects]
     pictures, test = len(data.X), len(data.splits.test)
+    drawn = "the split of the response set" if "split" in given.variables else "a random draw"
+    test_from = "a list" if listed else drawn
     warnings = []
     if subject in training:
         warnings.append(f"subject {subject!r} was in training: its scores say nothing about new subjects")
     if not subject:
         warnings.append("the response set has no attribute 'subject': whether it was in training cannot be told")
+    ids = data.dataset["image_id"].values[data.splits.test]
+    if (seen := int(np.isin(short_ids(ids), encoder.training_images).sum())) > 0:
+        warnings.append(
+            f"{seen} of {test} test images were in training, with the responses of other subjects: scores say little "
+            "about new pictures; train with --exclude-images"
+        )
     if (repeated := given.sizes["image"] - pictures) > 0:
         warnings.append(f"{repeated} rows show a picture again; they were averaged before the split")
     if (shared := _shared_embeddings(data)) > 0:
@@ -225,7 +242,7 @@ def metadata(
         "excluded_constant_voxels": excluded,
         "images": pictures,
         "test_images": test,
-        "test_images_from": "the split of the response set" if "split" in given.variables else "a random draw",
+        "test_images_from": test_from,
         "contexts": [int(n) for n in contexts],
         "draws": draws,
         "disjoint_draws": {str(n): min(draws, (pictures - test) // n) for n in contexts},

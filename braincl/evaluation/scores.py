@@ -54,6 +54,7 @@ def evaluate(
     resamples: int = 1000,
     progress: bool = False,
     device: str = "auto",
+    test_ids: Sequence[str] | None = None,
 ) -> Evaluation:
     """Score a model on a subject, beside its baselines on the same context and test images.
 
@@ -77,6 +78,8 @@ def evaluate(
     device : str
         Where voxels are worked on: cpu, cuda, mps, or auto, the best there is. A model that is given as an estimator
         has its own.
+    test_ids : sequence of str, optional
+        The `image_id` of the test pictures; contexts come from the others.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def evaluate(
     ['mean', 'model', 'prior_ensemble', 'prior_kernel', 'prior_ridge', 'ridge']
     """
     given = open_responses(subject, lazy=True)
-    data = split_subject(given, contexts, draws, test_images, seed)
+    data = split_subject(given, contexts, draws, test_images, seed, test_ids)
     encoder = _load_encoder(model, device)
     check_model_backbone(encoder, subject=given)
     estimators, reason = _estimators(encoder, data.X.shape[1], device)
@@ -150,7 +153,7 @@ def evaluate(
     report = {
         "results": rows,
         "differences": differences,
-        **metadata(given, data, encoder, contexts, draws, seed),
+        **metadata(given, data, encoder, contexts, draws, seed, listed=test_ids is not None),
         "mean_is": "context mean" if reason else "population mean weights",
         "prior_reason": reason or None,
     }

@@ -139,7 +139,12 @@ def context_draws(
 
 
 def split_subject(
-    given: xr.Dataset, contexts: Sequence[int], draws: int, test_images: int | None, seed: int
+    given: xr.Dataset,
+    contexts: Sequence[int],
+    draws: int,
+    test_images: int | None,
+    seed: int,
+    test_ids: Sequence[str] | None = None,
 ) -> SplitSubject:
     """Split a subject into test pictures and contexts.
 
@@ -155,6 +160,8 @@ def split_subject(
         None: all pictures that the coordinate `split` of the set calls "test", or `default_test_images` where it has
         none.
     seed : int
+    test_ids : sequence of str, optional
+        The test pictures, in place of those that a split or `test_images` names.
 
     Returns
     -------
@@ -163,15 +170,25 @@ def split_subject(
     Raises
     ------
     ResponseError
-        A context size is beyond the pool or occurs twice, a split is unknown or not the same in all rows of a picture,
-        or no voxel varies over the test pictures.
+        A picture of `test_ids` is not there, or `test_images` is given as well; a context size is beyond the pool or
+        occurs twice; a split is unknown or not the same in all rows of a picture; or no voxel varies over the test
+        pictures.
     """
     if len(set(contexts)) < len(contexts):
         raise ResponseError(f"a context size occurs twice in {list(contexts)}")
     blocks = VoxelBlocks(given)
     dataset = blocks.head
     ids, held = dataset["image_id"].values, None
-    if "split" in given.variables:
+    if test_ids is not None:
+        if test_images is not None:
+            raise ResponseError("give either the test pictures or their number")
+        held = np.isin(ids, list(test_ids))
+        if missing := sorted(set(test_ids) - set(ids.tolist())):
+            raise ResponseError(
+                f"{len(missing)} of {len(set(test_ids))} test pictures are not in the response set, the first is "
+                f"{missing[0]!r}; list them by their image_id"
+            )
+    elif "split" in given.variables:
         names = given["split"].values
         held = np.isin(ids, list(pictures_for_testing(given["image_id"].values, names, "the response set")))
     if test_images is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ class ModelCard:
         Whether responses are to be standardised on the context.
     training : dict
         Plain JSON values: seed, configuration, and the best validation.
+    training_images : list of str
+        `short_ids` of the pictures that the model was trained on; empty where nobody recorded them.
     """
 
     training_subjects: list[str] = field(default_factory=list)
@@ -46,6 +50,7 @@ class ModelCard:
     backbone: str = ""
     standardize: bool = True
     training: dict[str, Any] = field(default_factory=dict)
+    training_images: list[str] = field(default_factory=list)
 
 
 def find_model(path_or_name: str | Path | None) -> Path:
@@ -139,3 +144,18 @@ def save_encoder(folder: str | Path, network: InContextNetwork, card: ModelCard,
         Store weights as fp16.
     """
     save_model(folder, network.config, network, half=half, architecture=network.architecture, **asdict(card))
+
+
+def short_ids(image_ids: Iterable[str]) -> list[str]:
+    """Pictures by eight hexadecimal digits each, so that a model can say which ones it has seen.
+
+    Parameters
+    ----------
+    image_ids : iterable of str
+
+    Returns
+    -------
+    list of str
+        In the order of `image_ids`.
+    """
+    return [hashlib.sha256(str(image_id).encode()).hexdigest()[:8] for image_id in image_ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,25 @@ from braincl.training.population_prior import PopulationFit, Subject
 from setcore.seeding import numpy_generator
 
 SMALLEST_SET = 20  # pictures
+
+
+class TrainingSets(NamedTuple):
+    """Response sets as training needs them.
+
+    Parameters
+    ----------
+    groups : list of list of Subject
+        Those of a group have embeddings of one image encoder, and so may share a population prior. There is one group
+        unless training is agnostic of embeddings.
+    backbone : str
+        The image encoder that all response sets are bound to; empty where there is none, or where none states it.
+    images : list of str
+        The `image_id` of every picture that is trained on, where it is known.
+    """
+
+    groups: list[list[Subject]]
+    backbone: str
+    images: list[str]
 
 
 class Task(NamedTuple):
@@ -62,8 +82,12 @@ def some_voxels(voxels: int, count: int, rng: np.random.Generator) -> NDArray[np
 
 
 def read_subjects(
-    datasets: Sequence[xr.Dataset | str | Path], agnostic: bool, most_voxels: int = 20_000, seed: int = 0
-) -> tuple[list[list[Subject]], str]:
+    datasets: Sequence[xr.Dataset | str | Path],
+    agnostic: bool,
+    most_voxels: int = 20_000,
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+) -> TrainingSets:
     """Open and validate response sets, each once; pictures that were shown again are averaged.
 
     Of a set with very many voxels some are drawn, and only those are read. Else arrays are those of the response sets,
@@ -78,44 +102,71 @@ def read_subjects(
         Of each set.
     seed : int
         Of their choice.
+    exclude : sequence of str
+        The `image_id` of pictures that are left out.
 
     Returns
     -------
-    groups : list of list of Subject
-        Those of a group have embeddings of one image encoder, and so may share a population prior. There is one group
-        unless `agnostic`.
-    backbone : str
-        The image encoder that all response sets are bound to; empty with `agnostic`, or where none states it.
+    TrainingSets
 
     Raises
     ------
     ResponseError
-        A set cannot be used or is too small, or (unless `agnostic`) embeddings differ in width or backbone.
+        A set cannot be used or is too small, (unless `agnostic`) embeddings differ in width or backbone, or a picture
+        that is to be left out is in none of the sets.
+
+    Warns
+    -----
+    UserWarning
+        Pictures that a set keeps for testing are trained on.
     """
     if not datasets:
         raise ResponseError("training needs at least one response set")
-    subjects, backbones = [], []
+    subjects, backbones, images, tested = [], [], set(), set()
+    left_out, missing = np.asarray(list(exclude), str), set(exclude)
     for position, source in enumerate(datasets):
         blocks = VoxelBlocks(open_responses(source, lazy=True))
         dataset = blocks.head
         name = str(dataset.attrs.get("subject", "")) or f"subject {position}"
         Y = blocks.read() if blocks.voxels <= most_voxels else _sample(blocks, most_voxels, seed, position)
-        subjects.append(Subject(name, dataset["embedding"].values, Y))
+        X, ids = dataset["embedding"].values, dataset["image_id"].values.astype(str)
+        kept = ~np.isin(ids, left_out)
+        missing -= set(ids)
+        if not kept.all():
+            X, Y = X[kept], Y[kept]
+        subjects.append(Subject(name, X, Y))
         backbones.append(str(dataset.attrs.get("backbone", "")))
-        if (pictures := dataset.sizes["image"]) < SMALLEST_SET:
-            raise ResponseError(f"{name}: {pictures} pictures; training needs at least {SMALLEST_SET} in each set")
+        if (pictures := len(X)) < SMALLEST_SET:
+            without = "" if kept.all() else f" that are not left out of {len(kept)}"
+            raise ResponseError(
+                f"{name}: {pictures} pictures{without}; training needs at least {SMALLEST_SET} in each set"
+            )
+        images.update(ids[kept].tolist())
+        if "split" in dataset.variables:
+            tested.update(ids[kept & (dataset["split"].values == "test")].tolist())
+    if missing:
+        raise ResponseError(
+            f"{len(missing)} of {len(set(exclude))} pictures to be left out are in none of the response sets, the "
+            f"first is {min(missing)!r}; list them by their image_id"
+        )
+    if tested:
+        warnings.warn(
+            f"{len(tested)} pictures that a response set keeps for testing are trained on: scores on them will say "
+            "nothing about new pictures; leave them out with --exclude-images",
+            stacklevel=2,
+        )
     if agnostic:
         groups: dict[tuple[str, int], list[Subject]] = {}
         for backbone, subject in zip(backbones, subjects, strict=True):
             groups.setdefault((backbone, subject.X.shape[1]), []).append(subject)
-        return list(groups.values()), ""
+        return TrainingSets(list(groups.values()), "", sorted(images))
     widths, stated = sorted({subject.X.shape[1] for subject in subjects}), sorted(set(backbones) - {""})
     if len(widths) > 1 or len(stated) > 1:
         raise ResponseError(
             f"the response sets have embeddings of {widths} features from {sorted(set(backbones))}; embed all of them "
             "with one backbone"
         )
-    return [subjects], stated[0] if stated else ""
+    return TrainingSets([subjects], stated[0] if stated else "", sorted(images))
 
 
 def _sample(blocks: VoxelBlocks, count: int, seed: int, position: int) -> NDArray[np.float32]:

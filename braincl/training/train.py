@@ -32,14 +32,14 @@ from braincl.data.torch_settings import plain_torch
 from braincl.estimators.base import standardiser
 from braincl.estimators.prior_ridge import PriorRidge
 from braincl.models.config import SharedContextConfig
-from braincl.models.model_folder import ModelCard, find_model, load_model, save_encoder
+from braincl.models.model_folder import ModelCard, find_model, load_model, save_encoder, short_ids
 from braincl.models.network import InContextNetwork
 from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
 from braincl.models.shared_context import SharedContextNetwork
 from braincl.simulation.shifted_subject import simulate_shifted_subject
 from braincl.training.config import PRESETS, Stage, TrainConfig
-from braincl.training.population_prior import PopulationFit, Subject, data_fingerprint, load_or_fit
-from braincl.training.tasks import Task, make_tasks, read_subjects, some_voxels
+from braincl.training.population_prior import PopulationFit, data_fingerprint, load_or_fit
+from braincl.training.tasks import Task, TrainingSets, make_tasks, read_subjects, some_voxels
 from setcore.errors import InputError
 from setcore.evaluation.metrics import pearson_r
 from setcore.parallel.ranks import Ranks, join_ranks
@@ -59,6 +59,7 @@ def meta_train(
     seed: int = 0,
     resume: bool = False,
     progress: bool = True,
+    exclude_images: Sequence[str] = (),
 ) -> InContextNetwork:
     """Meta-learn a network, of either architecture, on the subjects of `datasets`.
 
@@ -79,6 +80,8 @@ def meta_train(
         of steps the result equals that of an uninterrupted run. A larger budget never leads back to an earlier stage.
     progress : bool
         Show a progress line.
+    exclude_images : sequence of str
+        The `image_id` of pictures that nothing is to be learned from, such as those that will be tested on.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def meta_train(
     Raises
     ------
     ResponseError
-        A response set cannot be used, or embeddings differ in width or backbone.
+        A response set cannot be used, embeddings differ in width or backbone, or an excluded picture is nowhere.
     InputError
         `out` holds a model already and `resume` is not set, was begun with other data or another seed, schedule or
         other settings, is in use, or cannot be written; the loss is no longer finite; or the model that training starts
@@ -115,7 +118,8 @@ def meta_train(
     resuming = resume and (Path(out) / STATE_FILE).is_file()
     start = {} if resuming else _learned(config)
     budget = budget or Budget(minutes=15.0)
-    groups, backbone = read_subjects(datasets, config.agnostic, config.most_voxels, seed)
+    sets = read_subjects(datasets, config.agnostic, config.most_voxels, seed, exclude_images)
+    groups = sets.groups
     with join_ranks(config.device) as ranks, training_folder(out, resume, POPULATION_FILE, ranks=ranks) as folder:
         if not ranks.first:
             ranks.agree(0.0)  # the first process fits the population
@@ -131,7 +135,7 @@ def meta_train(
             if isinstance(network, SharedContextConfig):
                 network = replace(network, components=0 if mixture is None else len(mixture.means))
             config = replace(config, network=network)
-        trainer = _Trainer(folder, groups, fits, config, seed, backbone, start, ranks)
+        trainer = _Trainer(folder, sets, fits, config, seed, start, ranks)
         return trainer.run(budget, progress)
 
 
@@ -142,17 +146,17 @@ class _Responses(NamedTuple):
 
 class _Trainer:
     def __init__(
-        self, folder: Path, groups: list[list[Subject]], fits: list[PopulationFit], config: TrainConfig, seed: int,
-        backbone: str, start: dict[str, Tensor], ranks: Ranks,
+        self, folder: Path, sets: TrainingSets, fits: list[PopulationFit], config: TrainConfig, seed: int,
+        start: dict[str, Tensor], ranks: Ranks,
     ) -> None:  # fmt: skip
         self.ranks, self.share = ranks, ranks.share(config.batch)
-        self.folder, self.fits, self.subjects = folder, fits, [subject for group in groups for subject in group]
-        self.config, self.seed, self.backbone, self.start = config, seed, backbone, start
+        self.folder, self.fits, self.subjects = folder, fits, [subject for group in sets.groups for subject in group]
+        self.config, self.seed, self.sets, self.start = config, seed, sets, start
         self.losses: list[Tensor] = []  # since the last report, where the network is: none is waited for
         self.device = ranks.device
         self.held_out: dict[int, list[tuple[NDArray[np.int64], _Responses, _Responses, float]]] = {}
         self.tasks = [
-            task for group, fit in zip(groups, fits, strict=True) for task in make_tasks(group, fit, config, seed)
+            task for group, fit in zip(sets.groups, fits, strict=True) for task in make_tasks(group, fit, config, seed)
         ]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "network"))
@@ -318,7 +322,10 @@ class _Trainer:
         reason = "the model is agnostic of embeddings and holds no population prior" if self.config.agnostic else ""
         if isinstance(self.network, PerVoxelNetwork):
             reason = "a per_voxel network holds no population prior"
-        card = ModelCard(training_subjects=names, prior_reason=reason, backbone=self.backbone, training=training)
+        card = ModelCard(
+            training_subjects=names, prior_reason=reason, backbone=self.sets.backbone, training=training,
+            training_images=short_ids(self.sets.images),
+        )  # fmt: skip
         save_encoder(self.folder, self.network, card)
 
 

@@ -257,3 +257,37 @@ def test_convert(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["config"]["width"] == 20
     assert main(["convert", str(tmp_path / "p.pth"), "--out", str(tmp_path / "model")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_pictures_that_are_left_out_of_training_are_new_to_the_model(tmp_path, capsys):
+    sets = [make_responses(60, 9, seed=0).assign_attrs(subject=name) for name in ("S1", "S2", "S3")]
+    for dataset in sets:
+        braincl.save_responses(dataset, tmp_path / f"{dataset.attrs['subject']}.nc")
+    (tmp_path / "test.txt").write_text("\n".join(sets[0]["image_id"].values[::4]))
+    names = [str(tmp_path / f"{name}.nc") for name in ("S1", "S2", "S3")]
+    train = ["train", *names[:2], "--steps", "1", "--out"]
+    assert main([*train, str(tmp_path / "all")]) == 0
+    assert main([*train, str(tmp_path / "some"), "--exclude-images", str(tmp_path / "test.txt")]) == 0
+    capsys.readouterr()
+    for model, warned in (("all", True), ("some", False)):
+        argv = ["evaluate", names[2], "--model", str(tmp_path / model), "--json", str(tmp_path / "o.json")]
+        assert main([*argv, "--contexts", "10", "--draws", "1", "--test-ids", str(tmp_path / "test.txt")]) == 0
+        assert ("warning: 15 of 15 test images were in training" in capsys.readouterr().err) is warned
+    assert len(braincl.InContextEncoder.from_pretrained(tmp_path / "some").training_images) == 45
+    (tmp_path / "test.txt").write_text("nowhere\n")
+    assert main([*train, str(tmp_path / "new"), "--exclude-images", str(tmp_path / "test.txt")]) == 2
+    assert "1 of 1 pictures to be left out are in none of the response sets" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.filterwarnings("default:.*keeps for testing")
+def test_training_on_pictures_kept_for_testing_is_said(tmp_path, capsys):
+    dataset = make_responses(60, 9)
+    split = np.where(np.arange(60) < 12, "test", "context")
+    braincl.save_responses(dataset.assign_coords(split=("image", split)), tmp_path / "s.nc")
+    (tmp_path / "test.txt").write_text("\n".join(dataset["image_id"].values[:12]))
+    train = ["train", str(tmp_path / "s.nc"), "--steps", "1", "--out"]
+    assert main([*train, str(tmp_path / "all")]) == 0
+    assert "12 pictures that a response set keeps for testing are trained on" in capsys.readouterr().err
+    assert main([*train, str(tmp_path / "some"), "--exclude-images", str(tmp_path / "test.txt")]) == 0
+    assert "keeps for testing" not in capsys.readouterr().err

@@ -17,6 +17,7 @@ from braincl.estimators.ridge import RidgeCV
 from braincl.evaluation.report import output_paths, write_evaluation
 from braincl.evaluation.scores import METHODS, evaluate
 from braincl.evaluation.splits import context_draws
+from braincl.models.model_folder import short_ids
 from braincl.models.noise_levels import SIGNAL_SHARES
 from braincl.plot.curves import plot_scores
 from setcore.evaluation.metrics import pearson_r
@@ -299,3 +300,21 @@ def test_files_lie_beside_each_other(tmp_path):
     write_evaluation(found, tmp_path / "out.json")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.nc"]
     assert json.loads((tmp_path / "out.json").read_text()).keys() == report.keys() - {"plot_file"}
+
+
+def test_test_pictures_may_be_listed_and_contexts_come_from_the_others():
+    dataset = make_responses()
+    listed = dataset["image_id"].values[[3, 5, 8, 13, 21, 34]].tolist()
+    encoder = with_prior()
+    encoder.training_images = short_ids(listed[:2])
+    options = {**OPTIONS, "test_images": None}
+    report = evaluate(encoder, dataset, **options, test_ids=[*listed, listed[0]]).report
+    assert (report["test_images"], report["test_images_from"]) == (6, "a list")
+    assert any(warning.startswith("2 of 6 test images were in training") for warning in report["warnings"])
+    shown = {row.tobytes() for row in dataset["embedding"].values[[3, 5, 8, 13, 21, 34]]}
+    assert {row.tobytes() for row in encoder._queries[-1]} == shown
+    assert not shown & {row.tobytes() for rows in encoder._contexts for row in rows}
+    with pytest.raises(ResponseError, match="1 of 7 test pictures are not in the response set, the first is 'nowhere'"):
+        evaluate(encoder, dataset, **options, test_ids=[*listed, "nowhere"])
+    with pytest.raises(ResponseError, match="either the test pictures or their number"):
+        evaluate(encoder, dataset, **OPTIONS, test_ids=listed)

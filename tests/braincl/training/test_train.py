@@ -67,7 +67,7 @@ def test_each_response_set_is_validated_once(tmp_path, monkeypatch):
 
 def test_training_holds_the_arrays_that_it_was_given():
     given = subjects()
-    (read,), backbone = read_subjects(given, agnostic=False)
+    (read,), backbone, _ = read_subjects(given, agnostic=False)
     assert backbone == given[0].attrs["backbone"]
     for subject, dataset in zip(read, given, strict=True):
         assert np.shares_memory(subject.X, dataset["embedding"].values)
@@ -79,7 +79,7 @@ def test_only_an_agnostic_network_takes_embeddings_of_several_encoders():
     second = second.assign_attrs(backbone="another")
     with pytest.raises(ResponseError, match="one backbone"):
         read_subjects([first, second], agnostic=False)
-    groups, backbone = read_subjects([first, second, first], agnostic=True)
+    groups, backbone, _ = read_subjects([first, second, first], agnostic=True)
     assert [[subject.name for subject in group] for group in groups] == [["S1", "S1"], ["S2"]]
     assert backbone == ""
 
