@@ -5,8 +5,8 @@ shared by all voxels. Experts are the population prior of the training subjects,
 components of a mixture prior, and generic priors that need no training subject. A voxel's weights over an expert's
 noise levels are exact Bayes plus a learned correction; those over experts start from what each predicts on the context
 (`braincl.models.expert_scores`), for the voxel and for all voxels: every (voxel, expert) pair is a token, experts
-attend to each other, and averages over all voxels tell each voxel how the others fared. Untrained, the network is near
-population-prior (or generic) ridge with its noise integrated out.
+attend to each other, and averages over all voxels tell each voxel how the others fared. Untrained, these
+starting weights are all that there is.
 
 The encoder that comes out is linear: ``w_v = sum_c p_vc (s_vc mu_c + Sigma_c A' a_vc)``.
 
