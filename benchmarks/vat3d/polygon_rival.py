@@ -38,9 +38,8 @@ from vat3d.mesh.compare import Reference
 from vat3d.mesh_io.load import EXTENSIONS, load_mesh
 from vat3d.placement.pose import best_pose
 
-sys.path.append(str(Path(__file__).resolve().parents[0]))
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import EMBEDDED_MESHES, output, shared
+from bench_common import EMBEDDED_MESHES, commit, output, shared
 from polygon_collapse import Collapses
 from polygon_file import HEADER_BYTES, Grid, read_polygons, whole_mesh, write_polygons
 from sample_distances import f_score_of_samples
@@ -174,9 +173,10 @@ def upper_half(vertices: Vertices, faces: Faces, axis: int) -> tuple[Vertices, F
     """
     snapped = vertices.copy()
     snapped[np.abs(snapped[:, axis]) < SNAP, axis] = 0
-    above, triangles, _ = slice_faces_plane(snapped, faces, np.eye(3)[axis], np.zeros(3))
-    corners = above[triangles]
-    return above, triangles[(corners[:, :, axis] > 0).any(1)]
+    flat = (snapped[faces][:, :, axis] == 0).all(1)  # sheets within the plane, such as fins, are their own image
+    above, triangles, _ = slice_faces_plane(snapped, faces[~flat], np.eye(3)[axis], np.zeros(3))
+    triangles = triangles[(above[triangles][:, :, axis] > 0).any(1)]
+    return np.concatenate([above, snapped]), np.concatenate([triangles, faces[flat] + len(above)])
 
 
 def moved(part: Part, shape: Shape, steps: int = STEPS) -> Shape:
@@ -264,15 +264,18 @@ def barycentric(points: Vertices, corners: NDArray[np.float64]) -> Vertices:
     return np.clip(weights, 0, 1)
 
 
-def quick_score(part: Part, shape: Shape) -> float:
-    """F-score at .02 of what is coded, from few samples."""
+Score = tuple[float, float]
+"""F-score at .02 to three digits, and that at .01, which decides between equals."""
+
+
+def quick_score(part: Part, shape: Shape) -> Score:
+    """Score of what is coded, from few samples."""
     try:
         other = Surface(shape.vertices, shape.faces, SAMPLES, seed=1, any_order=False)
     except InputError:
-        return 0.0
-    return f_score_of(
-        part.surface.nearest(other.samples.points)[0], other.nearest(part.surface.samples.points)[0], NEAR
-    )
+        return 0.0, 0.0
+    there, back = part.surface.nearest(other.samples.points)[0], other.nearest(part.surface.samples.points)[0]
+    return round(f_score_of(there, back, NEAR), 3), f_score_of(there, back, FINE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,8 +284,7 @@ class PolygonFile:
 
     Parameters
     ----------
-    score : float
-        F-score at .02.
+    score : Score
     data : bytes
     kept_area : float
         Share of the area that was decimated, the rest dropped as small parts.
@@ -290,7 +292,7 @@ class PolygonFile:
         Of what is coded.
     """
 
-    score: float
+    score: Score
     data: bytes
     kept_area: float
     faces: int
@@ -335,10 +337,10 @@ class Search:
                 if len(shape.faces):
                     shape = moved(self.part, shape, FEW_STEPS)
                     recipes.append((quick_score(self.part, shape), kept, collapses, shape.grid, wanted))
-        recipes.sort(key=lambda recipe: -recipe[0])
+        recipes.sort(key=lambda recipe: recipe[0], reverse=True)
         found = [self._fitted(*recipe[1:], budget) for recipe in recipes[:SHORT_LIST]]
         best = max(filter(None, found), key=lambda one: one.score, default=None)
-        return self.scores(best) if best and best.score else None
+        return self.scores(best) if best and best.score > (0, 0) else None
 
     def _fitted(self, kept: float, collapses: Collapses, grid: Grid, wanted: float, budget: int) -> PolygonFile | None:
         """The best file by one recipe, in a few attempts at the number of vertices."""
@@ -354,12 +356,12 @@ class Search:
             wanted = len(shape.points) * (0.985 * budget - HEADER_BYTES) / (len(data) - HEADER_BYTES)
         return best
 
-    def _score(self, shape: Shape) -> float:
+    def _score(self, shape: Shape) -> Score:
         try:
-            whole = whole_mesh(shape.grid, shape.points, shape.faces)
-            return self.reference.surface_scores(*whole)[f"f_score@{NEAR:g}"]
+            scores = self.reference.surface_scores(*whole_mesh(shape.grid, shape.points, shape.faces))
         except InputError:  # quantisation left no area
-            return 0.0
+            return 0.0, 0.0
+        return round(scores[f"f_score@{NEAR:g}"], 3), scores[f"f_score@{FINE:g}"]
 
     def scores(self, file: PolygonFile) -> dict[str, Any]:
         """Of what a file decodes to, in both measures, with what the file is.
@@ -417,16 +419,17 @@ def main() -> None:
     args = parser.parse_args()
     budgets = [int(budget) for budget in args.budgets.split(",")]
     files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in EXTENSIONS)[:: args.every]
-    meshes: list[dict[str, Any]] = json.loads(args.json.read_text())["meshes"] if args.resume else []
+    found = json.loads(args.json.read_text())["meshes"] if args.resume and args.json.exists() else []
+    meshes: list[dict[str, Any]] = [mesh for mesh in found if {*map(str, budgets)} <= {*mesh["polygons"]}]
     done = {mesh["file"] for mesh in meshes}
     for path in tqdm(files, unit="mesh", disable=not os.isatty(2)):
         if path.name in done:
             continue
         start = time.perf_counter()
         search = Search(load_mesh(path)[:2])
-        found = {str(budget): search.best(budget) for budget in budgets}
-        meshes.append({"file": path.name, "polygons": found, "seconds": round(time.perf_counter() - start, 1)})
-        write_json(args.json, {"budgets": budgets, "meshes": meshes})
+        best = {str(budget): search.best(budget) for budget in budgets}
+        meshes.append({"file": path.name, "polygons": best, "seconds": round(time.perf_counter() - start, 1)})
+        write_json(args.json, {"commit": commit(), "budgets": budgets, "meshes": meshes})
     print(table(meshes, budgets))
 
 

@@ -147,7 +147,7 @@ def test_collapses_go_down_to_the_corners_of_a_box():
 
 
 def test_a_rival_keeps_its_budget_and_decodes_to_its_score(monkeypatch):
-    for name, value in {"CELLS": (48,), "KEPT_AREAS": (1.0,), "STEPS": 20, "ATTEMPTS": 2}.items():
+    for name, value in {"CELLS": (48,), "KEPT_AREAS": (1.0,), "STEPS": 8, "FEW_STEPS": 4, "ATTEMPTS": 2}.items():
         monkeypatch.setattr(polygon_rival, name, value)
     ball = trimesh.creation.icosphere(2)
     ball.vertices[:, 0] += 0.2 * ball.vertices[:, 1] ** 2 + 0.3 * ball.vertices[:, 2]  # no mirror image of itself
@@ -160,6 +160,14 @@ def test_a_rival_keeps_its_budget_and_decodes_to_its_score(monkeypatch):
     assert search.best(20) is None
 
 
+def test_half_of_a_mesh_keeps_sheets_in_the_plane_of_the_mirror():
+    ball, fin = trimesh.creation.icosphere(2), np.array([[1.0, 0, 0], [1.5, 0, 0.4], [1.5, 0, -0.4]])
+    vertices, faces = np.concatenate([ball.vertices, fin]), np.concatenate([ball.faces, [[162, 163, 164]]])
+    half = trimesh.Trimesh(*polygon_rival.upper_half(vertices, faces, 1), process=False)
+    assert half.area == pytest.approx(ball.area / 2 + 0.2, rel=1e-3)
+    assert half.vertices[half.faces][:, :, 1].min() == 0
+
+
 def test_adam_moves_vertices_towards_the_surface():
     ball = trimesh.creation.icosphere(3)
     part = polygon_rival.Part(canonical_mesh(np.asarray(ball.vertices), np.asarray(ball.faces)))
@@ -167,5 +175,5 @@ def test_adam_moves_vertices_towards_the_surface():
     shape = polygon_rival.Shape.of(Grid(part.frame, 96), few.vertices * 0.8, few.faces)
     moved = polygon_rival.moved(part, shape)
     assert np.array_equal(moved.points, moved.points.round())
-    before, after = (polygon_rival.quick_score(part, one) for one in (shape, moved))
+    before, after = (polygon_rival.quick_score(part, one)[0] for one in (shape, moved))
     assert after > before + 0.2
