@@ -1,7 +1,7 @@
 """Decimation + Draco at a number of bytes, as strong as it can be made: what users would pick instead of this package.
 
 For every budget the best F-score at 0.02 among quadric decimation (a ladder of face counts), the same after dropping
-the smallest components, and vertex clustering, each at 5 to 11 bits and Draco's highest compression level.
+the smallest components, and vertex clustering, each at 5 to 11 bits and the compression level that makes it smallest.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from vat3d.mesh_io.load import load_mesh
 
 CACHE = Path("~/.cache/vat3d/draco")
 BITS = tuple(range(5, 12))
+LEVELS = (10, 7, 3, 1)
+"""Of compression; small files are often smallest at the lowest."""
 KEPT_AREAS = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5)
 CLUSTER_CELLS = tuple(range(4, 33))
 LADDER = tuple(sorted({round(8 * 1.15**step) for step in range(48)}))
@@ -29,7 +31,7 @@ _LARGEST = 40_000
 _GIVE_UP = 1.5  # sizes do not quite grow with the ladder: quantisation merges vertices
 _QUERIES = 3_000
 _SHORT_LIST, _FINAL_LIST = 10, 4
-_VERSION = 2
+_VERSION = 3
 _NEAR = THRESHOLDS[-1]
 
 
@@ -149,18 +151,14 @@ def _read_cache(path: Path | None) -> dict[str, Any]:
 def _candidates(mesh: CanonicalMesh, largest: int) -> Iterator[Candidate]:
     """All files of at most `largest` bytes."""
     for kept in KEPT_AREAS:
-        vertices, faces = _drop_components(mesh, kept)
+        vertices, faces = drop_components(mesh, kept)
         if kept < 1 and len(faces) == len(mesh.faces):
             continue
         yield from _decimated(vertices, faces, f"decimation of {kept:.0%} of the area", largest)
     fitting = set(BITS)
     for cells in CLUSTER_CELLS:
         vertices, faces = _clustered(mesh.vertices, mesh.faces, cells)
-        for candidate in _encoded(vertices, faces, f"clustering in {cells} cells", fitting):
-            if len(candidate.data) <= largest:
-                yield candidate
-            elif len(candidate.data) > _GIVE_UP * largest:
-                fitting.discard(candidate.bits)
+        yield from _encoded(vertices, faces, f"clustering in {cells} cells", fitting, largest)
 
 
 def _decimated(vertices: np.ndarray, faces: np.ndarray, method: str, largest: int) -> Iterator[Candidate]:
@@ -177,27 +175,51 @@ def _decimated(vertices: np.ndarray, faces: np.ndarray, method: str, largest: in
                 break
     fitting = set(BITS)
     for points, triangles in reversed(rungs):
-        for candidate in _encoded(points, triangles, method, fitting):
-            if len(candidate.data) <= largest:
-                yield candidate
-            elif len(candidate.data) > _GIVE_UP * largest:
-                fitting.discard(candidate.bits)
+        yield from _encoded(points, triangles, method, fitting, largest)
 
 
-def _encoded(vertices: np.ndarray, faces: np.ndarray, method: str, bits: set[int]) -> Iterator[Candidate]:
-    import DracoPy
-
+def _encoded(
+    vertices: np.ndarray, faces: np.ndarray, method: str, fitting: set[int], largest: int
+) -> Iterator[Candidate]:
+    """Files of a mesh that fit, at each number of bits in `fitting`, which loses those that are far too large."""
     used, inverse = np.unique(faces, return_inverse=True)
     points, triangles = vertices[used].astype(np.float32), inverse.reshape(-1, 3).astype(np.uint32)
     if len(triangles) < 1 or np.ptp(points, axis=0).max() <= 0:
         return
-    for bit in sorted(bits):
-        data = DracoPy.encode(points, triangles, quantization_bits=bit, compression_level=10)
-        yield Candidate(method, len(triangles), bit, data)
+    for bits in sorted(fitting):
+        data = _smallest(points, triangles, bits, _GIVE_UP * largest)
+        if len(data) <= largest:
+            yield Candidate(method, len(triangles), bits, data)
+        elif len(data) > _GIVE_UP * largest:
+            fitting.discard(bits)
 
 
-def _drop_components(mesh: CanonicalMesh, kept: float) -> tuple[np.ndarray, np.ndarray]:
-    """The largest components that together hold at least `kept` of the area."""
+def _smallest(points: np.ndarray, triangles: np.ndarray, bits: int, hopeless: float) -> bytes:
+    """The file at the level that makes it smallest; at the highest level alone where that takes hopelessly many."""
+    import DracoPy
+
+    files: list[bytes] = []
+    for level in LEVELS:
+        files.append(DracoPy.encode(points, triangles, quantization_bits=bits, compression_level=level))
+        if len(files[0]) > hopeless:
+            break
+    return min(files, key=len)
+
+
+def drop_components(mesh: CanonicalMesh, kept: float) -> tuple[np.ndarray, np.ndarray]:
+    """The largest components that together hold at least a share of the area.
+
+    Parameters
+    ----------
+    mesh : CanonicalMesh
+    kept : float
+        That share.
+
+    Returns
+    -------
+    vertices : array of shape (n, 3)
+    faces : array of shape (m, 3)
+    """
     area = np.bincount(mesh.component, mesh.areas_normals[0])
     order = np.argsort(-area, kind="stable")
     enough = int(np.searchsorted(np.cumsum(area[order]), kept * area.sum() * (1 - 1e-9))) + 1

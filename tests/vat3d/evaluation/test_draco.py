@@ -8,7 +8,7 @@ import trimesh
 
 from setcore.errors import InputError
 from vat3d.errors import MeshError
-from vat3d.evaluation.draco import _clustered, _drop_components, best_at_budgets, draco_mesh
+from vat3d.evaluation.draco import _clustered, _encoded, best_at_budgets, draco_mesh, drop_components
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.compare import evaluate
 
@@ -68,13 +68,27 @@ def test_the_mesh_behind_a_result_has_its_score(capsule, best):
         draco_mesh(moved, best[250] | {"bytes": 1})
 
 
+def test_the_smallest_of_four_levels_is_taken(capsule):
+    import DracoPy
+
+    winners = set()
+    for mesh in (trimesh.creation.box(), trimesh.creation.icosphere(2), capsule):
+        points, faces = np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32)
+        sizes = [len(DracoPy.encode(points, faces, 7, compression_level=level)) for level in (1, 3, 7, 10)]
+        (candidate,) = _encoded(points, faces, "none", {7}, 10_000)
+        assert len(candidate.data) == min(sizes)
+        assert len(candidate.decoded()[1]) == len(faces)
+        winners.add(sizes.index(min(sizes)))
+    assert len(winners) > 1  # no level is always the smallest
+
+
 def test_small_components_are_dropped_first():
     balls = [
         trimesh.creation.icosphere(1, radius).apply_translation([x, 0, 0]) for x, radius in ((0, 1), (3, 0.5), (5, 0.1))
     ]
     both = trimesh.util.concatenate(balls)
     mesh = canonical_mesh(np.asarray(both.vertices), np.asarray(both.faces))
-    assert [len(_drop_components(mesh, kept)[1]) for kept in (1.0, 0.95, 0.7)] == [240, 160, 80]
+    assert [len(drop_components(mesh, kept)[1]) for kept in (1.0, 0.95, 0.7)] == [240, 160, 80]
 
 
 def test_clustering_merges_cells():
