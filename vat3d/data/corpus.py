@@ -341,10 +341,12 @@ def prepare_corpus(
     Raises
     ------
     InputError
-        Open shapes are asked for without their number.
+        Open shapes are asked for without their number, or several kinds of meshes for one data set.
     DatasetError
         A package cannot be had, a pack is damaged, or the folder holds another data set.
     """
+    if bool(packages) + (quaternius is not None) + (procedural is not None) > 1:
+        raise InputError("a data set is of packages, of Quaternius's packs or of procedural shapes; choose one of them")
     if procedural is None:
         if open_shapes:
             raise InputError("--open makes procedural shapes; say how many with --procedural N")

@@ -143,4 +143,6 @@ def test_command_line(tmp_path, capsys):
     assert stopped.value.code == 2
     assert main(["corpus", "--out", str(tmp_path / "open"), "--open"]) == 2
     assert "--procedural N" in capsys.readouterr().err
+    assert main(["corpus", "--out", str(tmp_path / "open"), "--procedural", "3", "--quaternius", str(tmp_path)]) == 2
+    assert "choose one" in capsys.readouterr().err
     assert not (tmp_path / "open").exists()
