@@ -125,6 +125,23 @@ def codec(check: Check) -> dict[str, Any]:
     return found
 
 
+def batches(check: Check) -> dict[str, Any]:
+    """Seconds to encode and decode several meshes on the device, as a batch and in a loop."""
+    from vat3d import MeshTokenizer
+    from vat3d.procedural.shapes import shape
+
+    tokenizer = MeshTokenizer.from_pretrained(device=str(check.device))
+    meshes = [shape(seed)[:2] for seed in range(check.size(2, 16))]
+    streams = tokenizer.encode_batch(meshes, 512, "fast")
+    work: dict[str, Callable[[], Any]] = {
+        "encode_batch": lambda: tokenizer.encode_batch(meshes, 512, "fast"),
+        "encode_loop": lambda: [tokenizer.encode(mesh, 512, "fast") for mesh in meshes],
+        "decode_batch": lambda: tokenizer.decode_batch(streams),
+        "decode_loop": lambda: [tokenizer.decode(stream) for stream in streams],
+    }
+    return {"meshes": len(meshes)} | {name: seconds(check.device, call) for name, call in work.items()}
+
+
 def generation(check: Check) -> dict[str, Any]:
     """Generated shapes per second, without decoding them to meshes."""
     from vat3d import MeshGenerator
@@ -238,7 +255,8 @@ def filled(check: Check, name: str, run: Callable[[str, int], Path], batch: int)
 
 
 CHECKS = (
-    fit_and_predict, codec, generation, pictures, encoder_training, generator_training, tuning, tokenizer_training,
+    fit_and_predict, codec, batches, generation, pictures, encoder_training, generator_training, tuning,
+    tokenizer_training,
 )  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from setcore.devices import check_precision, find_device
+from setcore.errors import InputError
 from vat3d.bitstream.stream import TokenStream, html_table, read_model_id
 from vat3d.bitstream.token_model import TokenModel, embedded_model
 from vat3d.codec.decode import StreamDecoder, decode_stream
@@ -22,6 +24,8 @@ from vat3d.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     import trimesh
+
+T = TypeVar("T")
 
 
 class MeshTokenizer:
@@ -166,6 +170,48 @@ class MeshTokenizer:
         )  # fmt: skip
         return encode_mesh(self.network, self.model, mesh, options)
 
+    def encode_batch(
+        self, meshes: Iterable[Any], max_bytes: int | None = 512, effort: str = "normal", **options: Any
+    ) -> list[TokenStream | InputError]:
+        """Encode several meshes, each as `encode` does; a bad mesh does not stop the others.
+
+        Meshes go through the network one by one: in a batch its sums are rounded otherwise, so that tokens might
+        differ, and on a CPU it is no faster. `vat3d encode FOLDER --jobs N` takes several processes.
+
+        Parameters
+        ----------
+        meshes : iterable of path, trimesh.Trimesh, trimesh.Scene or (vertices, faces)
+        max_bytes : int, optional
+        effort : {"fast", "normal", "best"}
+        **options
+            Further arguments of `encode`.
+
+        Returns
+        -------
+        list of TokenStream or InputError
+            In the order of the meshes. The error, a `MeshError` or `CodecError`, takes the place of what could not be
+            encoded.
+
+        Raises
+        ------
+        CodecError
+            `effort` or `fill` is unknown.
+
+        Examples
+        --------
+        >>> import trimesh
+        >>> from vat3d import MeshTokenizer
+        >>> tok = MeshTokenizer.from_pretrained()
+        >>> streams = tok.encode_batch([trimesh.creation.box((2, 1, 1)), "none.ply"], 256, "fast")
+        >>> [type(found).__name__ for found in streams]
+        ['TokenStream', 'MeshError']
+        >>> [type(found).__name__ for found in tok.decode_batch(streams, 32)]
+        ['Trimesh', 'MeshError']
+        """
+        EncodeOptions(max_bytes, effort, **options)  # what is wrong with all is raised
+        encode = functools.partial(self.encode, max_bytes=max_bytes, effort=effort, **options)
+        return [_outcome(encode, mesh) for mesh in meshes]
+
     def __repr__(self) -> str:
         codes = f"{len(self.network.config.scales)} scales, {self.network.config.codes} codes"
         return f"MeshTokenizer(model {self.model.model_id}: {codes}; {self.device})"
@@ -290,6 +336,34 @@ class MeshTokenizer:
         if faces is not None:
             vertices, triangles = decimate(vertices, triangles, faces)
         return trimesh.Trimesh(vertices, triangles, process=False)
+
+    def decode_batch(
+        self, streams: Iterable[TokenStream | bytes | str | Path | InputError], resolution: int = 128, **options: Any
+    ) -> list[trimesh.Trimesh | InputError]:
+        """Decode several streams, each as `decode` does; a bad stream does not stop the others.
+
+        Parameters
+        ----------
+        streams : iterable of TokenStream, bytes, path or InputError
+            Errors, as `encode_batch` gives them, are handed on.
+        resolution : int
+        **options
+            Further arguments of `decode`.
+
+        Returns
+        -------
+        list of trimesh.Trimesh or InputError
+            In the order of the streams. The error takes the place of what could not be decoded.
+        """
+        decode = functools.partial(self.decode, resolution=resolution, **options)
+        return [stream if isinstance(stream, InputError) else _outcome(decode, stream) for stream in streams]
+
+
+def _outcome(function: Callable[[Any], T], item: Any) -> T | InputError:
+    try:
+        return function(item)
+    except InputError as error:
+        return error.with_traceback(None)  # which would hold all that the failed call had in memory
 
 
 @functools.lru_cache(maxsize=1)

@@ -3,9 +3,9 @@
     python benchmarks/vat3d/held_out.py [--cache ~/.cache/vat3d] [--effort normal] --out OUT.json
 
 The first meshes, in the fixed order of `vat3d corpus`, of the validation split of furniture (Sweet Home 3D), bones
-(dm-control) and robots (robosuite): never trained on, and not chosen by how they come out. The JSON holds the meshes
-themselves, as Draco writes them at 11 bits a coordinate, so that the picture can be drawn again without the packages
-and whatever the embedded weights will be. Without --out: the picture of the stored measurement.
+(dm-control) and robots (robosuite): of names not trained on, and not chosen by how they come out. The JSON holds the
+meshes themselves, as Draco writes them at 11 bits a coordinate, so that the picture can be drawn again without the
+packages and whatever the embedded weights will be. Without --out: the picture of the stored measurement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 import vat3d
 from setcore.files import atomic_path, read_json, write_json
 from vat3d.data.corpus import CACHE, corpus_items
-from vat3d.data.prepare import VALIDATION, split_share
+from vat3d.data.split import group_split
 from vat3d.errors import MeshError
 from vat3d.evaluation.draco import best_at_budgets, draco_mesh
 from vat3d.mesh.render import mesh_box, render_mesh
@@ -65,7 +65,7 @@ def held_out(cache: Path, package: str, count: int) -> list[tuple[str, str, Any,
     """Name, source, vertices and faces of the first meshes of the validation split, one of an object."""
     found: dict[str, tuple[str, str, Any, Any]] = {}
     for item in corpus_items(cache, (package,)):
-        if split_share(item.group) < VALIDATION and item.group not in found and len(found) < count:
+        if group_split(item.group) == "validation" and item.group not in found and len(found) < count:
             try:
                 vertices, faces, _ = load_mesh(Path(item.path))
             except MeshError:

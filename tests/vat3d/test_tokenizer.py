@@ -251,6 +251,36 @@ def test_bad_requests(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh, tmp_
         tokenizer.decode(data[:-1])
 
 
+def test_a_batch_makes_what_a_loop_makes_and_reports_bad_ones_in_their_places(
+    tokenizer: MeshTokenizer, tmp_path: Path
+) -> None:
+    good = list(golden_meshes().values())
+    sheet = (np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), np.array([[0, 1, 2]]))
+    meshes = [good[0], tmp_path / "absent.ply", *good[1:], (np.zeros((3, 3)), np.array([[0, 1, 2]])), sheet]
+    streams = tokenizer.encode_batch(iter(meshes), 200, "fast", seed=3)
+    bad = [number for number, found in enumerate(streams) if isinstance(found, MeshError)]
+    assert bad == [1, len(meshes) - 2]
+    assert "absent.ply" in str(streams[1])
+    single = {k: tokenizer.encode(mesh, 200, "fast", seed=3) for k, mesh in enumerate(meshes) if k not in bad}
+    assert {k: streams[k].to_bytes() for k in single} == {k: stream.to_bytes() for k, stream in single.items()}
+    assert {k: streams[k].report for k in single} == {k: stream.report for k, stream in single.items()}
+
+    given = [streams[0].to_bytes(), b"no token file", *streams[1:]]
+    decoded = tokenizer.decode_batch(given, 32, scales=1)
+    assert decoded[2] is streams[1]
+    assert isinstance(decoded[1], CodecError)
+    for found, stream in zip(decoded, given, strict=True):
+        if isinstance(found, trimesh.Trimesh):
+            alone = tokenizer.decode(stream, 32, scales=1)
+            assert np.array_equal(found.vertices, alone.vertices)
+            assert np.array_equal(found.faces, alone.faces)
+    assert sum(isinstance(found, trimesh.Trimesh) for found in decoded) == len(single)
+    assert tokenizer.encode_batch([]) == tokenizer.decode_batch([]) == []
+    assert isinstance(tokenizer.encode_batch([good[0]], 3, "fast")[0], CodecError)  # one mesh's frame, one mesh's error
+    with pytest.raises(CodecError, match="unknown effort"):
+        tokenizer.encode_batch(meshes, effort="slow")
+
+
 def test_a_higher_level_is_a_larger_solid(tokenizer: MeshTokenizer, ellipsoid: trimesh.Trimesh) -> None:
     stream = tokenizer.encode(ellipsoid, 300, "fast")
     scales = len(stream.ids)

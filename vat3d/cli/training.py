@@ -69,13 +69,16 @@ def add_corpus(commands: Any) -> None:
         The command's subparsers.
     """
     command = commands.add_parser(
-        "corpus", help="sample the training corpus: open meshes of package registries, or procedural shapes"
+        "corpus", help="sample the training corpus: open meshes of registries, Quaternius's, or procedural shapes"
     )
     command.add_argument(
         "--package",
         action="append",
         metavar="NAME",
         help="take this package alone; may be given several times",
+    )
+    command.add_argument(
+        "--quaternius", metavar="FOLDER", help="take Quaternius's packs (.npz) in this folder, not registries' meshes"
     )
     command.add_argument("--procedural", type=int, metavar="N", help="make N procedural shapes, not registries' meshes")
     command.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
@@ -89,9 +92,9 @@ def _corpus(args: argparse.Namespace) -> None:
     from vat3d.data.corpus import prepare_corpus
 
     counts = prepare_corpus(
-        args.out, packages=args.package or (), procedural=args.procedural, open_shapes=args.open, cache=args.cache,
-        seed=args.seed, fill=args.fill, closed_only=args.closed_only, seconds_per_mesh=args.seconds_per_mesh,
-        parallel=parallel(args),
+        args.out, packages=args.package or (), quaternius=args.quaternius, procedural=args.procedural,
+        open_shapes=args.open, cache=args.cache, seed=args.seed, fill=args.fill, closed_only=args.closed_only,
+        seconds_per_mesh=args.seconds_per_mesh, parallel=parallel(args),
     )  # fmt: skip
     _print_counts(args, counts)
 

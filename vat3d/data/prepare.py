@@ -14,7 +14,6 @@ before. A killed run therefore loses at most the mesh it was at, and a resumed o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from setcore.progress import progress_bar
 from vat3d.data.dataset import KINDS, shard_path
 from vat3d.data.items import MeshItem
 from vat3d.data.sampling import POINTS
+from vat3d.data.split import VALIDATION, split_share
 from vat3d.data.worker import end_child, sample_in_child
 from vat3d.errors import DatasetError, MeshError
 from vat3d.mesh.fill import NONZERO
@@ -41,8 +41,6 @@ EARLY = "early-"
 """Begins the names of samples whose mesh is not in the journal yet."""
 GIGABYTES_EACH = 1.2
 """Memory that a process which samples meshes needs at most on usual ones."""
-VALIDATION = 0.06
-"""Share of objects whose meshes are for validation, unless told otherwise."""
 
 
 def mesh_items(sources: Sequence[str | Path]) -> list[MeshItem]:
@@ -101,7 +99,8 @@ def prepare(
     seed : int
         With a mesh's geometry it decides its samples; with nothing else.
     validation : float
-        Share of groups whose meshes are for validation, chosen by a hash of the group's name.
+        Share of groups whose meshes are for validation, chosen by a hash of the group's name. Of meshes that
+        `vat3d.data.split` lists the list decides, and those for the test are left out.
     seconds_per_mesh : float
         A mesh that takes longer is listed in `failures.jsonl`.
     closed_only : bool
@@ -117,8 +116,8 @@ def prepare(
     Returns
     -------
     dict
-        Counts of all meshes in the folder: `meshes`, `closed`, `validation`, `failures`, `duplicates`, `open` and
-        `unchanged` (left out by `closed_only` and by `fill`).
+        Counts of all meshes in the folder: `meshes`, `closed`, `validation`, `failures`, `duplicates`, `test`, `open`
+        and `unchanged` (left out by the split, by `closed_only` and by `fill`).
 
     Raises
     ------
@@ -163,15 +162,15 @@ def prepare(
                     writer.refuse(item, "failure", str(facts))
                 elif isinstance(facts, InputError):
                     raise facts
-                elif "unchanged" in facts:
-                    writer.refuse(item, "unchanged", facts["unchanged"])
+                elif "left_out" in facts:
+                    writer.refuse(item, facts["left_out"], facts["reason"])
                 elif facts["geometry"] in writer.geometries:
                     writer.refuse(item, "duplicate", f"same geometry as {writer.geometries[facts['geometry']]}")
                 elif closed_only and not facts["closed"]:
                     writer.refuse(item, "open", "not closed")
                 else:
                     split = "validation" if split_share(item.group) < validation else "train"
-                    writer.accept(item, split, facts, path)
+                    writer.accept(item, facts.pop("split") or split, facts, path)
                 path.unlink(missing_ok=True)
         finally:
             end_child()
@@ -183,6 +182,7 @@ def prepare(
             "validation": sum(line["split"] == "validation" for line in writer.index),
             "failures": kinds.count("failure"),
             "duplicates": kinds.count("duplicate"),
+            "test": kinds.count("test"),
             "open": kinds.count("open"),
             "unchanged": kinds.count("unchanged"),
         }
@@ -202,20 +202,6 @@ def failures(folder: str | Path) -> dict[str, str]:
     """
     lines = read_lines(Path(folder) / "failures.jsonl")
     return {line["name"]: line["reason"] for line in lines if line["kind"] == "failure"}
-
-
-def split_share(group: str) -> float:
-    """A number in [0, 1) that depends on the name of a group alone.
-
-    Parameters
-    ----------
-    group : str
-
-    Returns
-    -------
-    float
-    """
-    return int.from_bytes(hashlib.sha256(group.lower().encode()).digest()[:8], "big") / 2**64
 
 
 class _Writer:

@@ -40,7 +40,8 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        What to index; or `unchanged`, why the filling rule makes no difference.
+        What to index, with the `split` that is listed for the mesh or None; or the kind by which it is `left_out`,
+        and the `reason`.
 
     Raises
     ------
@@ -53,6 +54,7 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
     from setcore.files import write_bytes
     from setcore.seeding import derive_seed
     from vat3d.data.sampling import sample_solid
+    from vat3d.data.split import listed_split
     from vat3d.mesh.canonical import canonical_mesh, geometry_hash
     from vat3d.mesh.fill import EVEN_ODD
     from vat3d.mesh.solid import HIDDEN_SAMPLES, Solid
@@ -67,15 +69,20 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
     else:
         vertices, faces, _ = load_mesh(item.path)
     mesh = canonical_mesh(vertices, faces)
+    geometry = geometry_hash(mesh)
+    split = listed_split(geometry, item.source, category)
+    if split == "test":
+        return {"left_out": "test", "reason": "the split lists it for the test"}
     solid = Solid(mesh)
     if item.fill == EVEN_ODD:
         if not solid.has_internal_surfaces(sample_surface(mesh.vertices, mesh.faces, HIDDEN_SAMPLES)):
-            return {"unchanged": "no part lies within others; the even-odd rule would change nothing"}
+            reason = "no part lies within others; the even-odd rule would change nothing"
+            return {"left_out": "unchanged", "reason": reason}
         solid = solid.filled(EVEN_ODD)
-    geometry = geometry_hash(mesh)
     samples = sample_solid(solid, derive_seed(seed, geometry))
     write_bytes(out, save(samples))
     return {
+        "split": split,
         "category": category,
         "closed": solid.report["closed"],
         "faces": mesh.report["faces"],

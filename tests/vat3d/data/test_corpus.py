@@ -1,4 +1,4 @@
-"""The pool: names that the split goes by, checked downloads, safe unpacking, manifests that agree with the table."""
+"""The corpus: checked downloads, safe unpacking, packs of models, manifests that agree with the table."""
 
 from __future__ import annotations
 
@@ -9,32 +9,19 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import trimesh
 import yaml
 
 from vat3d.cli.main import main
 from vat3d.data import corpus as pool
-from vat3d.data.corpus import PACKAGES, Package, download, object_name, procedural_items, unpack
+from vat3d.data.corpus import PACKAGES, Package, download, procedural_items, unpack
+from vat3d.data.quaternius import quaternius_items
 from vat3d.errors import DatasetError
+from vat3d.mesh_io.load import load_mesh
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "data_manifests"
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("pybullet_data/random_urdfs/017/017.obj", "random 017"),
-        ("a/objects/meshes/milk.stl", "milk"),
-        ("a/panda/obj_meshes/link6_vis/link6_vis_3.obj", "panda"),
-        ("a/hand/visual/left_thumb_2_collision.STL", "thumb"),
-        ("a/hand/visual/Right_Thumb.obj", "thumb"),
-        ("a/kuka/meshes/link_3.stl", "kuka"),
-        ("a/coffeemachine/body2.stl", "coffeemachine"),
-        ("visual/3.obj", "3"),
-    ],
-)
-def test_object_names(path, name):
-    assert object_name(path) == name
 
 
 def test_procedural_items_grow_by_appending():
@@ -48,7 +35,7 @@ def package(tmp_path) -> Package:
     """A wheel in the cache with meshes, a mesh that is left out, and members that would leave the folder."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
-        for name in ("thing/b.obj", "thing/a_visual.STL", "thing/secret/c.obj", "other/d.obj", "thing/code.py"):
+        for name in ("thing/b.obj", "thing/ab_visual.STL", "thing/secret/c.obj", "other/d.obj", "thing/code.py"):
             archive.writestr(name, "v 0 0 0\n")
         archive.writestr("../outside.obj", "v 0 0 0\n")
         archive.writestr("/absolute.obj", "v 0 0 0\n")
@@ -61,8 +48,8 @@ def package(tmp_path) -> Package:
 def test_unpacking_takes_what_the_table_says(package, tmp_path):
     items = unpack(package, tmp_path)
     assert [(i.name, i.group, i.source) for i in items] == [
-        ("thing/thing/a_visual.STL", "a", "thing"),
-        ("thing/thing/b.obj", "b", "thing"),
+        ("thing/thing/ab_visual.STL", "ab", "thing"),
+        ("thing/thing/b.obj", "thing", "thing"),
     ]
     assert unpack(package, tmp_path) == items
     found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.obj")}
@@ -86,7 +73,54 @@ def test_furniture_catalogue(tmp_path):
     (tmp_path / "PluginFurnitureCatalog.properties").write_text(
         "# comment\nid#1=x\nname#1=Small chair 2\ncategory#1=Living room\nmodel#1=/a/chair.obj\ncreator#1=Me\n"
     )
-    assert pool._catalogue(tmp_path) == {tmp_path / "a/chair.obj": ("small chair", "Living room")}
+    assert pool._catalogue(tmp_path) == {tmp_path / "a/chair.obj": ("chair", "Living room")}
+
+
+def write_pack(path: Path, names: list[str]) -> None:
+    """Boxes of several sizes, as a pack."""
+    boxes = [trimesh.creation.box((2, 1 + k / 7, 0.5)) for k in range(len(names))]
+    vertices = [box.vertices.astype(np.float32) for box in boxes]
+    np.savez(
+        path, names=np.array(names), vertices=np.concatenate(vertices), faces=np.concatenate([b.faces for b in boxes]),
+        vertex_counts=[len(v) for v in vertices], face_counts=[len(box.faces) for box in boxes],
+    )  # fmt: skip
+
+
+def test_packs_of_models(tmp_path, capsys):
+    (tmp_path / "packs").mkdir()
+    write_pack(tmp_path / "packs" / "house_pack.npz", ["Zebra_1", "Couch_Small2"])
+    items = quaternius_items(tmp_path / "packs", tmp_path)
+    assert [(item.name, item.category, item.group) for item in items] == [
+        ("quaternius/house_pack/Couch_Small2", "house_pack", "couch"),
+        ("quaternius/house_pack/Zebra_1", "house_pack", "zebra"),
+    ]
+    for item, width in zip(items, (1 + 1 / 7, 1), strict=True):
+        mesh = load_mesh(item.path)
+        assert np.ptp(mesh.vertices, 0) == pytest.approx([2, width, 0.5], rel=1e-6)
+        assert len(mesh.faces) == 12
+    assert quaternius_items(tmp_path / "packs", tmp_path) == items
+    command = ["corpus", "--quaternius", str(tmp_path / "packs"), "--cache", str(tmp_path), "--json"]
+    assert main([*command, "--out", str(tmp_path / "data")]) == 0
+    assert json.loads(capsys.readouterr().out)["meshes"] == 2
+
+
+@pytest.mark.parametrize("damage", ["no packs", "no pack", "counts", "names", "cut off", "pickle"])
+def test_damaged_packs(tmp_path, damage):
+    pack = tmp_path / "a.npz"
+    if damage in ("counts", "names"):
+        write_pack(pack, ["../up" if damage == "names" else "Chair"])
+    if damage == "counts":
+        with np.load(pack) as file:
+            np.savez(pack, **{**file, "face_counts": [6, 6]})
+    elif damage == "no pack":
+        np.savez(pack, a=np.arange(3))
+    elif damage == "cut off":
+        pack.write_bytes(b"PK\x03\x04 and no more")
+    elif damage == "pickle":
+        np.savez(pack, names=np.array([{}], object))
+    with pytest.raises(DatasetError, match="pack"):
+        quaternius_items(tmp_path, tmp_path)
+    assert not list(tmp_path.rglob("up.ply"))
 
 
 def test_manifests_agree_with_the_table():
@@ -109,4 +143,6 @@ def test_command_line(tmp_path, capsys):
     assert stopped.value.code == 2
     assert main(["corpus", "--out", str(tmp_path / "open"), "--open"]) == 2
     assert "--procedural N" in capsys.readouterr().err
+    assert main(["corpus", "--out", str(tmp_path / "open"), "--procedural", "3", "--quaternius", str(tmp_path)]) == 2
+    assert "choose one" in capsys.readouterr().err
     assert not (tmp_path / "open").exists()

@@ -18,7 +18,8 @@ from setcore.parallel.jobs import Parallel
 from vat3d.data import prepare as prepare_module
 from vat3d.data.dataset import Dataset
 from vat3d.data.items import MeshItem
-from vat3d.data.prepare import mesh_items, prepare, split_share
+from vat3d.data.prepare import mesh_items, prepare
+from vat3d.data.split import split_share
 from vat3d.data.worker import Worker, sample_in_child, sample_item
 from vat3d.errors import DatasetError, MeshError
 
