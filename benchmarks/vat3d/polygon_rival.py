@@ -32,6 +32,7 @@ from setcore.errors import InputError
 from setcore.evaluation.mesh_metrics import Surface, f_score_of
 from setcore.files import write_json
 from setcore.seeding import numpy_generator
+from vat3d.evaluation.collapse import Collapses
 from vat3d.evaluation.draco import drop_components
 from vat3d.mesh.canonical import CanonicalMesh, canonical_mesh
 from vat3d.mesh.compare import Reference
@@ -40,7 +41,6 @@ from vat3d.placement.pose import best_pose
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench_common import EMBEDDED_MESHES, commit, output, shared
-from polygon_collapse import Collapses
 from polygon_file import HEADER_BYTES, Grid, read_polygons, whole_mesh, write_polygons
 from sample_distances import f_score_of_samples
 

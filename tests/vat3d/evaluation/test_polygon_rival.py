@@ -6,10 +6,10 @@ import polygon_rival
 import pytest
 import trimesh
 from polygon_coder import decode_polygons, encode_polygons
-from polygon_collapse import Collapses
 from polygon_file import HEADER_BYTES, Grid, read_polygons, whole_mesh, write_polygons
 
 from vat3d.bitstream.coordinate_frame import Frame
+from vat3d.evaluation.collapse import Collapses
 from vat3d.mesh.canonical import canonical_mesh
 
 SIZES = np.array([65, 60, 70])
