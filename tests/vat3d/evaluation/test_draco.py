@@ -102,3 +102,17 @@ def test_clustering_merges_cells():
 def test_meshes_that_cannot_be_used():
     with pytest.raises(MeshError):
         best_at_budgets((np.zeros((3, 3)), np.array([[0, 1, 2]])), (256,), None)
+
+
+def test_collapses_join_small_parts_that_decimation_cannot(monkeypatch):
+    """Sixty cubes in a lattice: no edge may be lost without a hole in one of them."""
+    cubes = [
+        trimesh.creation.box((0.1, 0.1, 0.1), transform=trimesh.transformations.translation_matrix(0.12 * np.array(at)))
+        for at in np.ndindex(3, 4, 5)
+    ]
+    mesh = trimesh.util.concatenate(cubes)
+    found = best_at_budgets(mesh, (256,), cache=None)[256]
+    monkeypatch.setattr("vat3d.evaluation.draco._collapsed", lambda *_: iter(()))
+    without = best_at_budgets(mesh, (256,), cache=None)[256]
+    assert found["method"].startswith("collapses")
+    assert found["f_score@0.02"] > without["f_score@0.02"]
