@@ -26,6 +26,8 @@ SIZES, TEST_IMAGES, DRAWS = (20, 100), 200, 10
 METHODS = {
     "model": "braincl",
     "prior_ridge": "population-prior ridge",
+    "prior_ensemble": "ensemble of 14 of these",
+    "prior_kernel": "kernels under the prior",
     "ridge": "ridge, cross-validated",
     "mean": "population mean",
 }
@@ -102,8 +104,9 @@ def comparison(report: dict[str, Any]) -> str:
         "the predicted 90 % intervals.",
         f"What is seen: with {few} pictures braincl has r {r['model', few]:.3f} where ridge, which knows no other",
         f"subjects, has {r['ridge', few]:.3f}.",
-        "When a rival is as good: population-prior ridge (it comes with braincl) is as good on this simulated subject,",
-        f"and ridge catches up with more pictures: {r['ridge', many]:.3f} against {r['model', many]:.3f} at {many}.",
+        "When a rival is as good: population-prior ridge is as good on this simulated subject, and so are the two below it",
+        f"(all come with braincl); ridge catches up with more pictures: {r['ridge', many]:.3f} against "
+        f"{r['model', many]:.3f} at {many}.",
         "",
     ]
     return "\n".join(lines)

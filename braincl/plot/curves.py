@@ -91,7 +91,7 @@ def draw_scores(
     axes.set_ylabel(f"{SCORE_NAMES[score]}, mean over voxels")
     counts = f"{report['voxels']} voxels, {report['test_images']} test images"
     axes.set_title(f"{report['subject'] or 'subject without a name'}\n{counts}", fontsize="medium", wrap=True)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize="small", ncols=2)
     return axes
 
 
