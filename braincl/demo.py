@@ -104,8 +104,8 @@ def comparison(report: dict[str, Any]) -> str:
         "the predicted 90 % intervals.",
         f"What is seen: with {few} pictures braincl has r {r['model', few]:.3f} where ridge, which knows no other",
         f"subjects, has {r['ridge', few]:.3f}.",
-        "When a rival is as good: population-prior ridge is as good on this simulated subject, and so are the two below",
-        f"it (all come with braincl); ridge catches up with more pictures: {r['ridge', many]:.3f} against "
+        "When a rival is as good: population-prior ridge is as good on this simulated subject, as are the two below it",
+        f"(all come with braincl); ridge catches up with more pictures: {r['ridge', many]:.3f} against "
         f"{r['model', many]:.3f} at {many}.",
         "",
     ]
