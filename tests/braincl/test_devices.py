@@ -21,6 +21,7 @@ from braincl.models.prior import Prior
 from braincl.models.shared_context import SharedContextNetwork
 from braincl.training.config import Stage, TrainConfig
 from braincl.training.population_prior import Fold, PopulationFit, Subject
+from braincl.training.tasks import TrainingSets
 from braincl.training.train import _Trainer
 from setcore.errors import InputError
 from setcore.parallel.ranks import Ranks
@@ -120,7 +121,7 @@ def test_a_training_step_takes_the_batch_in_and_lets_nothing_out(simulated, comp
     gradients = []
     for device in (torch.device("cpu"), DEVICE):
         with standin_device() as notes:
-            trainer = _Trainer(Path(), [[subject]], [fit], config, 0, "", {}, Ranks(device))
+            trainer = _Trainer(Path(), TrainingSets([[subject]], "", []), [fit], config, 0, {}, Ranks(device))
             trainer.module = trainer._shared_loss()
             notes.phase = "step"
             loss = trainer._gradient(3, Stage(1.0, 8, 20, simulated))

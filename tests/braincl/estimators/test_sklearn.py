@@ -33,7 +33,7 @@ ESTIMATORS = [
 def expected_failures(estimator):
     if isinstance(estimator, PopulationMean):
         return {"check_regressors_train": "the mean of the context explains nothing, so its score is not above 0.5"}
-    if isinstance(estimator, PriorRidge | PriorKernelRidge | InContextEncoder):
+    if isinstance(estimator, PriorRidge | InContextEncoder):
         reasons = {
             "check_do_not_raise_errors_in_init_or_set_params": "not the estimator but the type checker of the test run "
             "refuses -1 where a prior or a network is annotated",

@@ -61,8 +61,9 @@ def test_curves(evaluation, score):
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
     expected = [row[score] for row in evaluation.report["results"] if row["method"] == "model"]
     np.testing.assert_allclose(lines["model"], expected)
-    assert set(lines) == {"model", "population-prior ridge", "ridge", "mean"}
-    assert len(axes.collections) == 4  # an interval for each
+    closed_forms = {f"population-prior {name}" for name in ("ensemble", "kernels", "ridge")}
+    assert set(lines) == {"model", *closed_forms, "ridge", "mean"}
+    assert len(axes.collections) == 6  # an interval for each
     for band, line in zip(axes.collections, axes.lines, strict=True):
         low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
         assert low < min(line.get_ydata())

@@ -13,6 +13,7 @@ from braincl.estimators.in_context import InContextEncoder
 from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
 from braincl.training.config import PRESETS, Schedule, Stage
 from braincl.training.population_prior import Fold, PopulationFit, Subject
+from braincl.training.tasks import TrainingSets
 from braincl.training.train import _Trainer, meta_train
 from setcore.parallel.ranks import Ranks
 from setcore.training import Budget
@@ -59,7 +60,9 @@ def test_a_step_and_a_fit_on_a_device_are_those_of_the_cpu():
     found = []
     for device in (torch.device("cpu"), DEVICE):
         with standin_device() as notes:
-            trainer = _Trainer(Path(), [[Subject("S1", X, Y)]], [fit], config, 0, "", {}, Ranks(device))
+            trainer = _Trainer(
+                Path(), TrainingSets([[Subject("S1", X, Y)]], "", []), [fit], config, 0, {}, Ranks(device)
+            )
             trainer.module = trainer._shared_loss()
             notes.phase = "step"
             loss = trainer._gradient(3, Stage(1.0, 8, 20, 1.0))
