@@ -32,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(build_parser(), argv)
 
 
-def _show(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"braincl: warning: {message}", file=sys.stderr)
+def _show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """One line; what libraries say to those who write code is not for users."""
+    if not issubclass(category, DeprecationWarning | PendingDeprecationWarning):
+        print(f"braincl: warning: {message}", file=sys.stderr)
 
 
 def build_parser() -> Parser:

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -16,6 +17,7 @@ from synthetic import make_responses, with_grid
 import braincl
 from braincl.cli import training as cli_train
 from braincl.cli.main import build_parser, main
+from braincl.errors import ResponseError
 from braincl.models.per_voxel import PerVoxelConfig, PerVoxelNetwork
 from braincl.training.config import PRESETS
 from setcore.cli import _actions
@@ -291,3 +293,16 @@ def test_training_on_pictures_kept_for_testing_is_said(tmp_path, capsys):
     assert "12 pictures that a response set keeps for testing are trained on" in capsys.readouterr().err
     assert main([*train, str(tmp_path / "some"), "--exclude-images", str(tmp_path / "test.txt")]) == 0
     assert "keeps for testing" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_libraries_say_to_programmers_is_not_for_users(monkeypatch, tmp_path, capsys):
+    def warn(*_args: object, **_options: object) -> None:
+        warnings.warn("this function goes away", DeprecationWarning, stacklevel=1)
+        warnings.warn("this voxel is odd", UserWarning, stacklevel=1)
+        raise ResponseError("stop")
+
+    monkeypatch.setattr("braincl.data.responses.open_responses", warn)
+    given, out = str(tmp_path / "s.nc"), str(tmp_path / "p.nc")
+    assert main(["predict", "--context", given, "--images", given, "--out", out]) == 2
+    assert capsys.readouterr().err.splitlines() == ["braincl: warning: this voxel is odd", "braincl: stop"]
