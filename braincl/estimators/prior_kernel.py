@@ -32,6 +32,8 @@ BENDS = (0.0, 0.3, 0.6)
 OWN_TRUST = 0.25
 """Weight of a voxel's own leave-one-out log likelihood beside the mean of all voxels, which counts in full."""
 VOXEL_BATCH = 2048
+MATRICES = 60
+"""Of n x n numbers that the image side of a context holds at most: eigenvectors of all kernels, and their making."""
 
 
 class PriorKernelRidge(VoxelEncoder):
@@ -134,7 +136,7 @@ class PriorKernelRidge(VoxelEncoder):
         embeddings = torch.as_tensor(X).double()
         self._offset = embeddings.mean(dim=0)
         A, mean = embeddings - self._offset, torch.as_tensor(prior.means[0])
-        check_memory(8 * len(A) ** 2 * 60, f"a context of {len(A)} pictures; give fewer")
+        check_memory(8 * len(A) ** 2 * MATRICES, f"a context of {len(A)} pictures; give fewer")
         Z = self._on_device(self._standardiser(Y, X.dtype))
         self._kernels = [kernel(A, covariance, bend) for covariance in blended_covariances(prior, A) for bend in BENDS]
         experts, vectors, basis = [], [], centred_basis(len(A))
