@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ def read_subjects(
     agnostic: bool,
     most_voxels: int = 20_000,
     seed: int = 0,
-    exclude: Sequence[str] = (),
+    exclude: Collection[str] = (),
 ) -> TrainingSets:
     """Open and validate response sets, each once; pictures that were shown again are averaged.
 
@@ -102,7 +102,7 @@ def read_subjects(
         Of each set.
     seed : int
         Of their choice.
-    exclude : sequence of str
+    exclude : collection of str
         The `image_id` of pictures that are left out.
 
     Returns

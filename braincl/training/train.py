@@ -17,7 +17,7 @@ and one of several processes (``torchrun --nproc-per-node 8 -m braincl train ...
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ def meta_train(
     seed: int = 0,
     resume: bool = False,
     progress: bool = True,
-    exclude_images: Sequence[str] = (),
+    exclude_images: Collection[str] = (),
 ) -> InContextNetwork:
     """Meta-learn a network, of either architecture, on the subjects of `datasets`.
 
@@ -80,7 +80,7 @@ def meta_train(
         of steps the result equals that of an uninterrupted run. A larger budget never leads back to an earlier stage.
     progress : bool
         Show a progress line.
-    exclude_images : sequence of str
+    exclude_images : collection of str
         The `image_id` of pictures that nothing is to be learned from, such as those that will be tested on.
 
     Returns
