@@ -33,7 +33,7 @@ from braincl.data.torch_settings import plain_torch
 from braincl.errors import ResponseError
 from braincl.estimators.base import standardiser
 from braincl.estimators.in_context import InContextEncoder
-from braincl.models.evidence import evidence, group_experts
+from braincl.models.evidence import evidence, group_experts, squared_scale
 from braincl.models.experts import Context
 from braincl.models.noise_levels import SIGNAL_SHARES, posterior
 from braincl.models.prior import Prior
@@ -176,14 +176,14 @@ def _belief_from_context(prior: Prior, blocks: VoxelBlocks, targets: Float[Tenso
     covariance, mean = torch.as_tensor(prior.covariances[0]), torch.as_tensor(prior.means[0])
     expert = context.gaussian("population", mean, context.add_basis(covariance))
     (group,) = group_experts([expert], len(X))
-    power = torch.zeros_like(group.grid.ratio[0])
+    power = torch.zeros_like(group.ratio[0])
     for _, Y in blocks:
         found = evidence(group, len(X), context.project(torch.as_tensor(standardiser(Y)(Y)).double()))
-        weights = posterior(found.log_likelihood + torch.as_tensor(prior.shares).log()[:, None]).weights
-        power += (weights * group.grid.scale.square()).sum(dim=(0, 1, 3))
+        weights = posterior(found.log_likelihood + torch.as_tensor(prior.shares).log()).weights
+        power += (weights * squared_scale(group, found)).sum(dim=(0, 1))
     if not power.any():  # no voxel varies
         return _belief_from_one(prior, context.offset, targets)
-    cross, noise = context.cross(expert), group.grid.ratio[0]
+    cross, noise = context.cross(expert), group.ratio[0]
     left = torch.stack([covariance - (cross * inverse) @ cross.T for inverse in group.inverse[0]])
     return Belief(context.offset, _with_offset(left, noise / len(X)), noise, power, covariance)
 

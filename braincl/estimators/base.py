@@ -34,7 +34,7 @@ VOXELS = 512  # that are in float64 at once
 class VoxelEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
     """An encoder of every voxel, from embeddings to responses.
 
-    A subclass writes `fit`, which calls `_validate_fit` first, `_predict_mean` and `_predict_std`.
+    A subclass writes `fit`, which calls `_validate_fit` first, `_predict_mean` and `_predict_moments`.
 
     Attributes
     ----------
@@ -78,8 +78,8 @@ class VoxelEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=AB
         """Mean of a new response, (m, V), for a validated X (m, E)."""
 
     @abstractmethod
-    def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Standard deviation of a new response, (m, V), for a validated X (m, E)."""
+    def _predict_moments(self, X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Mean and standard deviation of a new response, (m, V) each, for a validated X (m, E)."""
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict the responses to new images.
@@ -103,10 +103,10 @@ class VoxelEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator, metaclass=AB
             The width differs from that of the context, or X holds NaN or inf.
         """
         X = self._validate_query(X)
-        mean = self._predict_mean(X)
         if not return_std:
-            return self._in_shape_of_y(mean)
-        return self._in_shape_of_y(mean), self._in_shape_of_y(self._predict_std(X))
+            return self._in_shape_of_y(self._predict_mean(X))
+        mean, std = self._predict_moments(X)
+        return self._in_shape_of_y(mean), self._in_shape_of_y(std)
 
     def score(self, X: Any, y: Any) -> Any:
         """Explained variance, ``1 - Var(y - prediction) / Var(y)``, per voxel.

@@ -22,6 +22,8 @@ from braincl.models.network import InContextNetwork, Summary, batches
 from braincl.models.prior import Prior
 from setcore.devices import find_device
 
+KEPT_VOXELS = 2**15  # what error bars take from the first of them is kept between calls of `predict`: about 100 MB
+
 
 class InContextEncoder(LinearEncoder):
     """Linear encoders for the voxels of a new subject, from one forward pass of a pretrained network.
@@ -262,7 +264,9 @@ class InContextEncoder(LinearEncoder):
     def __getstate__(self) -> dict[str, Any]:
         """A copy does without what `fit` kept at hand and `predict` can find anew."""
         state: dict[str, Any] = super().__getstate__()
-        return state | {"_conditioned": state["_conditioned"].compact()} if "_conditioned" in state else state
+        if "_conditioned" in state:
+            state |= {"_conditioned": state["_conditioned"].compact(), "_told": {}}
+        return state
 
     def _find_network(self) -> InContextNetwork:
         network = load_model(find_model(None))[0] if self.network is None else self.network
@@ -278,34 +282,39 @@ class InContextEncoder(LinearEncoder):
         bias, whole = np.empty(len(varying), np.float32), len(varying) == len(shift)
         if len(varying):
             self._conditioned = self._network.condition(self._X, self._Y, self.voxel_batch, summary)
+        self._told: dict[int, Any] = {}
+        in_place = torch.from_numpy(coef) if whole and self._Y.device.type == "cpu" else None
         for part in batches(len(varying), self.voxel_batch):
-            weights, biases = self._network.emit(self._conditioned, self._Y[:, part], part)
             rows = part if whole else varying[part]
-            in_units, bias[part] = scale[rows, None].astype(np.float32), biases.cpu().numpy()
-            if whole:
-                np.multiply(weights.cpu().numpy(), in_units, out=coef[rows])
-            else:
-                coef[rows] = weights.cpu().numpy() * in_units
+            out = None if in_place is None else in_place[part]
+            weights, biases = self._network.emit(self._conditioned, self._Y[:, part], part, out)
+            if out is None:
+                coef[rows] = weights.cpu().numpy()
+            coef[rows] *= scale[rows, None].astype(np.float32)
+            bias[part] = biases.cpu().numpy()
         return coef, bias
 
     @plain_torch()
-    def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
+    def _predict_moments(self, X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         shift, scale, varying = self._standardiser
-        std = np.zeros((len(X), len(shift)), np.float32)
+        mean = np.tile(shift.astype(np.float32), (len(X), 1))
+        std = np.zeros_like(mean)
         std[:, np.isnan(shift)] = np.nan
         if not len(varying):
-            return std
+            return mean, std
         with torch.inference_mode():
             asked = self._network.ask(self._conditioned, torch.as_tensor(X, dtype=torch.float32))
             for part in batches(len(varying), self.voxel_batch):
-                found = self._network.predictive_std(self._conditioned, self._Y[:, part], part, asked).cpu().numpy()
+                if (told := self._told.get(part.start)) is None:
+                    told = self._network.tell(self._conditioned, self._Y[:, part], part)
+                    if part.stop <= KEPT_VOXELS:
+                        self._told[part.start] = told
+                found, variance = (m.cpu().numpy() for m in self._network.predictive_moments(told, asked))
                 rows = part if len(varying) == len(shift) else varying[part]
-                in_units = scale[varying[part]].astype(np.float32)
-                if isinstance(rows, slice):
-                    np.multiply(found, in_units, out=std[:, rows])
-                else:
-                    std[:, rows] = found * in_units
-        return std
+                in_units = scale[rows].astype(np.float32)
+                mean[:, rows] += found * in_units
+                std[:, rows] = np.sqrt(variance) * in_units
+        return mean, std
 
     @plain_torch()
     def context_shares(self) -> NDArray[np.float32]:

@@ -65,5 +65,6 @@ class PopulationMean(LinearEncoder):
         self.residual_std_ = standardise.undo_std(std).astype(X.dtype)
         return self
 
-    def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
-        return np.broadcast_to(self.residual_std_, (len(X), len(self.residual_std_))).copy()
+    def _predict_moments(self, X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        mean = self._predict_mean(X)
+        return mean, np.broadcast_to(self.residual_std_, mean.shape).copy()

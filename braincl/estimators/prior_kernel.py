@@ -22,7 +22,7 @@ from braincl.data.torch_settings import plain_torch
 from braincl.estimators.base import VoxelEncoder
 from braincl.estimators.prior_ensemble import MEAN_SCALES, blended_covariances
 from braincl.estimators.prior_ridge import NOISE_LEVELS, prior_for
-from braincl.models.evidence import ExpertGroup, evidence, group_experts, leave_one_out, over_scales, read_through
+from braincl.models.evidence import ExpertGroup, cross_validated, evidence, group_experts, read_through, squared_scale
 from braincl.models.experts import RANK_TOLERANCE, Expert, project
 from braincl.models.network import Summary, batches
 from braincl.models.noise_levels import SIGNAL_SHARES, known_signal_grid, most_likely_level
@@ -30,19 +30,20 @@ from braincl.models.noise_levels import SIGNAL_SHARES, known_signal_grid, most_l
 BENDS = (0.0, 0.3, 0.6)
 """g; 0 is the linear kernel."""
 OWN_TRUST = 0.25
-"""Weight of a voxel's own leave-one-out log likelihood beside the mean of all voxels, which counts in full."""
+"""Weight of a voxel's own cross-validated log likelihood beside the mean of all voxels, which counts in full."""
 VOXEL_BATCH = 2048
 MATRICES = 60
 """Of n x n numbers that the image side of a context holds at most: eigenvectors of all kernels, and their making."""
 
 
 class PriorKernelRidge(VoxelEncoder):
-    """Population-prior ridges and kernel ridges in the metric of the prior, weighted per voxel by leave-one-out error.
+    """Population-prior ridges and kernel ridges in the metric of the prior, weighted per voxel by how they predict.
 
     The covariances are those of `PriorEnsemble`, each as a linear kernel and as two that bend with the distance between
-    pictures. Members are weighted by the leave-one-out likelihood of the context: of all voxels together, and a quarter
-    of the voxel's own. It predicts a little better than any linear encoder from a few hundred pictures on, and has no
-    `coef_`. Twenty-one systems of n equations are solved: for contexts of up to a few thousand pictures.
+    pictures. Members are weighted by generalised cross-validation on the context: by the likelihood of all voxels
+    together, and a quarter of the voxel's own. It predicts a little better than any linear encoder from a few hundred
+    pictures on, and has no `coef_`. Twenty-one systems of n equations are solved: for contexts of up to a few thousand
+    pictures.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ class PriorKernelRidge(VoxelEncoder):
         Returns
         -------
         Summary
-            Mean leave-one-out log likelihood of every member.
+            Mean cross-validated log likelihood of every member.
         """
         _, scores = self._solve(self._prepare(X, y))
         return Summary(scores.shape[1], scores.mean(dim=1, keepdim=True))
@@ -121,12 +122,12 @@ class PriorKernelRidge(VoxelEncoder):
             for place, group in enumerate(self._groups):
                 found = evidence(group, len(Z), projections)
                 chosen = torch.zeros_like(found.log_likelihood)
-                at = levels[group.members, voxels].T[:, :, None, None]
-                chosen.scatter_(2, at, shares[group.members, voxels].T[:, :, None, None])
+                at = levels[group.members, voxels].T[:, :, None]
+                chosen.scatter_(2, at, shares[group.members, voxels].T[:, :, None])
                 dual, of_mean = read_through(group, found, chosen)
                 self._duals[place][voxels] = dual
                 self._of_mean[voxels] += of_mean @ self._mean_scales[group.members]
-                self._power[place][voxels] = over_scales(chosen * group.grid.scale.square()).flatten(1)
+                self._power[place][voxels] = (chosen * squared_scale(group, found)).flatten(1)
         return self
 
     def _prepare(self, X: Any, y: Any) -> Tensor:
@@ -155,7 +156,7 @@ class PriorKernelRidge(VoxelEncoder):
         return Z
 
     def _solve(self, Z: Tensor) -> tuple[Int[Tensor, "c v"], Float[Tensor, "c v"]]:
-        """The likeliest noise level of every member, and its leave-one-out log likelihood."""
+        """The likeliest noise level of every member, and its cross-validated log likelihood."""
         members = len(self._mean_scales)
         levels, scores = Z.new_empty(members, Z.shape[1], dtype=torch.long), Z.new_empty(members, Z.shape[1])
         for voxels in batches(Z.shape[1], VOXEL_BATCH):
@@ -164,28 +165,36 @@ class PriorKernelRidge(VoxelEncoder):
             for group in self._groups:
                 found = evidence(group, len(Z), projections)
                 chosen = most_likely_level(found.log_likelihood)
-                residual, _ = leave_one_out(group, found, chosen, self._vectors[group.system], part)
-                levels[group.members, voxels] = chosen.argmax(dim=2)[:, :, 0].T
+                residual = cross_validated(group, found, chosen, part)
+                levels[group.members, voxels] = chosen.argmax(dim=2).T
                 scores[group.members, voxels] = -0.5 * len(Z) * residual.clamp(min=1e-6).log()
         return levels, scores
 
-    @plain_torch()
     def _predict_mean(self, X: NDArray[Any]) -> NDArray[Any]:
-        centred = torch.as_tensor(X).double() - self._offset
-        mean = torch.outer((centred @ self._mean).to(self._of_mean), self._of_mean)
-        for own, vectors, dual in zip(self._kernels, self._vectors, self._duals, strict=True):
-            mean.addmm_(own.values(centred).to(mean) @ vectors, dual.T)
-        return self._standardiser.undo(mean.cpu().numpy()).astype(X.dtype)
+        return self._moments(X, std=False)[0]
+
+    def _predict_moments(self, X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        mean, std = self._moments(X, std=True)
+        assert std is not None
+        return mean, std
 
     @plain_torch()
-    def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
+    def _moments(self, X: NDArray[Any], std: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
         centred = torch.as_tensor(X).double() - self._offset
-        variance = self._of_mean.new_zeros(len(X), len(self._of_mean))
-        for own, group, vectors, power in zip(self._kernels, self._groups, self._vectors, self._power, strict=True):
-            explained = (own.values(centred).to(variance) @ vectors).square() @ group.inverse.flatten(0, 1).T
-            noise = group.grid.ratio.flatten() * (1 + 1 / len(vectors))
-            variance.addmm_(own.variances(centred).to(variance)[:, None] + noise - explained, power.T)
-        return self._standardiser.undo_std(variance.clamp_(min=1e-9).sqrt_().cpu().numpy()).astype(X.dtype)
+        mean = torch.outer((centred @ self._mean).to(self._of_mean), self._of_mean)
+        variance = torch.zeros_like(mean) if std else None
+        parts = zip(self._kernels, self._groups, self._vectors, self._duals, self._power, strict=True)
+        for own, group, vectors, dual, power in parts:
+            coordinates = own.values(centred).to(mean) @ vectors
+            mean.addmm_(coordinates, dual.T)
+            if variance is not None:
+                explained = coordinates.square() @ group.inverse.flatten(0, 1).T
+                noise = group.ratio.flatten() * (1 + 1 / len(vectors))
+                variance.addmm_(own.variances(centred).to(mean)[:, None] + noise - explained, power.T)
+        found = self._standardiser.undo(mean.cpu().numpy()).astype(X.dtype)
+        if variance is None:
+            return found, None
+        return found, self._standardiser.undo_std(variance.clamp_(min=1e-9).sqrt_().cpu().numpy()).astype(X.dtype)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from braincl.data.torch_settings import plain_torch
 from braincl.errors import ModelError
 from braincl.estimators.base import LinearEncoder
-from braincl.models.evidence import evidence, group_experts, over_scales, read_through
+from braincl.models.evidence import evidence, group_experts, read_through, squared_scale
 from braincl.models.experts import Context, Expert
 from braincl.models.noise_levels import SIGNAL_SHARES, known_signal_grid, most_likely_level
 from braincl.models.prior import Prior, isotropic_prior
@@ -93,7 +93,7 @@ class PriorRidge(LinearEncoder):
             dual, mean_coefficient = read_through(group, found, weights)
             means = torch.stack([expert.mean_weights for expert in experts[group.members]]).to(Z)
             coef.addmm_(dual, read_out.T).addmm_(mean_coefficient, means)
-            self._power.append(over_scales(weights * group.grid.scale.square()).flatten(1))
+            self._power.append((weights * squared_scale(group, found)).flatten(1))
         self.coef_ = standardise.undo_weights(coef.cpu().numpy().astype(X.dtype, copy=False))
         self.intercept_ = (standardise.shift - self.coef_ @ context.offset.numpy()).astype(X.dtype)
         return self
@@ -104,7 +104,7 @@ class PriorRidge(LinearEncoder):
         return [context.gaussian("population", torch.as_tensor(prior.means[0]), basis)]
 
     @plain_torch()
-    def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
+    def _predict_moments(self, X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         context = self._context
         centred = torch.as_tensor(X).double() - context.offset
         variance = centred.new_zeros(len(X), len(self._standardiser.varying)).to(self._power[0])
@@ -112,9 +112,10 @@ class PriorRidge(LinearEncoder):
         for group, power in zip(self._groups, self._power, strict=True):
             prior = context.prior_variance(self._experts[group.members][0], centred).to(power)
             explained = context.coordinates(group.system, read, None).square() @ group.inverse.flatten(0, 1).T
-            noise = group.grid.ratio.flatten() * (1 + 1 / len(context.A))
+            noise = group.ratio.flatten() * (1 + 1 / len(context.A))
             variance.addmm_(prior[:, None] + noise - explained, power.T)
-        return self._standardiser.undo_std(variance.clamp_(min=1e-9).sqrt_().cpu().numpy()).astype(X.dtype)
+        std = self._standardiser.undo_std(variance.clamp_(min=1e-9).sqrt_().cpu().numpy()).astype(X.dtype)
+        return self._predict_mean(X), std
 
 
 def prior_for(prior: Prior | None, X: NDArray[Any]) -> Prior:

@@ -188,5 +188,6 @@ class RidgeCV(LinearEncoder):
             raise ResponseError(f"alphas must be positive numbers, got {self.alphas!r}")
         return np.sort(alphas)[::-1]
 
-    def _predict_std(self, X: NDArray[Any]) -> NDArray[Any]:
-        return np.broadcast_to(self.residual_std_, (len(X), len(self.residual_std_))).copy()
+    def _predict_moments(self, X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        mean = self._predict_mean(X)
+        return mean, np.broadcast_to(self.residual_std_, mean.shape).copy()

@@ -1,10 +1,10 @@
-"""What experts say of voxels: likelihood at every noise level, posterior weights, leave-one-out errors.
+"""What experts say of voxels: likelihood at every noise level, posterior weights, cross-validated errors.
 
-A voxel's offset, scale s and noise are integrated over: the offset by centring, s and tau on the grids of
+A voxel's offset, scale s and noise are integrated over: the offset by centring, s in closed form, tau on the grids of
 `braincl.models.noise_levels` (Rasmussen & Williams 2006, sections 2.2 and 5.4.1). Experts that share eigenvectors are
 asked together, so that a batch of voxels costs a few large products.
 
-Axes: n context image, V voxel, c expert of a group, k eigenvector, h signal share, q relative scale.
+Axes: n context image, V voxel, c expert of a group, k eigenvector, h noise level.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from torch import Tensor
 
 from braincl.models import noise_levels
 from braincl.models.experts import Context, Expert, Projection
-from braincl.models.noise_levels import NoiseGrid
+from braincl.models.noise_levels import NoiseGrid, unknown_scale
+
+TINY = 1e-30  # a power that can be divided by
 
 
 @dataclass(frozen=True)
 class ExpertGroup:
-    """Experts of one context that share a system of eigenvectors and the size of their grid.
+    """Experts of one context that share a system of eigenvectors, and whether they know the scale.
 
     Parameters
     ----------
@@ -34,11 +36,15 @@ class ExpertGroup:
     system : int
     gain, mean : tensor (c, k)
         As of `Expert`.
-    grid : NoiseGrid
-        ``scale (c, h, q)`` and ``ratio (c, h)``.
+    ratio : tensor (c, h)
+        tau, the noise levels.
+    scale : tensor (c, 1), optional
+        s; None where it is not known.
+    scale_spread : float
+        Relative variance of s once it is looked for.
     inverse : tensor (c, h, k)
         ``1 / (eigenvalues + tau)``.
-    constant : tensor (c, h, q)
+    constant : tensor (c, h)
         What of the log likelihood does not depend on the responses.
     shares, freedom : tensor (c, h)
         Share of signal in a response, and degrees of freedom an image, at every noise level.
@@ -52,7 +58,9 @@ class ExpertGroup:
     system: int
     gain: Tensor
     mean: Tensor
-    grid: NoiseGrid
+    ratio: Tensor
+    scale: Tensor | None
+    scale_spread: float
     inverse: Tensor
     constant: Tensor
     shares: Tensor
@@ -68,28 +76,28 @@ class Evidence(NamedTuple):
     ----------
     values : tensor (V, k)
         Responses on the group's eigenvectors.
-    log_likelihood : tensor (V, c, h, q)
+    log_likelihood : tensor (V, c, h)
         Voxels are last in memory, so that all arithmetic runs along them.
+    scale : tensor (V, c, h) or (c, 1)
+        s, expected at every noise level.
     """
 
     values: Tensor
     log_likelihood: Tensor
+    scale: Tensor
 
 
 class Solution(NamedTuple):
-    """Posterior means of one expert, given weights over its grid.
+    """Posterior means of one expert, given weights over its noise levels.
 
     Parameters
     ----------
-    total : tensor (V, h)
-        Sum of the weights over scales.
     dual : tensor (V, k)
         What weights are read out with, up to the expert's gain.
     mean_coefficient : tensor (V,)
         Of mu.
     """
 
-    total: Tensor
     dual: Tensor
     mean_coefficient: Tensor
 
@@ -129,24 +137,29 @@ def group_experts(
         )
         grids = [grid or make_grid(expert, images) for expert in chosen]
         shares = torch.stack([signal_shares(e, g, images) for e, g in zip(chosen, grids, strict=True)])
-        scale, ratio = (torch.stack(parts) for parts in zip(*grids, strict=True))
+        ratio = torch.stack([own.ratio for own in grids])
+        scales = [own.scale for own in grids if own.scale is not None]
+        scale = torch.stack(scales)[:, None] if scales else None
         inverse = 1 / (eigenvalues[:, None] + ratio[:, :, None])
         free = images - 1 - eigenvalues.shape[1]
         log_determinant = -inverse.log().sum(dim=2) + free * ratio.log()
         fit_of_mean = (inverse * mean.square()[:, None]).sum(dim=2)
-        constant = -0.5 * (fit_of_mean + log_determinant)[:, :, None] - (images - 1) * scale.log()
+        constant = -0.5 * (fit_of_mean + log_determinant)
         freedom = (eigenvalues[:, None] * inverse).sum(dim=2) / images
         mean_scale = torch.as_tensor([[expert.mean_scale] for expert in chosen]).to(mean)
         mean_read_out = torch.cat([mean / eigenvalues, mean_scale], dim=1)
-        tensors = [gain, mean, scale, ratio, inverse, constant, shares, freedom, mean_read_out]
+        if scale is not None:
+            constant = constant - (images - 1) * scale.log()
+        tensors = [gain, mean, ratio, inverse, constant, shares, freedom, mean_read_out]
         if like is not None:
-            tensors = [tensor.to(like) for tensor in tensors]
-        gain, mean, scale, ratio, inverse, constant, shares, freedom, mean_read_out = tensors
+            tensors, scale = [tensor.to(like) for tensor in tensors], None if scale is None else scale.to(like)
+        gain, mean, ratio, inverse, constant, shares, freedom, mean_read_out = tensors
         if log_shares is not None:
-            constant = constant + log_shares[members][:, :, None]
+            constant = constant + log_shares[members]
+        spread = 0.5 / max(images - 1, 1) if scale is None else 0.0
         groups.append(ExpertGroup(
-            members, system, gain, mean, NoiseGrid(scale, ratio), inverse, constant, shares, freedom,
-            mean_read_out, has_mean=any(expert.mean_scale for expert in chosen),
+            members, system, gain, mean, ratio, scale, spread, inverse, constant, shares, freedom, mean_read_out,
+            has_mean=any(expert.mean_scale for expert in chosen),
         ))  # fmt: skip
     return groups
 
@@ -171,9 +184,9 @@ def _alike(expert: Expert) -> tuple[int, bool]:
 
 
 def evidence(group: ExpertGroup, images: int, projections: Sequence[Projection]) -> Evidence:
-    """Log marginal likelihood of standardised responses at every point of the grid.
+    """Log marginal likelihood of standardised responses at every noise level.
 
-    The offset has a flat prior and log s a flat one; priors over the grid are the caller's.
+    The offset has a flat prior and log s a flat one; priors over noise levels are the caller's.
 
     Parameters
     ----------
@@ -187,17 +200,22 @@ def evidence(group: ExpertGroup, images: int, projections: Sequence[Projection])
     -------
     Evidence
     """
-    projection, inverse, (s, ratio) = projections[group.system], group.inverse, group.grid
+    projection, inverse, ratio, scale = projections[group.system], group.inverse, group.ratio, group.scale
     power = inverse.flatten(0, 1) @ projection.squares.T
     if images - 1 > inverse.shape[2]:
-        power = power + projection.rest / ratio.flatten()[:, None]
-    log_likelihood = torch.addcmul(
-        group.constant[..., None], power.view(*ratio.shape, 1, -1), (-0.5 / s.square())[..., None]
-    )
+        power = power.addcmul_(projection.rest, 1 / ratio.flatten()[:, None])
+    power = power.view(*ratio.shape, -1)
+    cross = None
     if group.has_mean:
-        cross = (inverse * group.mean[:, None]).flatten(0, 1) @ projection.values.T
-        log_likelihood = torch.addcmul(log_likelihood, cross.view(*ratio.shape, 1, -1), (1 / s)[..., None])
-    return Evidence(projection.values, log_likelihood.movedim(-1, 0))
+        cross = ((inverse * group.mean[:, None]).flatten(0, 1) @ projection.values.T).view_as(power)
+    constant = group.constant[..., None]
+    if scale is None:
+        log_likelihood, expected = unknown_scale(power.clamp_(min=TINY), cross, max(images - 1, 1))
+        return Evidence(projection.values, log_likelihood.add_(constant).movedim(-1, 0), expected.movedim(-1, 0))
+    log_likelihood = torch.addcmul(constant, power, (-0.5 / scale.square())[..., None])
+    if cross is not None:
+        log_likelihood = log_likelihood.addcmul_(cross, (1 / scale)[..., None])
+    return Evidence(projection.values, log_likelihood.movedim(-1, 0), scale)
 
 
 def evidence_of_all(context: Context, groups: Sequence[ExpertGroup], Y: Float[Tensor, "n v"]) -> list[Evidence]:
@@ -233,7 +251,7 @@ def make_grid(expert: Expert, images: int) -> NoiseGrid:
     """
     if expert.signal:
         return noise_levels.known_signal_grid(expert.signal, dtype=expert.eigenvalues.dtype)
-    return noise_levels.unknown_signal_grid(_mean_variance(expert, images), images)
+    return noise_levels.unknown_signal_grid(_mean_variance(expert, images))
 
 
 def signal_shares(expert: Expert, grid: NoiseGrid, images: int) -> Float[Tensor, "h"]:
@@ -258,15 +276,30 @@ def _mean_variance(expert: Expert, images: int) -> Tensor:
     return (expert.eigenvalues.sum() + expert.mean.square().sum()) / (images - 1)
 
 
-def solve(group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h q"], c: int) -> Solution:
-    """Posterior mean of ``s u``, averaged over the grid, of one expert.
+def squared_scale(group: ExpertGroup, found: Evidence) -> Tensor:
+    """``s^2``, expected at every noise level: what powers of signal and noise are multiples of.
+
+    Parameters
+    ----------
+    group : ExpertGroup
+    found : Evidence
+
+    Returns
+    -------
+    tensor (V, c, h) or (c, 1)
+    """
+    return found.scale.square() * (1 + group.scale_spread)
+
+
+def solve(group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h"], c: int) -> Solution:
+    """Posterior mean of ``s u``, averaged over noise levels, of one expert.
 
     Parameters
     ----------
     group : ExpertGroup
     found : Evidence
         What the group says of the voxels.
-    weights : tensor (V, c, h, q)
+    weights : tensor (V, c, h)
         They need not sum to one.
     c : int
         Which expert of the group.
@@ -275,17 +308,16 @@ def solve(group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h q"]
     -------
     Solution
     """
-    own, inverse = weights[:, c : c + 1], group.inverse[c]
-    total = over_scales(own)[:, 0]
-    dual = (total @ inverse).mul_(found.values)
+    own, inverse = weights[:, c], group.inverse[c]
+    dual = (own @ inverse).mul_(found.values)
     if not group.has_mean:
-        return Solution(total, dual, torch.zeros_like(total[:, 0]))
-    scaled = over_scales(own * group.grid.scale[c])[:, 0]
-    return Solution(total, dual.addmm_(scaled, inverse * group.mean[c], alpha=-1), scaled.sum(dim=1))
+        return Solution(dual, torch.zeros_like(own[:, 0]))
+    scaled = own * found.scale[..., c, :]
+    return Solution(dual.addmm_(scaled, inverse * group.mean[c], alpha=-1), scaled.sum(dim=1))
 
 
 def read_through(
-    group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h q"]
+    group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h"]
 ) -> tuple[Float[Tensor, "v k"], Float[Tensor, "v c"]]:
     """What `solve` finds, summed over the experts: their gains included, without what each says alone.
 
@@ -293,7 +325,7 @@ def read_through(
     ----------
     group : ExpertGroup
     found : Evidence
-    weights : tensor (V, c, h, q)
+    weights : tensor (V, c, h)
 
     Returns
     -------
@@ -301,11 +333,11 @@ def read_through(
     mean_coefficient : tensor (V, c)
         Of mu.
     """
-    total, levels = over_scales(weights), group.inverse * group.gain[:, None]
-    dual = (total.flatten(1) @ levels.flatten(0, 1)).mul_(found.values)
+    levels = group.inverse * group.gain[:, None]
+    dual = (weights.flatten(1) @ levels.flatten(0, 1)).mul_(found.values)
     if not group.has_mean:
-        return dual, torch.zeros_like(total[:, :, 0])
-    scaled = over_scales(weights * group.grid.scale)
+        return dual, torch.zeros_like(weights[:, :, 0])
+    scaled = weights * found.scale
     dual = dual.addmm_(scaled.flatten(1), (levels * group.mean[:, None]).flatten(0, 1), alpha=-1)
     return dual, scaled.sum(dim=2)
 
@@ -335,67 +367,39 @@ def read_out(group: ExpertGroup, solution: Solution, c: int) -> Float[Tensor, "v
     return weights
 
 
-def over_scales(weights: Float[Tensor, "v c h q"]) -> Float[Tensor, "v c h"]:
-    """Sums over q.
+def cross_validated(
+    group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h"], Y: Float[Tensor, "n v"]
+) -> Float[Tensor, "c v"]:
+    """Mean squared residual of context responses that were left out, for every voxel under every expert.
 
-    Parameters
-    ----------
-    weights : tensor (V, c, h, q)
-
-    Returns
-    -------
-    tensor (V, c, h)
-    """
-    if weights.shape[3] == 1:
-        return weights.squeeze(dim=3)
-    return weights.movedim(0, -1).sum(dim=2).movedim(-1, 0)  # the result's axes lie as those of the weights
-
-
-def leave_one_out(
-    group: ExpertGroup,
-    found: Evidence,
-    weights: Float[Tensor, "v c h q"],
-    vectors: Float[Tensor, "n k"],
-    Y: Float[Tensor, "n v"],
-) -> tuple[Float[Tensor, "c v"], Float[Tensor, "v c h"]]:
-    """Mean squared leave-one-out residual of every voxel under every expert.
-
-    ``r_i = [Q y]_i / Q_ii`` with Q the inverse covariance after projecting out the offset (Dubrule 1983), evaluated at
-    the posterior mean of Q.
+    By generalised cross-validation (Golub, Heath & Wahba 1979): ``|Q y|^2 / tr(Q)^2`` times the number of images, with
+    Q the inverse covariance after projecting out the offset, at its posterior mean. It is the leave-one-out error
+    ``r_i = [Q y]_i / Q_ii`` with all ``Q_ii`` at their mean, and needs no product with eigenvectors.
 
     Parameters
     ----------
     group : ExpertGroup
     found : Evidence
-    weights : tensor (V, c, h, q)
+    weights : tensor (V, c, h)
         They sum to one for each voxel and expert.
-    vectors : tensor (n, k)
-        Of the group's system.
     Y : tensor (n, V)
 
     Returns
     -------
-    residual : tensor (c, V)
-    total : tensor (V, c, h)
-        Sums of the weights over scales.
+    tensor (c, V)
     """
-    (images, rank), ratio = vectors.shape, group.grid.ratio
-    total = over_scales(weights)
-    scaled = over_scales(weights * group.grid.scale) if group.has_mean else None
-    by_share = group.inverse @ vectors.square().T
-    if images - 1 > rank:  # what the eigenvectors do not span is noise
-        by_share = by_share + (1 - 1 / images - vectors.square().sum(dim=1)) / ratio[:, :, None]
-    by_share = by_share.clamp(min=1e-9)
+    images, rank, ratio = len(Y), group.inverse.shape[2], group.ratio
+    free = images - 1 - rank  # directions that the eigenvectors do not span are noise
+    scaled = weights * found.scale if group.has_mean else None
+    trace = group.inverse.sum(dim=2) + free / ratio
+    rest = (Y.square().sum(dim=0) - found.values.square().sum(dim=1)).clamp(min=0) if free else None
     residuals = []
     for c in range(len(ratio)):  # one by one: what a batch of voxels needs stays in the processor's cache
-        dual = (total[:, c] @ group.inverse[c]).mul_(found.values)
+        dual = (weights[:, c] @ group.inverse[c]).mul_(found.values)
         if scaled is not None:
             dual = dual.addmm_(scaled[:, c], group.inverse[c] * group.mean[c], alpha=-1)
-        if images - 1 > rank:
-            precision = (total[:, c] @ (1 / ratio[c]))[:, None]
-            alpha = (dual - precision * found.values) @ vectors.T + precision * Y.T
-        else:
-            alpha = dual @ vectors.T
-        alpha = alpha.div_(total[:, c] @ by_share[c])
-        residuals.append(torch.linalg.vector_norm(alpha, dim=1).square() / images)
-    return torch.stack(residuals), total
+        power = torch.linalg.vector_norm(dual, dim=1).square()
+        if rest is not None:
+            power = power + (weights[:, c] @ (1 / ratio[c])).square() * rest
+        residuals.append(images * power / (weights[:, c] @ trace[c]).clamp(min=TINY).square())
+    return torch.stack(residuals)

@@ -1,6 +1,6 @@
 """What the set transformer sees of every (voxel, expert) pair, and of the context as a whole.
 
-Axes: n context image, V voxel, c expert, h signal share, q relative scale.
+Axes: n context image, V voxel, c expert, h noise level.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from braincl.models.config import KINDS, SharedContextConfig
-from braincl.models.evidence import Evidence, ExpertGroup, leave_one_out
-from braincl.models.experts import Context, Expert
+from braincl.models.evidence import Evidence, ExpertGroup, cross_validated
+from braincl.models.experts import Expert
 from braincl.models.noise_levels import posterior
 
 LOCAL, GLOBAL = 5, 4  # features of a (voxel, expert) pair, and of the context
@@ -27,10 +27,10 @@ class PairFeatures(NamedTuple):
     Parameters
     ----------
     features : tensor (LOCAL, c, V)
-        Log evidence and leave-one-out gain over the first expert, the gain itself, signal share, degrees of freedom an
-        image.
+        Log evidence and cross-validated gain over the first expert, the gain itself, signal share, degrees of freedom
+        an image.
     log_evidence, log_predictive : tensor (V, c)
-        Log evidence, and leave-one-out log likelihood of the context's responses.
+        Log evidence, and cross-validated log likelihood of the context's responses.
     """
 
     features: Tensor
@@ -39,7 +39,6 @@ class PairFeatures(NamedTuple):
 
 
 def pair_features(
-    context: Context,
     groups: list[ExpertGroup],
     found: list[Evidence],
     Y: Float[Tensor, "n v"],
@@ -49,7 +48,6 @@ def pair_features(
 
     Parameters
     ----------
-    context : Context
     groups : list of ExpertGroup
     found : list of Evidence
         Of these voxels, by group.
@@ -64,13 +62,11 @@ def pair_features(
     """
     parts = []
     for group, of_group in zip(groups, found, strict=True):
-        log_likelihood = of_group.log_likelihood
-        weights, log_evidence = posterior(log_likelihood)
-        residual, total = leave_one_out(group, of_group, weights, context.systems[group.system].vectors, Y)
+        weights, log_evidence = posterior(of_group.log_likelihood)
+        residual = cross_validated(group, of_group, weights, Y)
         levels = torch.stack([group.shares, group.freedom], dim=2)
-        share, free = (total.transpose(0, 1) @ levels).unbind(dim=2)
-        likely = log_evidence.T - math.log(log_likelihood.shape[3])  # scales are alike before it
-        parts.append(torch.stack([likely, residual, share, free]))
+        share, free = (weights.transpose(0, 1) @ levels).unbind(dim=2)
+        parts.append(torch.stack([log_evidence.T, residual, share, free]))
     likely, residual, share, free = torch.cat(parts, dim=1)
     left_out = -0.5 * len(Y) * residual.clamp(min=1e-6).log()
     gains = (1 - residual).clamp(min=-1)

@@ -146,7 +146,7 @@ class InContextNetwork(nn.Module, ABC):
 
     @abstractmethod
     def emit(
-        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice
+        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice, out: Tensor | None = None
     ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:
         """Encoder weights and biases of a batch of voxels.
 
@@ -157,6 +157,8 @@ class InContextNetwork(nn.Module, ABC):
             Of these voxels only.
         voxels : slice
             Their place among the voxels of the context.
+        out : tensor (v, E), optional
+            What weights are written to.
 
         Returns
         -------
@@ -176,25 +178,38 @@ class InContextNetwork(nn.Module, ABC):
         Returns
         -------
         object
-            For `predictive_std`.
+            For `predictive_moments`.
         """
 
     @abstractmethod
-    def predictive_std(
-        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice, asked: Any
-    ) -> Float[Tensor, "t v"]:
-        """Standard deviation of new responses, noise included.
+    def tell(self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice) -> Any:
+        """What of a batch of voxels is alike for all new pictures.
 
         Parameters
         ----------
         conditioned, Y, voxels
             As in `emit`.
+
+        Returns
+        -------
+        object
+            For `predictive_moments`.
+        """
+
+    @abstractmethod
+    def predictive_moments(self, told: Any, asked: Any) -> tuple[Float[Tensor, "t v"], Float[Tensor, "t v"]]:
+        """Mean and variance of new responses, noise included.
+
+        Parameters
+        ----------
+        told : object
+            From `tell`.
         asked : object
             From `ask`.
 
         Returns
         -------
-        tensor (t, v)
+        mean, variance : tensor (t, v)
         """
 
     @abstractmethod

@@ -1,11 +1,11 @@
 """The noise levels that a voxel may have, and how one of them, or weights over all, follow from its responses.
 
 A voxel standardised on its context obeys ``y = s A u + e`` with noise of variance ``s^2 tau``. A prior over tuning u
-(`braincl.models.experts`) gives the likelihood of the responses at every point of a grid of noise levels and scales.
-`posterior` integrates over the grid, as the networks do; `most_likely_level` takes one noise level for each
-voxel, as population-prior ridge does (empirical Bayes).
+(`braincl.models.experts`) gives the likelihood of the responses at every noise level. The scale s is either known or
+integrated over in closed form (`unknown_scale`). `posterior` integrates over noise levels, as the networks do;
+`most_likely_level` takes one for each voxel, as population-prior ridge does (empirical Bayes).
 
-Axes: V voxel, h noise level, q relative scale.
+Axes: V voxel, c expert, h noise level.
 """
 
 from __future__ import annotations
@@ -21,44 +21,40 @@ from torch import Tensor
 
 # Even in log-odds: 0.011 .. 0.982
 SIGNAL_SHARES: NDArray[np.float64] = 1 / (1 + np.exp(-np.linspace(-4.5, 4.0, 16)))
-SCALES = 5  # grid points for the relative scale
 LEAST_NOISE, MOST_NOISE = 0.02, 2.0  # variance beside a signal that is known
+SCALE_RANGE = 6.25  # standard errors of log s that its flat prior is spread over
 
 
 class NoiseGrid(NamedTuple):
-    """Points (h, q) that a voxel's noise and scale are looked for at.
+    """Noise levels (h) that a voxel's noise is looked for at.
 
     Parameters
     ----------
-    scale : tensor (h, q)
-        s; q is 1 where the signal's scale is known.
     ratio : tensor (h,)
         tau, noise over signal in the units of the prior.
+    scale : tensor (), optional
+        s; None where it is not known.
     """
 
-    scale: Tensor
     ratio: Tensor
+    scale: Tensor | None = None
 
 
-def unknown_signal_grid(variance: Tensor, images: int) -> NoiseGrid:
-    """Shares of signal as in `SIGNAL_SHARES`, and scales within 2.5 standard errors of the context's own.
+def unknown_signal_grid(variance: Tensor) -> NoiseGrid:
+    """Shares of signal as in `SIGNAL_SHARES`, at any scale.
 
     Parameters
     ----------
     variance : tensor ()
         v, the mean variance of ``A u`` over the context; its precision is that of the grid.
-    images : int
-        Number of images in the context.
 
     Returns
     -------
     NoiseGrid
-        ``s^2 = h q^2 / v`` and ``s^2 tau = (1 - h) q^2``, for `SCALES` relative scales q.
+        ``tau = (1 - h) v / h``.
     """
     shares = torch.as_tensor(SIGNAL_SHARES, dtype=variance.dtype)
-    width = 2.5 / math.sqrt(2 * max(images - 1, 1))
-    relative = torch.exp(torch.linspace(-width, width, SCALES, dtype=variance.dtype))
-    return NoiseGrid((shares / variance).sqrt()[:, None] * relative, (1 - shares) / shares * variance)
+    return NoiseGrid((1 - shares) / shares * variance)
 
 
 def known_signal_grid(signal: float, levels: int = len(SIGNAL_SHARES), dtype: torch.dtype = torch.float64) -> NoiseGrid:
@@ -74,10 +70,9 @@ def known_signal_grid(signal: float, levels: int = len(SIGNAL_SHARES), dtype: to
     Returns
     -------
     NoiseGrid
-        Of one scale.
     """
     noise = torch.logspace(math.log10(MOST_NOISE), math.log10(LEAST_NOISE), levels, dtype=dtype)
-    return NoiseGrid(torch.full((levels, 1), math.sqrt(signal), dtype=dtype), noise / signal)
+    return NoiseGrid(noise / signal, torch.tensor(math.sqrt(signal), dtype=dtype))
 
 
 def signal_shares(grid: NoiseGrid, variance: Tensor) -> Float[Tensor, "h"]:
@@ -96,12 +91,60 @@ def signal_shares(grid: NoiseGrid, variance: Tensor) -> Float[Tensor, "h"]:
     return 1 / (1 + grid.ratio / variance)
 
 
+class ScalePosterior(NamedTuple):
+    """What is known of a voxel's scale after the responses were seen.
+
+    Parameters
+    ----------
+    log_likelihood : tensor
+        Of the responses, integrated over s, up to a constant that is alike for all experts.
+    mean : tensor
+        Of s.
+    """
+
+    log_likelihood: Tensor
+    mean: Tensor
+
+
+def unknown_scale(power: Tensor, cross: Tensor | None, freedom: int) -> ScalePosterior:
+    """Integrate a Gaussian likelihood over its scale.
+
+    The likelihood ``s^-m exp(-power / (2 s^2) + cross / s)`` under a flat prior of log s is almost a Gaussian in log s;
+    Laplace's method about its mode (Tierney & Kadane 1986) is exact up to a constant where `cross` is 0.
+
+    Parameters
+    ----------
+    power : tensor
+        Above 0.
+    cross : tensor, optional
+        Of the same shape; None: 0.
+    freedom : int
+        m.
+
+    Returns
+    -------
+    ScalePosterior
+    """
+    if cross is None:
+        mode = (power / freedom).sqrt_()
+        return ScalePosterior(-freedom * (mode.log() + 0.5) + _RANGE, mode.mul_(1 + 0.75 / freedom))
+    inverse = (cross.square() + 4 * freedom * power).sqrt_().add_(cross).div_(2 * power)  # 1 / s at the mode
+    shift = cross * inverse
+    variance = 1 / (2 * freedom + shift)  # of log s
+    log_likelihood = freedom * (inverse.log() - 0.5) + 0.5 * (shift + (2 * freedom * variance).log()) + _RANGE
+    skew = (4 * freedom + 3 * shift) * variance.square()
+    return ScalePosterior(log_likelihood, (1 + 0.5 * (variance + skew)) / inverse)
+
+
+_RANGE = math.log(math.sqrt(2 * math.pi) / SCALE_RANGE)
+
+
 class Posterior(NamedTuple):
     """What is known of every expert's noise after the responses were seen.
 
     Parameters
     ----------
-    weights : tensor (V, c, h, q)
+    weights : tensor (V, c, h)
     log_evidence : tensor (V, c)
         Log of the sum of what the weights were before they were scaled.
     """
@@ -110,12 +153,12 @@ class Posterior(NamedTuple):
     log_evidence: Tensor
 
 
-def posterior(log_weights: Float[Tensor, "v c h q"], mass: Float[Tensor, "v c"] | None = None) -> Posterior:
-    """Weights over all points of the grid that sum to one, or to a mass, for every voxel and expert.
+def posterior(log_weights: Float[Tensor, "v c h"], mass: Float[Tensor, "v c"] | None = None) -> Posterior:
+    """Weights over all noise levels that sum to one, or to a mass, for every voxel and expert.
 
     Parameters
     ----------
-    log_weights : tensor (V, c, h, q)
+    log_weights : tensor (V, c, h)
         Log likelihood plus log prior; a constant of each voxel and expert is free.
     mass : tensor (V, c), optional
         Of every expert; None: 1.
@@ -124,25 +167,24 @@ def posterior(log_weights: Float[Tensor, "v c h q"], mass: Float[Tensor, "v c"] 
     -------
     Posterior
     """
-    points = log_weights.movedim(0, -1).flatten(1, 2)  # voxels last, as they lie in memory
-    top = points.detach().amax(dim=1, keepdim=True)
-    weights = (points - top).mul_(1 / math.log(2)).exp2_()  # a third of exp's time
+    levels = log_weights.movedim(0, -1)  # voxels last, as they lie in memory
+    top = levels.detach().amax(dim=1, keepdim=True)
+    weights = (levels - top).mul_(1 / math.log(2)).exp2_()  # a third of exp's time
     total = weights.sum(dim=1, keepdim=True)
     weights = weights * (1 / total if mass is None else mass.T[:, None] / total)
-    in_shape = weights.view(*log_weights.shape[1:], len(log_weights)).movedim(-1, 0)
-    return Posterior(in_shape, (top + total.log())[:, 0].T)
+    return Posterior(weights.movedim(-1, 0), (top + total.log())[:, 0].T)
 
 
-def most_likely_level(log_likelihood: Float[Tensor, "v c h 1"]) -> Float[Tensor, "v c h 1"]:
+def most_likely_level(log_likelihood: Float[Tensor, "v c h"]) -> Float[Tensor, "v c h"]:
     """All weight on the noise level at which each voxel's responses are most likely.
 
     Parameters
     ----------
-    log_likelihood : tensor (V, c, h, 1)
+    log_likelihood : tensor (V, c, h)
 
     Returns
     -------
-    tensor (V, c, h, 1)
+    tensor (V, c, h)
         Zeros and ones.
     """
     best = log_likelihood.argmax(dim=2, keepdim=True)

@@ -68,13 +68,13 @@ class EmittedVoxels(NamedTuple):
     residual: Tensor
 
     def compact(self) -> EmittedVoxels:
-        """Without the weights and biases, which an estimator has taken over.
+        """All of it: nothing can be found anew.
 
         Returns
         -------
         EmittedVoxels
         """
-        return self._replace(weights=self.weights[:0], bias=self.bias[:0])
+        return self
 
 
 class PerVoxelNetwork(InContextNetwork):
@@ -153,7 +153,7 @@ class PerVoxelNetwork(InContextNetwork):
         return EmittedVoxels(X, weights, bias, (Y - X @ weights.T - bias).square().mean(dim=0).sqrt())
 
     def emit(
-        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice
+        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice, out: Tensor | None = None
     ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:
         """Encoder weights and biases of a batch of voxels.
 
@@ -163,16 +163,19 @@ class PerVoxelNetwork(InContextNetwork):
         Y : tensor (n, v)
             Not looked at again.
         voxels : slice
+        out : tensor (v, E), optional
+            What weights are written to.
 
         Returns
         -------
         weights : tensor (v, E)
         bias : tensor (v,)
         """
-        return conditioned.weights[voxels], conditioned.bias[voxels]
+        weights = conditioned.weights[voxels]
+        return weights if out is None else out.copy_(weights), conditioned.bias[voxels]
 
-    def ask(self, conditioned: EmittedVoxels, queries: Float[Tensor, "t e"]) -> int:
-        """How many new pictures there are: all that `predictive_std` needs.
+    def ask(self, conditioned: EmittedVoxels, queries: Float[Tensor, "t e"]) -> Float[Tensor, "t e"]:
+        """New pictures, where the network is.
 
         Parameters
         ----------
@@ -181,14 +184,12 @@ class PerVoxelNetwork(InContextNetwork):
 
         Returns
         -------
-        int
+        tensor (t, E)
         """
-        return len(queries)
+        return queries.to(conditioned.weights)
 
-    def predictive_std(
-        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice, asked: int
-    ) -> Float[Tensor, "t v"]:
-        """Root mean squared residual in the context: the network knows no uncertainty of its own.
+    def tell(self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice) -> EmittedVoxels:
+        """A batch of the voxels.
 
         Parameters
         ----------
@@ -196,14 +197,30 @@ class PerVoxelNetwork(InContextNetwork):
         Y : tensor (n, v)
             Not looked at again.
         voxels : slice
-        asked : int
-            New pictures; it is the same for all.
 
         Returns
         -------
-        tensor (t, v)
+        EmittedVoxels
         """
-        return conditioned.residual[voxels].expand(asked, -1)
+        _, *of_voxels = conditioned
+        return EmittedVoxels(conditioned.X, *(part[voxels] for part in of_voxels))
+
+    def predictive_moments(
+        self, told: EmittedVoxels, asked: Float[Tensor, "t e"]
+    ) -> tuple[Float[Tensor, "t v"], Float[Tensor, "t v"]]:
+        """Prediction, and mean squared residual in the context: the network knows no uncertainty of its own.
+
+        Parameters
+        ----------
+        told : EmittedVoxels
+        asked : tensor (t, E)
+
+        Returns
+        -------
+        mean, variance : tensor (t, v)
+        """
+        mean = asked @ told.weights.T + told.bias
+        return mean, told.residual.square().expand_as(mean)
 
     def context_shares(
         self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice

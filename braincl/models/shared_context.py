@@ -10,8 +10,8 @@ starting weights are all that there is.
 
 The encoder that comes out is linear: ``w_v = sum_c p_vc (s_vc mu_c + Sigma_c A' a_vc)``.
 
-Axes: n context image, t query image, E feature, V voxel, v voxel of a batch, c expert, b basis, h signal share, q
-relative scale.
+Axes: n context image, t query image, E feature, V voxel, v voxel of a batch, c expert, b basis, h noise
+level.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from braincl.models.evidence import (
     evidence_of_all,
     group_experts,
     in_groups,
-    over_scales,
     read_out,
     read_through,
     solve,
+    squared_scale,
 )
 from braincl.models.expert_features import LOCAL, common_features, common_width, pair_features
 from braincl.models.expert_scores import INITIAL_TRUST, ExpertScores, score_experts
@@ -125,20 +125,32 @@ class Asked(NamedTuple):
 
     Parameters
     ----------
-    systems : list of (list of int, tensor (t, k))
-        By system of eigenvectors: places of its groups of experts, and coordinates of the pictures.
+    systems : list of tensor (t, k)
+        Coordinates of the pictures by system of eigenvectors.
     factors : tensor (t, f)
-        What the variance within experts is a product with; `_Spread` has the other factors, in this order.
+        What the variance within experts is a product with; `Told` has the other factors, in this order.
     """
 
-    systems: list[tuple[list[int], Tensor]]
+    systems: list[Tensor]
     factors: Tensor
 
 
-class _Spread(NamedTuple):
-    together: Tensor  # (v, k_), weights of all experts of a system
-    mass: Tensor  # (v,)
-    factors: list[Tensor]  # (v, f) in all
+class Told(NamedTuple):
+    """Voxels, as far as they are alike for all new pictures.
+
+    Parameters
+    ----------
+    systems : list of (tensor (v, k), tensor (v,))
+        By system of eigenvectors: weights of its experts together over `root`, the square root of their share in all.
+    factors : tensor (v, f)
+        What the variance within experts is a product with.
+    calibration : tensor ()
+        Factor on the variance.
+    """
+
+    systems: list[tuple[Tensor, Tensor]]
+    factors: Tensor
+    calibration: Tensor
 
 
 class SharedContextNetwork(InContextNetwork):
@@ -184,7 +196,7 @@ class SharedContextNetwork(InContextNetwork):
         self.read_out = nn.Linear(config.width, 2)
         nn.init.zeros_(self.read_out.weight)
         nn.init.zeros_(self.read_out.bias)
-        if config.leave_one_out:
+        if config.cross_validated:
             self.trust = nn.Parameter(torch.tensor(INITIAL_TRUST))
         self.share_logits = nn.Parameter(torch.zeros(len(SIGNAL_SHARES)))
         self.temper = nn.Parameter(torch.zeros(()))  # log of the power that evidence is raised to
@@ -349,21 +361,21 @@ class SharedContextNetwork(InContextNetwork):
         self.check_features(X.shape[1])
         context = Context(X)
         experts = self._experts(context)
-        log_shares = self._log_shares(experts) if self.config.leave_one_out else None
+        log_shares = self._log_shares(experts) if self.config.cross_validated else None
         groups = group_experts(experts, len(X), Y, log_shares=log_shares)
         context.lower(Y)
         parts, kept, left = [], {}, KEPT_VALUES
         for voxels in batches(Y.shape[1], voxel_batch):
             part = Y[:, voxels]
             found = evidence_of_all(context, groups, part)
-            parts.append(pair_features(context, groups, found, part, self.config.leave_one_out))
-            left -= sum(of_group.values.numel() + of_group.log_likelihood.numel() for of_group in found)
+            parts.append(pair_features(groups, found, part, self.config.cross_validated))
+            left -= sum(sum(part.numel() for part in of_group) for of_group in found)
             if left > 0:
                 kept[voxels.start, voxels.stop] = found
         features, likely, predictive = zip(*parts, strict=True)
         means = torch.stack([part.sum(dim=2) for part in features]).sum(dim=0).T / Y.shape[1]
         scores, of_all = None, torch.zeros_like(means[:, 0])
-        if self.config.leave_one_out:
+        if self.config.cross_validated:
             scores = score_experts(torch.cat(likely), torch.cat(predictive), *self._mixture(experts))
             of_all = scores.scores[..., 1].mean(dim=0)
         summary = Summary(Y.shape[1], torch.cat([means, of_all[:, None]], dim=1))
@@ -404,8 +416,8 @@ class SharedContextNetwork(InContextNetwork):
 
     def weights(
         self, conditioned: ConditionedContext, found: list[Evidence], voxels: slice
-    ) -> list[Float[Tensor, "v c h q"]]:
-        """Weights of experts, noise levels and scales.
+    ) -> list[Float[Tensor, "v c h"]]:
+        """Weights of experts and noise levels.
 
         Parameters
         ----------
@@ -416,7 +428,7 @@ class SharedContextNetwork(InContextNetwork):
 
         Returns
         -------
-        list of tensor (v, c, h, q)
+        list of tensor (v, c, h)
             One for each group; together they sum to one for every voxel.
         """
         level, share = conditioned.corrections[:, :, voxels]
@@ -429,7 +441,7 @@ class SharedContextNetwork(InContextNetwork):
             by_share = by_share + level[..., None]
         members = [group.members for group in conditioned.groups]
         logits = [
-            torch.addcmul(by_share[:, places, :, None], of_group.log_likelihood, self.temper.exp())
+            torch.addcmul(by_share[:, places], of_group.log_likelihood, self.temper.exp())
             for places, of_group in zip(members, found, strict=True)
         ]
         if conditioned.scores is None:
@@ -449,7 +461,7 @@ class SharedContextNetwork(InContextNetwork):
         """Log weight of each share of signal before any evidence, up to a constant."""
         if self.config.features:
             return self.share_logits + self.prior_shares.log()
-        return self.share_logits - (math.log(len(SIGNAL_SHARES)) if self.config.leave_one_out else 0)
+        return self.share_logits - (math.log(len(SIGNAL_SHARES)) if self.config.cross_validated else 0)
 
     def _log_prior(self, experts: list[Expert]) -> Tensor:
         """Log weight of each expert before any evidence.
@@ -459,7 +471,7 @@ class SharedContextNetwork(InContextNetwork):
         leads.
         """
         mixture = [expert.kind == "mixture" for expert in experts]
-        if self.config.leave_one_out:
+        if self.config.cross_validated:
             return torch.tensor([0.0 if inside or not any(mixture) else -2.0 for inside in mixture])
         prior = torch.tensor([0.0] + [-4.0] * (len(experts) - 1))
         if any(mixture):
@@ -467,7 +479,7 @@ class SharedContextNetwork(InContextNetwork):
         return prior
 
     def emit(
-        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice
+        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice, out: Tensor | None = None
     ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:
         """Encoder weights and biases of a batch of voxels.
 
@@ -477,6 +489,8 @@ class SharedContextNetwork(InContextNetwork):
         Y : tensor (n, v)
             Of these voxels only.
         voxels : slice
+        out : tensor (v, E), optional
+            What weights are written to.
 
         Returns
         -------
@@ -488,7 +502,7 @@ class SharedContextNetwork(InContextNetwork):
         else:
             on_images, means = self.read_through(conditioned, Y, voxels)
             duals = [on_images.flatten(1)]
-        weights = torch.cat([*duals, means], dim=1) @ conditioned.rows
+        weights = torch.mm(torch.cat([*duals, means], dim=1), conditioned.rows, out=out)
         return weights, -(weights @ conditioned.offset)
 
     def read_through(
@@ -574,8 +588,7 @@ class SharedContextNetwork(InContextNetwork):
         read = [low @ basis.T for basis in context.bases]
         systems, factors = [], []
         for index in range(len(context.systems)):
-            places = [place for place, group in enumerate(conditioned.groups) if group.system == index]
-            groups = [conditioned.groups[place] for place in places]
+            groups = [group for group in conditioned.groups if group.system == index]
             members = [expert for group in groups for expert in experts[group.members]]
             first, mean = members[0], None
             if first.kind == "generic":
@@ -591,13 +604,11 @@ class SharedContextNetwork(InContextNetwork):
                 levels = _explained(groups[0])
                 squares = squares[:, : levels.shape[1]] @ levels.T
             factors += [squares, priors.to(low), torch.ones_like(low[:, :1])]
-            systems.append((places, coordinates))
+            systems.append(coordinates)
         return Asked(systems, torch.cat(factors, dim=1))
 
-    def predictive_std(
-        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice, asked: Asked
-    ) -> Float[Tensor, "t v"]:
-        """Standard deviation of new standardised responses, noise included.
+    def tell(self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice) -> Told:
+        """What of a batch of voxels is alike for all new pictures.
 
         Parameters
         ----------
@@ -605,18 +616,24 @@ class SharedContextNetwork(InContextNetwork):
         Y : tensor (n, v)
             Of these voxels only.
         voxels : slice
-        asked : Asked
-            Of the new pictures.
 
         Returns
         -------
-        tensor (t, v)
+        Told
         """
-        return self.predictive_moments(conditioned, Y, voxels, asked, mean=len(asked.systems) > 1)[1].sqrt_()
+        found = conditioned.evidence(Y, voxels)
+        weights = self.weights(conditioned, found, voxels)
+        members = list(zip(conditioned.groups, found, weights, strict=True))
+        systems, factors = [], []
+        for index in range(len(conditioned.context.systems)):
+            together, mass, own = _spread([part for part in members if part[0].system == index], 1 + 1 / len(Y))
+            root = mass.sqrt()
+            systems.append((together / root[:, None], root))
+            factors += own
+        calibration = torch.exp(2 * (self.std_scale[0] + self.std_scale[1] * (math.log(len(Y)) / 5 - 1)))
+        return Told(systems, torch.cat(factors, dim=1), calibration)
 
-    def predictive_moments(
-        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice, asked: Asked, mean: bool = True
-    ) -> tuple[Float[Tensor, "t v"], Float[Tensor, "t v"]]:
+    def predictive_moments(self, told: Told, asked: Asked) -> tuple[Float[Tensor, "t v"], Float[Tensor, "t v"]]:
         """Mean and variance of new standardised responses, noise included.
 
         By the law of total variance. Experts that share eigenvectors differ by so little that their spread is taken in
@@ -625,36 +642,26 @@ class SharedContextNetwork(InContextNetwork):
 
         Parameters
         ----------
-        conditioned : ConditionedContext
-        Y : tensor (n, v)
-            Of these voxels only.
-        voxels : slice
+        told : Told
+            Of voxels.
         asked : Asked
             Of the new pictures.
-        mean : bool
-            False: the mean is not asked for, and with a single system need not be found.
 
         Returns
         -------
         mean, variance : tensor (t, v)
         """
-        found = conditioned.evidence(Y, voxels)
-        weights = self.weights(conditioned, found, voxels)
-        calibration = torch.exp(2 * (self.std_scale[0] + self.std_scale[1] * (math.log(len(Y)) / 5 - 1)))
-        parts, factors = [], []
-        for places, coordinates in asked.systems:
-            spread = _spread([(conditioned.groups[p], found[p], weights[p]) for p in places], 1 + 1 / len(Y))
-            parts.append((coordinates, spread))
-            factors += spread.factors
-        variance = (calibration * asked.factors @ torch.cat(factors, dim=1).T).clamp_(min=1e-6)
+        variance = (told.calibration * asked.factors @ told.factors.T).clamp_(min=1e-6)
+        parts = list(zip(asked.systems, told.systems, strict=True))
+        if len(parts) == 1:
+            ((coordinates, (scaled, root)),) = parts
+            return coordinates @ scaled.T * root, variance
         total, second = torch.zeros_like(variance), torch.zeros_like(variance)
-        for coordinates, spread in parts if mean else []:
-            root = spread.mass.sqrt()
-            part = coordinates @ (spread.together / root[:, None]).T
+        for coordinates, (scaled, root) in parts:
+            part = coordinates @ scaled.T
             total, second = total.addcmul_(part, root), second.addcmul_(part, part)
-        if len(parts) > 1:
-            variance = variance.addcmul_(second.addcmul_(total, total, value=-1).clamp_(min=0), calibration)
-        return total, variance
+        between = second.addcmul_(total, total, value=-1).clamp_(min=0)
+        return total, variance.addcmul_(between, told.calibration)
 
 
 def _explained(group: ExpertGroup) -> Float[Tensor, "ch k"]:
@@ -662,8 +669,10 @@ def _explained(group: ExpertGroup) -> Float[Tensor, "ch k"]:
     return (group.inverse * group.gain.square()[:, None]).flatten(0, 1)
 
 
-def _spread(members: list[tuple[ExpertGroup, Evidence, Tensor]], noise_factor: float) -> _Spread:
-    """Weights of the experts of a system together, and what the variance within them is a product with.
+def _spread(
+    members: list[tuple[ExpertGroup, Evidence, Tensor]], noise_factor: float
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Weights (v, k) of the experts of a system together, their share (v,) in all, and what their variance is made of.
 
     Of several experts it is one number a coordinate, their spread less what the context explains; of a single one,
     which has no spread, one a noise level.
@@ -673,20 +682,20 @@ def _spread(members: list[tuple[ExpertGroup, Evidence, Tensor]], noise_factor: f
     together, mass, squares, noise = zero, zero, zero, zero
     power, explained = [], []
     for group, found, weight in members:
+        shares = weight.sum(dim=2).clamp(min=1e-12)
         for c in range(len(group.gain)):  # one by one: what a batch of voxels needs stays in the processor's cache
-            solution = solve(group, found, weight, c)
-            own, share = read_out(group, solution, c), solution.total.sum(dim=1).clamp(min=1e-12)
+            own, share = read_out(group, solve(group, found, weight, c), c), shares[:, c]
             together, mass = together + own, mass + share
             if several:
                 squares = torch.addcmul(squares, own, own / share[:, None])
-        of_levels = over_scales(weight * group.grid.scale.square())
+        of_levels = weight * squared_scale(group, found)
         power.append(of_levels.sum(dim=2))
         of_levels = of_levels.flatten(1)
-        noise = noise + of_levels @ group.grid.ratio.flatten() * noise_factor
+        noise = noise + of_levels @ group.ratio.flatten() * noise_factor
         explained.append(of_levels @ _explained(group) if several else of_levels)
     taken = sum(explained[1:], explained[0])
     within = -taken
     if several:
         within = squares - together.square() / mass[:, None]
         within[:, : taken.shape[1]] -= taken
-    return _Spread(together, mass, [within, *power, noise[:, None]])
+    return together, mass, [within, *power, noise[:, None]]

@@ -274,8 +274,8 @@ def _mixture_predict(prior: Prior, X: NDArray[Any], Y: NDArray[Any], queries: ND
     groups = group_experts(experts, len(X))  # one for each, since each has a system of its own
     found = evidence_of_all(context, groups, standardised)
     log_weights = torch.cat([f.log_likelihood for f in found], dim=1)
-    log_weights = log_weights + torch.as_tensor(prior.log_weights)[:, None, None]
-    log_weights = log_weights + torch.as_tensor(prior.shares).log()[:, None]
+    log_weights = log_weights + torch.as_tensor(prior.log_weights)[:, None]
+    log_weights = log_weights + torch.as_tensor(prior.shares).log()
     weights = log_weights.flatten(1).softmax(dim=1).view_as(log_weights)
     centred = torch.as_tensor(queries).double() - context.offset
     predicted = torch.zeros(len(standardise.varying), len(queries), dtype=torch.float64)

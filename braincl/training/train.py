@@ -245,9 +245,10 @@ class _Trainer:
             return ((wanted - predicted).square() * weight).mean(), predicted.detach()
         assert isinstance(self.network, SharedContextNetwork)
         conditioned = self.network.condition(torch.as_tensor(X), context)
-        voxels = slice(0, context.shape[1])
-        asked = self.network.ask(conditioned, torch.as_tensor(queries))
-        predicted, variance = self.network.predictive_moments(conditioned, context, voxels, asked)
+        told = self.network.tell(conditioned, context, slice(0, context.shape[1]))
+        predicted, variance = self.network.predictive_moments(
+            told, self.network.ask(conditioned, torch.as_tensor(queries))
+        )
         error = (wanted - predicted).square()
         loss = ((error + 0.5 * (error / variance + variance.log())) * weight).mean()
         return loss, predicted.detach()

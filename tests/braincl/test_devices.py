@@ -28,13 +28,13 @@ from setcore.parallel.ranks import Ranks
 
 FEATURES = 12
 TINY = TrainConfig(
-    network=SharedContextConfig(width=8, heads=2, hidden=8, layers=1, leave_one_out=True), queries=8, voxels=12
+    network=SharedContextConfig(width=8, heads=2, hidden=8, layers=1, cross_validated=True), queries=8, voxels=12
 )
 
 
 def population_network():
     network = SharedContextNetwork(SharedContextConfig(
-        features=FEATURES, scales=(1.0, 0.5), leave_one_out=True, width=8, heads=2, hidden=8, layers=1
+        features=FEATURES, scales=(1.0, 0.5), cross_validated=True, width=8, heads=2, hidden=8, layers=1
     ))  # fmt: skip
     network.set_prior(make_prior())
     with torch.no_grad():
@@ -71,10 +71,10 @@ NETWORK = CONTEXT | copies(
     "models.shared_context.SharedContextNetwork.ask",
 )  # fmt: skip
 IN_CONTEXT = NETWORK | copies("in", "estimators.in_context.InContextEncoder._prepare") | copies(
-    "out", "estimators.in_context.InContextEncoder._emit", "estimators.in_context.InContextEncoder._predict_std"
+    "out", "estimators.in_context.InContextEncoder._emit", "estimators.in_context.InContextEncoder._predict_moments"
 )  # fmt: skip
-PRIOR_RIDGE = ("estimators.prior_ridge.PriorRidge.fit", "estimators.prior_ridge.PriorRidge._predict_std")
-KERNELS = tuple(f"estimators.prior_kernel.PriorKernelRidge.{name}" for name in ("_predict_mean", "_predict_std"))
+PRIOR_RIDGE = ("estimators.prior_ridge.PriorRidge.fit", "estimators.prior_ridge.PriorRidge._predict_moments")
+KERNELS = ("estimators.prior_kernel.PriorKernelRidge._moments",)
 GIVEN = copies("in", "estimators.base.VoxelEncoder._on_device")
 COPIES = {
     "agnostic": IN_CONTEXT,

@@ -1,4 +1,4 @@
-"""Likelihoods, posterior means and leave-one-out errors of experts, against dense matrices."""
+"""Likelihoods, posterior means and cross-validated errors of experts, against dense matrices."""
 
 import math
 
@@ -9,11 +9,11 @@ from standin import make_prior
 
 from braincl.estimators.prior_ridge import NOISE_LEVELS, PriorRidge
 from braincl.models.evidence import (
+    cross_validated,
     evidence,
     evidence_of_all,
     group_experts,
     in_groups,
-    leave_one_out,
     make_grid,
     read_through,
     signal_shares,
@@ -46,9 +46,14 @@ def says(context, expert, Y, grid=None):
     return group, evidence(group, len(Y), context.project(Y))
 
 
-def at(found, share, scale):
+def known(scale):
+    """Noise levels beside a signal of this scale."""
+    return known_signal_grid(scale**2)
+
+
+def at(found, level):
     weights = torch.zeros_like(found.log_likelihood)
-    weights[:, :, share, scale] = 1
+    weights[:, :, level] = 1
     return weights
 
 
@@ -61,52 +66,59 @@ def written_out(context, Y, mean, covariance, scale, ratio):
     return kernel, basis, basis.T @ (Y - scale * (context.A @ mean)[:, None])
 
 
+def log_density(context, Y, mean, covariance, scale, ratio):
+    kernel, basis, residual = written_out(context, Y, mean, covariance, scale, ratio)
+    inner = basis.T @ kernel @ basis
+    return -0.5 * (residual * torch.linalg.solve(inner, residual)).sum(dim=0) - 0.5 * torch.logdet(inner)
+
+
 def test_evidence_is_the_gaussian_density_without_the_offset(case):
     context, expert, Y, mean, covariance = case
+    group, found = says(context, expert, Y, known(0.6))
+    for h in (3, 9):
+        density = log_density(context, Y, mean, covariance, 0.6, group.ratio[0, h])
+        torch.testing.assert_close(found.log_likelihood[:, 0, h], density)
+
+
+def test_an_unknown_scale_has_been_integrated_over(case):
+    context, expert, Y, mean, covariance = case
     group, found = says(context, expert, Y)
-    for h, q in ((3, 0), (9, 4)):
-        grid = group.grid
-        kernel, basis, residual = written_out(context, Y, mean, covariance, grid.scale[0, h, q], grid.ratio[0, h])
-        inner = basis.T @ kernel @ basis
-        density = -0.5 * (residual * torch.linalg.solve(inner, residual)).sum(dim=0) - 0.5 * torch.logdet(inner)
-        torch.testing.assert_close(found.log_likelihood[:, 0, h, q], density)
+    scales = torch.exp(torch.linspace(-4, 3, 300, dtype=torch.float64))
+    whole = [
+        torch.stack([log_density(context, Y, mean, covariance, s, ratio) for s in scales]).logsumexp(dim=0)
+        for ratio in group.ratio[0]
+    ]
+    differences = found.log_likelihood[:, 0] - torch.stack(whole, dim=1)
+    assert float((differences - differences.mean()).abs().max()) < 0.05  # nats
 
 
 def test_solution_is_the_posterior_mean_of_the_weights(case):
     context, expert, Y, mean, covariance = case
-    group, found = says(context, expert, Y)
-    h, q = 7, 3
-    solution = solve(group, found, at(found, h, q), 0)
+    scale, h = 0.6, 7
+    group, found = says(context, expert, Y, known(scale))
+    solution = solve(group, found, at(found, h), 0)
     emitted = torch.outer(solution.mean_coefficient, expert.mean_weights) + solution.dual @ context.cross(expert).T
-    scale = group.grid.scale[0, h, q]
-    kernel, basis, residual = written_out(context, Y, mean, covariance, scale, group.grid.ratio[0, h])
+    kernel, basis, residual = written_out(context, Y, mean, covariance, scale, group.ratio[0, h])
     gain = scale**2 * covariance @ context.A.T @ basis @ torch.linalg.solve(basis.T @ kernel @ basis, residual)
     torch.testing.assert_close(emitted.T, scale * mean[:, None] + gain)
 
 
-def test_leave_one_out_leaves_one_out(case):
+def test_cross_validated_errors_are_leave_one_out_errors_with_all_leverages_alike(case):
     context, expert, Y, mean, covariance = case
-    group, found = says(context, expert, Y)
-    h, q = 6, 2
-    scale = group.grid.scale[0, h, q]
-    kernel, _, _ = written_out(context, Y, mean, covariance, scale, group.grid.ratio[0, h])
-    rest = Y - scale * (context.A @ mean)[:, None]
-    errors = []
-    for i in range(len(Y)):
-        others = [j for j in range(len(Y)) if j != i]
-        inverse, ones = torch.linalg.inv(kernel[others][:, others]), torch.ones(len(others), 1, dtype=torch.float64)
-        offset = (ones.T @ inverse @ rest[others]) / (ones.T @ inverse @ ones)
-        errors.append(rest[i] - offset[0] - kernel[i, others] @ inverse @ (rest[others] - offset))
-    left_out, total = leave_one_out(group, found, at(found, h, q), context.systems[expert.system].vectors, Y)
-    torch.testing.assert_close(left_out[0], torch.stack(errors).square().mean(dim=0))
-    torch.testing.assert_close(total, at(found, h, q).sum(dim=3))
+    scale, h = 0.6, 6
+    group, found = says(context, expert, Y, known(scale))
+    kernel, basis, _ = written_out(context, Y, mean, covariance, scale, group.ratio[0, h])
+    inverse = basis @ torch.linalg.inv(basis.T @ kernel @ basis) @ basis.T  # without the offset
+    left_out = inverse @ (Y - scale * (context.A @ mean)[:, None]) / (torch.trace(inverse) / len(Y))
+    error = cross_validated(group, found, at(found, h), Y)
+    torch.testing.assert_close(error[0], left_out.square().mean(dim=0))
 
 
-def test_the_grid_can_be_replaced(case):
+def test_levels_can_be_replaced(case):
     context, expert, Y, _, _ = case
     group, own = says(context, expert, Y)
-    one = NoiseGrid(group.grid.scale[0, 4:5], group.grid.ratio[0, 4:5])
-    torch.testing.assert_close(says(context, expert, Y, one)[1].log_likelihood, own.log_likelihood[:, :, 4:5])
+    some = NoiseGrid(group.ratio[0, 4:9])
+    torch.testing.assert_close(says(context, expert, Y, some)[1].log_likelihood, own.log_likelihood[:, :, 4:9])
 
 
 def test_experts_that_are_asked_together_say_what_each_says_alone(case):
@@ -124,16 +136,13 @@ def test_experts_that_are_asked_together_say_what_each_says_alone(case):
         dual, means = read_through(group, found, weights)
         torch.testing.assert_close(dual, sum(one.dual * gain for one, gain in zip(each, group.gain, strict=True)))
         torch.testing.assert_close(means, torch.stack([one.mean_coefficient for one in each], dim=1))
-        left_out, _ = leave_one_out(group, found, weights, context.systems[group.system].vectors, Y)
+        left_out = cross_validated(group, found, weights, Y)
         for c, member in enumerate(experts[group.members]):
             single, alone = says(context, member, Y)
             torch.testing.assert_close(found.log_likelihood[:, c], alone.log_likelihood[:, 0])
             for part, own in zip(each[c], solve(single, alone, weights[:, c : c + 1], 0), strict=True):
                 torch.testing.assert_close(part, own)
-            vectors = context.systems[group.system].vectors
-            torch.testing.assert_close(
-                left_out[c], leave_one_out(single, alone, weights[:, c : c + 1], vectors, Y)[0][0]
-            )
+            torch.testing.assert_close(left_out[c], cross_validated(single, alone, weights[:, c : c + 1], Y)[0])
 
 
 def test_images_that_are_all_alike_leave_finite_evidence():
@@ -152,9 +161,9 @@ def test_an_expert_of_known_signal_is_population_prior_ridge_at_its_most_likely_
     expert = context.gaussian("population", torch.as_tensor(prior.means[0]), basis, signal=signal)
     grid = make_grid(expert, len(X))
     noise = torch.logspace(math.log10(2), math.log10(0.02), 16, dtype=torch.float64)
-    torch.testing.assert_close(grid.scale**2 * grid.ratio[:, None], noise[:, None])
+    torch.testing.assert_close(grid.scale**2 * grid.ratio, noise)
     finer = known_signal_grid(signal, NOISE_LEVELS)
-    torch.testing.assert_close(finer.scale[0, 0], grid.scale[0, 0])
+    torch.testing.assert_close(finer.scale, grid.scale)
     group, found = says(context, expert, Y, finer)
     solution = solve(group, found, most_likely_level(found.log_likelihood), 0)
     coef = torch.outer(solution.mean_coefficient, expert.mean_weights) + solution.dual @ context.cross(expert).T

@@ -105,8 +105,10 @@ def test_what_estimators_ask_is_what_the_network_emits():
     for found, expected in zip(network.emit(conditioned, Y[:, part], part), (weights, bias), strict=True):
         torch.testing.assert_close(found, expected[part])
     residual = (Y - X @ weights.T - bias).square().mean(dim=0).sqrt()
-    std = network.predictive_std(conditioned.compact(), Y[:, part], part, network.ask(conditioned, X[:4]))
-    torch.testing.assert_close(std, residual[part].expand(4, 3))
+    told, asked = network.tell(conditioned.compact(), Y[:, part], part), network.ask(conditioned, X[:4])
+    mean, variance = network.predictive_moments(told, asked)
+    torch.testing.assert_close(mean, (X[:4] @ weights.T + bias)[:, part])
+    torch.testing.assert_close(variance.sqrt(), residual[part].expand(4, 3))
     attention = network.context_attention(X, Y[:, part]).mean(dim=1)
     shares = network.context_shares(conditioned.compact(), Y[:, part], part)
     torch.testing.assert_close(shares, attention / attention.sum(dim=1, keepdim=True))
