@@ -196,7 +196,8 @@ def main() -> None:
             )
     torch.set_num_threads(1)
     for name in args.model:
-        result.setdefault("std_over_mean", {})[name] = ratio = standard_deviation(name, X, Y)
+        with threadpool_limits(1):
+            result.setdefault("std_over_mean", {})[name] = ratio = standard_deviation(name, X, Y)
         print(f"  {name}: mean and standard deviation of {QUERIES} pictures take {ratio:.2f} x the mean (CPU)")
     result["published_seconds_per_voxel"] = published = published_seconds_per_voxel(X, Y)
     print(f"  published network {published:.2f} s a voxel, {published * args.voxels / 3600:.1f} h in all")

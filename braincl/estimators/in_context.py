@@ -22,6 +22,7 @@ from braincl.models.network import InContextNetwork, Summary, batches
 from braincl.models.prior import Prior
 from setcore.devices import find_device
 
+TILE = 1024  # voxels whose moments are worked out at once
 KEPT_VOXELS = 2**15  # what error bars take from the first of them is kept between calls of `predict`: about 100 MB
 
 
@@ -309,11 +310,13 @@ class InContextEncoder(LinearEncoder):
                     told = self._network.tell(self._conditioned, self._Y[:, part], part)
                     if part.stop <= KEPT_VOXELS:
                         self._told[part.start] = told
-                found, variance = (m.cpu().numpy() for m in self._network.predictive_moments(told, asked))
-                rows = part if len(varying) == len(shift) else varying[part]
-                in_units = scale[rows].astype(np.float32)
-                mean[:, rows] += found * in_units
-                std[:, rows] = np.sqrt(variance) * in_units
+                for tile in batches(part.stop - part.start, TILE):  # what stays in the processor's cache
+                    moments = self._network.predictive_moments(told.part(tile), asked)
+                    rows = slice(part.start + tile.start, part.start + tile.stop)
+                    rows = rows if len(varying) == len(shift) else varying[rows]
+                    in_units = scale[rows].astype(np.float32)
+                    mean[:, rows] += moments[0].cpu().numpy() * in_units
+                    std[:, rows] = moments[1].sqrt_().cpu().numpy() * in_units
         return mean, std
 
     @plain_torch()

@@ -22,6 +22,7 @@ from torch import Tensor
 # Even in log-odds: 0.011 .. 0.982
 SIGNAL_SHARES: NDArray[np.float64] = 1 / (1 + np.exp(-np.linspace(-4.5, 4.0, 16)))
 LEAST_NOISE, MOST_NOISE = 0.02, 2.0  # variance beside a signal that is known
+LEAST_LOG_WEIGHT = -40.0  # against the largest: smaller weights become denormal numbers, which take ten times as long
 SCALE_RANGE = 6.25  # standard errors of log s that its flat prior is spread over
 
 
@@ -169,7 +170,7 @@ def posterior(log_weights: Float[Tensor, "v c h"], mass: Float[Tensor, "v c"] | 
     """
     levels = log_weights.movedim(0, -1)  # voxels last, as they lie in memory
     top = levels.detach().amax(dim=1, keepdim=True)
-    weights = (levels - top).mul_(1 / math.log(2)).exp2_()  # a third of exp's time
+    weights = (levels - top).clamp_(min=LEAST_LOG_WEIGHT).mul_(1 / math.log(2)).exp2_()  # a third of exp's time
     total = weights.sum(dim=1, keepdim=True)
     weights = weights * (1 / total if mass is None else mass.T[:, None] / total)
     return Posterior(weights.movedim(-1, 0), (top + total.log())[:, 0].T)

@@ -76,6 +76,19 @@ class EmittedVoxels(NamedTuple):
         """
         return self
 
+    def part(self, voxels: slice) -> EmittedVoxels:
+        """Some of the voxels.
+
+        Parameters
+        ----------
+        voxels : slice
+
+        Returns
+        -------
+        EmittedVoxels
+        """
+        return EmittedVoxels(self.X, self.weights[voxels], self.bias[voxels], self.residual[voxels])
+
 
 class PerVoxelNetwork(InContextNetwork):
     """Context pairs of a voxel in, its weights and bias out; parameter names are those of the published checkpoints.
@@ -202,8 +215,7 @@ class PerVoxelNetwork(InContextNetwork):
         -------
         EmittedVoxels
         """
-        _, *of_voxels = conditioned
-        return EmittedVoxels(conditioned.X, *(part[voxels] for part in of_voxels))
+        return conditioned.part(voxels)
 
     def predictive_moments(
         self, told: EmittedVoxels, asked: Float[Tensor, "t e"]

@@ -47,6 +47,7 @@ from braincl.models.set_attention import TinySetBlock, apply, normed
 
 TILE = 512  # voxels that the set transformer works on at once, so that they stay in the processor's cache
 PRIOR_PARTS = ("means", "covariances", "log_weights", "shares")
+LEAST_SHARE = 1e-12  # of an expert, so that no number becomes denormal
 KEPT_VALUES = 2**25  # 128 MB of evidence is kept between reading a context and emitting weights
 
 
@@ -151,6 +152,20 @@ class Told(NamedTuple):
     systems: list[tuple[Tensor, Tensor]]
     factors: Tensor
     calibration: Tensor
+
+    def part(self, voxels: slice) -> Told:
+        """Some of these voxels.
+
+        Parameters
+        ----------
+        voxels : slice
+
+        Returns
+        -------
+        Told
+        """
+        systems = [(scaled[voxels], root[voxels]) for scaled, root in self.systems]
+        return Told(systems, self.factors[voxels], self.calibration)
 
 
 class SharedContextNetwork(InContextNetwork):
@@ -449,7 +464,7 @@ class SharedContextNetwork(InContextNetwork):
             parts = torch.split(joint, [part[0].numel() for part in logits], dim=1)
             return [weights.view_as(part) for weights, part in zip(parts, logits, strict=True)]
         scores, within_mixture = (part[voxels] for part in conditioned.scores)
-        among = (level + within_mixture + scores @ self.trust).softmax(dim=1)
+        among = (level + within_mixture + scores @ self.trust).softmax(dim=1).clamp(min=LEAST_SHARE)
         return [posterior(part, among[:, places]).weights for part, places in zip(logits, members, strict=True)]
 
     def _log_shares(self, experts: list[Expert]) -> Float[Tensor, "c h"]:
@@ -651,17 +666,17 @@ class SharedContextNetwork(InContextNetwork):
         -------
         mean, variance : tensor (t, v)
         """
-        variance = (told.calibration * asked.factors @ told.factors.T).clamp_(min=1e-6)
-        parts = list(zip(asked.systems, told.systems, strict=True))
-        if len(parts) == 1:
-            ((coordinates, (scaled, root)),) = parts
-            return coordinates @ scaled.T * root, variance
-        total, second = torch.zeros_like(variance), torch.zeros_like(variance)
-        for coordinates, (scaled, root) in parts:
+        variance = (told.calibration * asked.factors) @ told.factors.T
+        mean, between = None, None
+        for coordinates, (scaled, root) in zip(asked.systems, told.systems, strict=True):
             part = coordinates @ scaled.T
-            total, second = total.addcmul_(part, root), second.addcmul_(part, part)
-        between = second.addcmul_(total, total, value=-1).clamp_(min=0)
-        return total, variance.addcmul_(between, told.calibration)
+            mean = part * root if mean is None else mean.addcmul_(part, root)
+            between = part.square() if between is None else between.addcmul_(part, part)
+        assert mean is not None
+        assert between is not None
+        if len(told.systems) > 1:
+            variance = variance.addcmul_(between.addcmul_(mean, mean, value=-1), told.calibration)
+        return mean, variance.clamp_(min=1e-6)
 
 
 def _explained(group: ExpertGroup) -> Float[Tensor, "ch k"]:
