@@ -58,7 +58,7 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs -m "not slow" $(ARGS)
 
 slow: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow || test $$? -eq 5  # 5: no test is marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(ARGS) || test $$? -eq 5  # 5: no test is marked slow
 
 floors: $(FLOORS)/.installed
 	OMP_NUM_THREADS=1 $(FLOORS)/env/bin/python -m pytest -n 2 -m "not slow"

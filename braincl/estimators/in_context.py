@@ -316,7 +316,7 @@ class InContextEncoder(LinearEncoder):
                     rows = rows if len(varying) == len(shift) else varying[rows]
                     in_units = scale[rows].astype(np.float32)
                     mean[:, rows] += moments[0].cpu().numpy() * in_units
-                    std[:, rows] = moments[1].sqrt_().cpu().numpy() * in_units
+                    std[:, rows] = moments[1].sqrt().cpu().numpy() * in_units
         return mean, std
 
     @plain_torch()

@@ -22,7 +22,7 @@ from braincl.data.torch_settings import plain_torch
 from braincl.estimators.base import VoxelEncoder
 from braincl.estimators.prior_ensemble import MEAN_SCALES, blended_covariances
 from braincl.estimators.prior_ridge import NOISE_LEVELS, prior_for
-from braincl.models.evidence import ExpertGroup, cross_validated, evidence, group_experts, read_through, squared_scale
+from braincl.models.evidence import ExpertGroup, evidence, group_experts, leave_one_out, read_through, squared_scale
 from braincl.models.experts import RANK_TOLERANCE, Expert, project
 from braincl.models.network import Summary, batches
 from braincl.models.noise_levels import SIGNAL_SHARES, known_signal_grid, most_likely_level
@@ -30,7 +30,7 @@ from braincl.models.noise_levels import SIGNAL_SHARES, known_signal_grid, most_l
 BENDS = (0.0, 0.3, 0.6)
 """g; 0 is the linear kernel."""
 OWN_TRUST = 0.25
-"""Weight of a voxel's own cross-validated log likelihood beside the mean of all voxels, which counts in full."""
+"""Weight of a voxel's own leave-one-out log likelihood beside the mean of all voxels, which counts in full."""
 VOXEL_BATCH = 2048
 MATRICES = 60
 """Of n x n numbers that the image side of a context holds at most: eigenvectors of all kernels, and their making."""
@@ -40,7 +40,7 @@ class PriorKernelRidge(VoxelEncoder):
     """Population-prior ridges and kernel ridges in the metric of the prior, weighted per voxel by how they predict.
 
     The covariances are those of `PriorEnsemble`, each as a linear kernel and as two that bend with the distance between
-    pictures. Members are weighted by generalised cross-validation on the context: by the likelihood of all voxels
+    pictures. Members are weighted by the leave-one-out likelihood of the context: that of all voxels
     together, and a quarter of the voxel's own. It predicts a little better than any linear encoder from a few hundred
     pictures on, and has no `coef_`. Twenty-one systems of n equations are solved: for contexts of up to a few thousand
     pictures.
@@ -80,7 +80,7 @@ class PriorKernelRidge(VoxelEncoder):
         Returns
         -------
         Summary
-            Mean cross-validated log likelihood of every member.
+            Mean leave-one-out log likelihood of every member.
         """
         _, scores = self._solve(self._prepare(X, y))
         return Summary(scores.shape[1], scores.mean(dim=1, keepdim=True))
@@ -156,7 +156,7 @@ class PriorKernelRidge(VoxelEncoder):
         return Z
 
     def _solve(self, Z: Tensor) -> tuple[Int[Tensor, "c v"], Float[Tensor, "c v"]]:
-        """The likeliest noise level of every member, and its cross-validated log likelihood."""
+        """The likeliest noise level of every member, and its leave-one-out log likelihood."""
         members = len(self._mean_scales)
         levels, scores = Z.new_empty(members, Z.shape[1], dtype=torch.long), Z.new_empty(members, Z.shape[1])
         for voxels in batches(Z.shape[1], VOXEL_BATCH):
@@ -165,7 +165,7 @@ class PriorKernelRidge(VoxelEncoder):
             for group in self._groups:
                 found = evidence(group, len(Z), projections)
                 chosen = most_likely_level(found.log_likelihood)
-                residual = cross_validated(group, found, chosen, part)
+                residual = leave_one_out(group, found, chosen, self._vectors[group.system], part)
                 levels[group.members, voxels] = chosen.argmax(dim=2).T
                 scores[group.members, voxels] = -0.5 * len(Z) * residual.clamp(min=1e-6).log()
         return levels, scores

@@ -29,8 +29,8 @@ class SharedContextConfig:
     signals : tuple of float
         Versions of every generic prior whose signal has this share of a response's variance, beside those that
         integrate over it.
-    cross_validated : bool
-        Experts are weighted by their cross-validated predictions on the context (`braincl.models.expert_scores`), not
+    leave_one_out : bool
+        Experts are weighted by their leave-one-out predictions on the context (`braincl.models.expert_scores`), not
         by their evidence alone.
     powers : tuple of float
         Generic priors ``(C + eps I)^power``; the first one is the start where there is no population prior.
@@ -44,7 +44,7 @@ class SharedContextConfig:
     relaxations: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0), (0.3, 0.5), (0.7, 0.7))
     scales: tuple[float, ...] = ()
     signals: tuple[float, ...] = ()
-    cross_validated: bool = False
+    leave_one_out: bool = False
     powers: tuple[float, ...] = (0.0, 0.5, 1.0)
     width: int = 16
     heads: int = 2

@@ -1,4 +1,4 @@
-"""What experts say of voxels: likelihood at every noise level, posterior weights, cross-validated errors.
+"""What experts say of voxels: likelihood at every noise level, posterior weights, leave-one-out errors.
 
 A voxel's offset, scale s and noise are integrated over: the offset by centring, s in closed form, tau on the grids of
 `braincl.models.noise_levels` (Rasmussen & Williams 2006, sections 2.2 and 5.4.1). Experts that share eigenvectors are
@@ -367,14 +367,17 @@ def read_out(group: ExpertGroup, solution: Solution, c: int) -> Float[Tensor, "v
     return weights
 
 
-def cross_validated(
-    group: ExpertGroup, found: Evidence, weights: Float[Tensor, "v c h"], Y: Float[Tensor, "n v"]
+def leave_one_out(
+    group: ExpertGroup,
+    found: Evidence,
+    weights: Float[Tensor, "v c h"],
+    vectors: Float[Tensor, "n k"],
+    Y: Float[Tensor, "n v"],
 ) -> Float[Tensor, "c v"]:
-    """Mean squared residual of context responses that were left out, for every voxel under every expert.
+    """Mean squared leave-one-out residual of every voxel under every expert.
 
-    By generalised cross-validation (Golub, Heath & Wahba 1979): ``|Q y|^2 / tr(Q)^2`` times the number of images, with
-    Q the inverse covariance after projecting out the offset, at its posterior mean. It is the leave-one-out error
-    ``r_i = [Q y]_i / Q_ii`` with all ``Q_ii`` at their mean, and needs no product with eigenvectors.
+    ``r_i = [Q y]_i / Q_ii`` with Q the inverse covariance after projecting out the offset (Dubrule 1983), evaluated at
+    the posterior mean of Q.
 
     Parameters
     ----------
@@ -382,24 +385,30 @@ def cross_validated(
     found : Evidence
     weights : tensor (V, c, h)
         They sum to one for each voxel and expert.
+    vectors : tensor (n, k)
+        Of the group's system.
     Y : tensor (n, V)
 
     Returns
     -------
     tensor (c, V)
     """
-    images, rank, ratio = len(Y), group.inverse.shape[2], group.ratio
-    free = images - 1 - rank  # directions that the eigenvectors do not span are noise
+    (images, rank), ratio = vectors.shape, group.ratio
     scaled = weights * found.scale if group.has_mean else None
-    trace = group.inverse.sum(dim=2) + free / ratio
-    rest = (Y.square().sum(dim=0) - found.values.square().sum(dim=1)).clamp(min=0) if free else None
+    by_share = group.inverse @ vectors.square().T
+    if images - 1 > rank:  # what the eigenvectors do not span is noise
+        by_share = by_share + (1 - 1 / images - vectors.square().sum(dim=1)) / ratio[:, :, None]
+    by_share = by_share.clamp(min=1e-9)
     residuals = []
     for c in range(len(ratio)):  # one by one: what a batch of voxels needs stays in the processor's cache
         dual = (weights[:, c] @ group.inverse[c]).mul_(found.values)
         if scaled is not None:
             dual = dual.addmm_(scaled[:, c], group.inverse[c] * group.mean[c], alpha=-1)
-        power = torch.linalg.vector_norm(dual, dim=1).square()
-        if rest is not None:
-            power = power + (weights[:, c] @ (1 / ratio[c])).square() * rest
-        residuals.append(images * power / (weights[:, c] @ trace[c]).clamp(min=TINY).square())
+        if images - 1 > rank:
+            precision = (weights[:, c] @ (1 / ratio[c]))[:, None]
+            alpha = (dual - precision * found.values) @ vectors.T + precision * Y.T
+        else:
+            alpha = dual @ vectors.T
+        alpha = alpha.div_(weights[:, c] @ by_share[c])
+        residuals.append(torch.linalg.vector_norm(alpha, dim=1).square() / images)
     return torch.stack(residuals)

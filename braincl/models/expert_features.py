@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from braincl.models.config import KINDS, SharedContextConfig
-from braincl.models.evidence import Evidence, ExpertGroup, cross_validated
+from braincl.models.evidence import Evidence, ExpertGroup, leave_one_out
 from braincl.models.experts import Expert
 from braincl.models.noise_levels import posterior
 
@@ -27,10 +27,10 @@ class PairFeatures(NamedTuple):
     Parameters
     ----------
     features : tensor (LOCAL, c, V)
-        Log evidence and cross-validated gain over the first expert, the gain itself, signal share, degrees of freedom
+        Log evidence and leave-one-out gain over the first expert, the gain itself, signal share, degrees of freedom
         an image.
     log_evidence, log_predictive : tensor (V, c)
-        Log evidence, and cross-validated log likelihood of the context's responses.
+        Log evidence, and leave-one-out log likelihood of the context's responses.
     """
 
     features: Tensor
@@ -39,6 +39,7 @@ class PairFeatures(NamedTuple):
 
 
 def pair_features(
+    context: Context,
     groups: list[ExpertGroup],
     found: list[Evidence],
     Y: Float[Tensor, "n v"],
@@ -48,6 +49,7 @@ def pair_features(
 
     Parameters
     ----------
+    context : Context
     groups : list of ExpertGroup
     found : list of Evidence
         Of these voxels, by group.
@@ -63,7 +65,7 @@ def pair_features(
     parts = []
     for group, of_group in zip(groups, found, strict=True):
         weights, log_evidence = posterior(of_group.log_likelihood)
-        residual = cross_validated(group, of_group, weights, Y)
+        residual = leave_one_out(group, of_group, weights, context.systems[group.system].vectors, Y)
         levels = torch.stack([group.shares, group.freedom], dim=2)
         share, free = (weights.transpose(0, 1) @ levels).unbind(dim=2)
         parts.append(torch.stack([log_evidence.T, residual, share, free]))

@@ -1,7 +1,7 @@
 """How experts are weighted before anything is learned: by what they predict, not by how likely they find the data.
 
 The evidence of an expert trusts its prior: it is right where voxels are drawn from it, as in a simulation, and misled
-where tuning is of another kind, as in a new animal. Cross-validated errors do not share that trust, and averaged over
+where tuning is of another kind, as in a new animal. Leave-one-out errors do not share that trust, and averaged over
 voxels they order experts rightly even in short contexts. Which of the three counts how much is learned.
 The components of a mixture are one expert here: among each other they are weighted by evidence, exactly.
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-INITIAL_TRUST = (0.0, 0.25, 2.0)  # in evidence, in the voxel's own cross-validated error, and in that of all voxels
+INITIAL_TRUST = (0.0, 0.25, 2.0)  # in evidence, in the voxel's own leave-one-out error, and in that of all voxels
 
 
 class ExpertScores(NamedTuple):
@@ -25,7 +25,7 @@ class ExpertScores(NamedTuple):
     Parameters
     ----------
     scores : tensor (V, c, 2) or (V, c, 3)
-        In nats: log evidence and cross-validated log likelihood; and the latter's mean over all voxels, which the
+        In nats: log evidence and leave-one-out log likelihood; and the latter's mean over all voxels, which the
         caller adds.
     within_mixture : tensor (V, c)
         Log weights of components inside the mixture; 0 for all other experts.
@@ -47,7 +47,7 @@ def score_experts(
     ----------
     log_evidence : tensor (V, c)
     log_predictive : tensor (V, c)
-        Cross-validated log likelihood of the context's responses, ``-n/2 log(mean squared residual)``.
+        Leave-one-out log likelihood of the context's responses, ``-n/2 log(mean squared residual)``.
     mixture : slice
         Which experts are components of the mixture.
     log_weights : tensor (m,), optional

@@ -211,7 +211,7 @@ class SharedContextNetwork(InContextNetwork):
         self.read_out = nn.Linear(config.width, 2)
         nn.init.zeros_(self.read_out.weight)
         nn.init.zeros_(self.read_out.bias)
-        if config.cross_validated:
+        if config.leave_one_out:
             self.trust = nn.Parameter(torch.tensor(INITIAL_TRUST))
         self.share_logits = nn.Parameter(torch.zeros(len(SIGNAL_SHARES)))
         self.temper = nn.Parameter(torch.zeros(()))  # log of the power that evidence is raised to
@@ -376,21 +376,21 @@ class SharedContextNetwork(InContextNetwork):
         self.check_features(X.shape[1])
         context = Context(X)
         experts = self._experts(context)
-        log_shares = self._log_shares(experts) if self.config.cross_validated else None
+        log_shares = self._log_shares(experts) if self.config.leave_one_out else None
         groups = group_experts(experts, len(X), Y, log_shares=log_shares)
         context.lower(Y)
         parts, kept, left = [], {}, KEPT_VALUES
         for voxels in batches(Y.shape[1], voxel_batch):
             part = Y[:, voxels]
             found = evidence_of_all(context, groups, part)
-            parts.append(pair_features(groups, found, part, self.config.cross_validated))
+            parts.append(pair_features(context, groups, found, part, self.config.leave_one_out))
             left -= sum(sum(part.numel() for part in of_group) for of_group in found)
             if left > 0:
                 kept[voxels.start, voxels.stop] = found
         features, likely, predictive = zip(*parts, strict=True)
         means = torch.stack([part.sum(dim=2) for part in features]).sum(dim=0).T / Y.shape[1]
         scores, of_all = None, torch.zeros_like(means[:, 0])
-        if self.config.cross_validated:
+        if self.config.leave_one_out:
             scores = score_experts(torch.cat(likely), torch.cat(predictive), *self._mixture(experts))
             of_all = scores.scores[..., 1].mean(dim=0)
         summary = Summary(Y.shape[1], torch.cat([means, of_all[:, None]], dim=1))
@@ -476,7 +476,7 @@ class SharedContextNetwork(InContextNetwork):
         """Log weight of each share of signal before any evidence, up to a constant."""
         if self.config.features:
             return self.share_logits + self.prior_shares.log()
-        return self.share_logits - (math.log(len(SIGNAL_SHARES)) if self.config.cross_validated else 0)
+        return self.share_logits - (math.log(len(SIGNAL_SHARES)) if self.config.leave_one_out else 0)
 
     def _log_prior(self, experts: list[Expert]) -> Tensor:
         """Log weight of each expert before any evidence.
@@ -486,7 +486,7 @@ class SharedContextNetwork(InContextNetwork):
         leads.
         """
         mixture = [expert.kind == "mixture" for expert in experts]
-        if self.config.cross_validated:
+        if self.config.leave_one_out:
             return torch.tensor([0.0 if inside or not any(mixture) else -2.0 for inside in mixture])
         prior = torch.tensor([0.0] + [-4.0] * (len(experts) - 1))
         if any(mixture):

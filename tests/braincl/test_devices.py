@@ -28,13 +28,13 @@ from setcore.parallel.ranks import Ranks
 
 FEATURES = 12
 TINY = TrainConfig(
-    network=SharedContextConfig(width=8, heads=2, hidden=8, layers=1, cross_validated=True), queries=8, voxels=12
+    network=SharedContextConfig(width=8, heads=2, hidden=8, layers=1, leave_one_out=True), queries=8, voxels=12
 )
 
 
 def population_network():
     network = SharedContextNetwork(SharedContextConfig(
-        features=FEATURES, scales=(1.0, 0.5), cross_validated=True, width=8, heads=2, hidden=8, layers=1
+        features=FEATURES, scales=(1.0, 0.5), leave_one_out=True, width=8, heads=2, hidden=8, layers=1
     ))  # fmt: skip
     network.set_prior(make_prior())
     with torch.no_grad():

@@ -43,12 +43,13 @@ def complaints(source, data, decoded):
 
 
 @pytest.mark.slow
-def test_every_development_mesh_fits_and_decodes_watertight_in_its_frame(shared_data, tokenizer):
+@pytest.mark.parametrize("part", range(4))  # so that the workers share them
+def test_every_development_mesh_fits_and_decodes_watertight_in_its_frame(shared_data, tokenizer, part):
     found = {}
-    for path in sorted((shared_data / "meshes_dev").glob("*.ply")):
+    for path in sorted((shared_data / "meshes_dev").glob("*.ply"))[part::4]:
         data = tokenizer.encode(path, max_bytes=512, effort="fast").to_bytes()
         found[path.name] = complaints(path, data, tokenizer.decode(data, resolution=64))
-    assert len(found) > 100
+    assert len(found) > 25
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 

@@ -52,7 +52,7 @@ def test_the_ensemble_is_the_mean_of_fourteen_ridges(case, known):
 
 
 def member(prior, covariance, scale, bend, X, z, queries):
-    """Mean and variance of a voxel under one kernel, and its cross-validated score, with dense matrices."""
+    """Mean and variance of a voxel under one kernel, and its leave-one-out score, with dense matrices."""
     share, A, new = prior.shares @ SIGNAL_SHARES, X - X.mean(axis=0), queries - X.mean(axis=0)
     everything = np.vstack([A, new])
     linear = everything @ covariance @ everything.T
@@ -77,7 +77,7 @@ def member(prior, covariance, scale, bend, X, z, queries):
     mean = np.sqrt(share) * scale * new @ prior.means[0] + cross @ precision @ rest
     explained = np.einsum("ti,ij,tj->t", cross, precision, cross)
     variance = share * np.diag(kernel)[IMAGES:] - explained + noise * (1 + 1 / IMAGES)
-    residual = IMAGES * np.sum((precision @ rest) ** 2) / np.trace(precision) ** 2
+    residual = np.mean((precision @ rest / np.diag(precision)) ** 2)
     return mean, variance, -0.5 * IMAGES * np.log(residual)
 
 

@@ -5,7 +5,7 @@ import torch
 from standin import make_prior
 
 from braincl.models.config import SharedContextConfig
-from braincl.models.evidence import cross_validated, evidence_of_all
+from braincl.models.evidence import evidence_of_all, leave_one_out
 from braincl.models.expert_scores import score_experts
 from braincl.models.noise_levels import posterior
 from braincl.models.shared_context import SharedContextNetwork
@@ -36,7 +36,7 @@ def test_a_mixture_is_scored_as_one_expert():
 def test_untrained_the_best_predictions_of_all_voxels_decide():
     """Voxels whose tuning is far from the prior: the generic experts predict better, and take the weight."""
     network = SharedContextNetwork(SharedContextConfig(
-        features=12, scales=(1.0,), relaxations=(), cross_validated=True, width=8, heads=2, hidden=8, layers=1
+        features=12, scales=(1.0,), relaxations=(), leave_one_out=True, width=8, heads=2, hidden=8, layers=1
     )).eval()  # fmt: skip
     network.set_prior(make_prior())
     X = dense(150, 12)
@@ -49,7 +49,8 @@ def test_untrained_the_best_predictions_of_all_voxels_decide():
     weights, errors = torch.zeros(40, len(conditioned.experts)), np.zeros(len(conditioned.experts))
     for group, of_group, part in zip(conditioned.groups, found, parts, strict=True):
         own = posterior(of_group.log_likelihood).weights
-        errors[group.members] = cross_validated(group, of_group, own, Y).log().mean(dim=1)
+        vectors = conditioned.context.systems[group.system].vectors
+        errors[group.members] = leave_one_out(group, of_group, own, vectors, Y).log().mean(dim=1)
         weights[:, group.members] = part.sum(dim=2).detach()
     assert int(weights.mean(dim=0).argmax()) == int(np.argmin(errors)) > 0
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(40))

@@ -37,11 +37,11 @@ def with_prior(**options):
     return trained(network).eval()
 
 
-@pytest.fixture(params=["agnostic", "population", "cross-validated"])
+@pytest.fixture(params=["agnostic", "population", "leave one out"])
 def encoder(request):
     if request.param == "agnostic":
         return InContextEncoder(trained(small_network()))
-    options = {"scales": (1.0, 0.5), "cross_validated": True} if request.param == "cross-validated" else {}
+    options = {"scales": (1.0, 0.5), "leave_one_out": True} if request.param == "leave one out" else {}
     return InContextEncoder(with_prior(**options))
 
 
@@ -181,7 +181,7 @@ def test_all_voxels_constant(encoder, arrays):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"scales": (1.0, 0.5, 2.0), "cross_validated": True}], ids=["evidence", "cross-validated"]
+    "options", [{}, {"scales": (1.0, 0.5, 2.0), "leave_one_out": True}], ids=["evidence", "leave one out"]
 )
 def test_untrained_it_is_close_to_population_prior_ridge(arrays, options):
     X, Y, queries = arrays
