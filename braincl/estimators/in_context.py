@@ -243,8 +243,7 @@ class InContextEncoder(LinearEncoder):
         """
         self._prepare(X, y)
         with torch.inference_mode(), saying_what_fits(f"voxel_batch is {self.voxel_batch}: set it lower"):
-            self.coef_, bias = self._emit(summary)
-        self.intercept_ = self._standardiser.undo(bias[None])[0].astype(np.float32)  # constant voxels keep their value
+            self.coef_, self.intercept_ = self._emit(summary)
         return self
 
     def _prepare(self, X: Any, y: Any) -> None:
@@ -276,24 +275,24 @@ class InContextEncoder(LinearEncoder):
         return network.eval()
 
     def _emit(self, summary: Summary | None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Weights (V, E) in the units of responses, and biases (v,) of the varying voxels, standardised."""
+        """Weights (V, E) and intercepts (V,); constant voxels keep their value."""
         shift, scale, varying = self._standardiser
         coef = np.zeros((len(shift), self._X.shape[1]), np.float32)
         coef[np.isnan(shift)] = np.nan
-        bias, whole = np.empty(len(varying), np.float32), len(varying) == len(shift)
+        intercept, whole = shift.copy(), len(varying) == len(shift)
         if len(varying):
             self._conditioned = self._network.condition(self._X, self._Y, self.voxel_batch, summary)
         self._told: dict[int, Any] = {}
+        units = torch.as_tensor(scale[varying].astype(np.float32)).to(self._Y)
         in_place = torch.from_numpy(coef) if whole and self._Y.device.type == "cpu" else None
         for part in batches(len(varying), self.voxel_batch):
             rows = part if whole else varying[part]
             out = None if in_place is None else in_place[part]
-            weights, biases = self._network.emit(self._conditioned, self._Y[:, part], part, out)
+            weights, biases = self._network.emit(self._conditioned, self._Y[:, part], part, units[part], out)
             if out is None:
                 coef[rows] = weights.cpu().numpy()
-            coef[rows] *= scale[rows, None].astype(np.float32)
-            bias[part] = biases.cpu().numpy()
-        return coef, bias
+            intercept[rows] += biases.cpu().numpy()
+        return coef, intercept.astype(np.float32)
 
     @plain_torch()
     def _predict_moments(self, X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

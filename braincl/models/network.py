@@ -146,8 +146,9 @@ class InContextNetwork(nn.Module, ABC):
 
     @abstractmethod
     def emit(
-        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice, out: Tensor | None = None
-    ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:
+        self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice, scale: Float[Tensor, "v"] | None = None,
+        out: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:  # fmt: skip
         """Encoder weights and biases of a batch of voxels.
 
         Parameters
@@ -157,6 +158,8 @@ class InContextNetwork(nn.Module, ABC):
             Of these voxels only.
         voxels : slice
             Their place among the voxels of the context.
+        scale : tensor (v,), optional
+            Of the voxels' responses, whose units weights and biases get; None: they are for standardised responses.
         out : tensor (v, E), optional
             What weights are written to.
 

@@ -128,13 +128,15 @@ def unknown_scale(power: Tensor, cross: Tensor | None, freedom: int) -> ScalePos
     """
     if cross is None:
         mode = (power / freedom).sqrt_()
-        return ScalePosterior(-freedom * (mode.log() + 0.5) + _RANGE, mode.mul_(1 + 0.75 / freedom))
-    inverse = (cross.square() + 4 * freedom * power).sqrt_().add_(cross).div_(2 * power)  # 1 / s at the mode
-    shift = cross * inverse
-    variance = 1 / (2 * freedom + shift)  # of log s
-    log_likelihood = freedom * (inverse.log() - 0.5) + 0.5 * (shift + (2 * freedom * variance).log()) + _RANGE
-    skew = (4 * freedom + 3 * shift) * variance.square()
-    return ScalePosterior(log_likelihood, (1 + 0.5 * (variance + skew)) / inverse)
+        return ScalePosterior(mode.log().mul_(-freedom).add_(_RANGE - 0.5 * freedom), mode * (1 + 0.75 / freedom))
+    twice = 2 * power
+    inverse = torch.addcmul(2 * freedom * twice, cross, cross).sqrt_().add_(cross).div_(twice)  # 1 / s at the mode
+    precision = (cross * inverse).add_(2 * freedom)  # of log s
+    log_likelihood = torch.add(0.5 * precision, inverse.log(), alpha=freedom)
+    log_likelihood.add_(precision.log(), alpha=-0.5).add_(_RANGE - 1.5 * freedom + 0.5 * math.log(2 * freedom))
+    variance = precision.reciprocal_()
+    mean = (2 - freedom * variance).mul_(variance).add_(1).div_(inverse)  # with the skew of log s
+    return ScalePosterior(log_likelihood, mean)
 
 
 _RANGE = math.log(math.sqrt(2 * math.pi) / SCALE_RANGE)

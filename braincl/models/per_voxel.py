@@ -166,8 +166,9 @@ class PerVoxelNetwork(InContextNetwork):
         return EmittedVoxels(X, weights, bias, (Y - X @ weights.T - bias).square().mean(dim=0).sqrt())
 
     def emit(
-        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice, out: Tensor | None = None
-    ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:
+        self, conditioned: EmittedVoxels, Y: Float[Tensor, "n v"], voxels: slice,
+        scale: Float[Tensor, "v"] | None = None, out: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:  # fmt: skip
         """Encoder weights and biases of a batch of voxels.
 
         Parameters
@@ -176,6 +177,8 @@ class PerVoxelNetwork(InContextNetwork):
         Y : tensor (n, v)
             Not looked at again.
         voxels : slice
+        scale : tensor (v,), optional
+            Of the voxels' responses, whose units weights and biases get; None: they are for standardised responses.
         out : tensor (v, E), optional
             What weights are written to.
 
@@ -184,8 +187,10 @@ class PerVoxelNetwork(InContextNetwork):
         weights : tensor (v, E)
         bias : tensor (v,)
         """
-        weights = conditioned.weights[voxels]
-        return weights if out is None else out.copy_(weights), conditioned.bias[voxels]
+        weights, bias = conditioned.weights[voxels], conditioned.bias[voxels]
+        if scale is not None:
+            weights, bias = weights * scale[:, None], bias * scale
+        return weights if out is None else out.copy_(weights), bias
 
     def ask(self, conditioned: EmittedVoxels, queries: Float[Tensor, "t e"]) -> Float[Tensor, "t e"]:
         """New pictures, where the network is.

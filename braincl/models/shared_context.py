@@ -494,8 +494,9 @@ class SharedContextNetwork(InContextNetwork):
         return prior
 
     def emit(
-        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice, out: Tensor | None = None
-    ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:
+        self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice,
+        scale: Float[Tensor, "v"] | None = None, out: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "v e"], Float[Tensor, "v"]]:  # fmt: skip
         """Encoder weights and biases of a batch of voxels.
 
         Parameters
@@ -504,6 +505,8 @@ class SharedContextNetwork(InContextNetwork):
         Y : tensor (n, v)
             Of these voxels only.
         voxels : slice
+        scale : tensor (v,), optional
+            Of the voxels' responses, whose units weights and biases get; None: they are for standardised responses.
         out : tensor (v, E), optional
             What weights are written to.
 
@@ -517,8 +520,11 @@ class SharedContextNetwork(InContextNetwork):
         else:
             on_images, means = self.read_through(conditioned, Y, voxels)
             duals = [on_images.flatten(1)]
-        weights = torch.mm(torch.cat([*duals, means], dim=1), conditioned.rows, out=out)
-        return weights, -(weights @ conditioned.offset)
+        amounts = torch.cat([*duals, means], dim=1)
+        if scale is not None:
+            amounts.mul_(scale[:, None])
+        bias = amounts @ (conditioned.rows @ conditioned.offset)
+        return torch.mm(amounts, conditioned.rows, out=out), -bias
 
     def read_through(
         self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice

@@ -70,7 +70,9 @@ NETWORK = CONTEXT | copies(
     "in", "models.expert_features.common_features", "models.shared_context.SharedContextNetwork.condition",
     "models.shared_context.SharedContextNetwork.ask",
 )  # fmt: skip
-IN_CONTEXT = NETWORK | copies("in", "estimators.in_context.InContextEncoder._prepare") | copies(
+IN_CONTEXT = NETWORK | copies(
+    "in", "estimators.in_context.InContextEncoder._prepare", "estimators.in_context.InContextEncoder._emit"
+) | copies(
     "out", "estimators.in_context.InContextEncoder._emit", "estimators.in_context.InContextEncoder._predict_moments"
 )  # fmt: skip
 PRIOR_RIDGE = ("estimators.prior_ridge.PriorRidge.fit", "estimators.prior_ridge.PriorRidge._predict_moments")
