@@ -311,8 +311,8 @@ class InContextEncoder(LinearEncoder):
                         self._told[part.start] = told
                 for tile in batches(part.stop - part.start, TILE):  # what stays in the processor's cache
                     moments = self._network.predictive_moments(told.part(tile), asked)
-                    rows = slice(part.start + tile.start, part.start + tile.stop)
-                    rows = rows if len(varying) == len(shift) else varying[rows]
+                    voxels = slice(part.start + tile.start, part.start + tile.stop)
+                    rows = voxels if len(varying) == len(shift) else varying[voxels]
                     in_units = scale[rows].astype(np.float32)
                     mean[:, rows] += moments[0].cpu().numpy() * in_units
                     std[:, rows] = moments[1].sqrt().cpu().numpy() * in_units

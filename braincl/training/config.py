@@ -175,7 +175,7 @@ class TrainConfig:
 
 # Each further expert costs time per voxel, and more of them predicted no better.
 POPULATION_EXPERTS = SharedContextConfig(
-    scales=(1.0, 0.5, 2.0), relaxations=((0.3, 1.0), (0.7, 0.7)), powers=(0.0, 0.5), leave_one_out=True
+    scales=(1.0, 0.5, 2.0), relaxations=((0.3, 1.0), (0.7, 0.7)), powers=(0.0,), leave_one_out=True
 )  # fmt: skip
 AGNOSTIC_EXPERTS = SharedContextConfig(signals=(0.1, 0.3), leave_one_out=True)
 PRESETS = {
