@@ -70,6 +70,13 @@ def test_posterior_weights_are_bayes():
     torch.testing.assert_close(posterior(found, mass).weights.sum(dim=2), mass)
 
 
+def test_weights_that_do_not_count_are_no_denormal_numbers():
+    """Products with those take many times as long."""
+    weights, _ = posterior(1000 * likelihoods(5, 2, 7).float())
+    torch.testing.assert_close(weights.sum(dim=2), torch.ones(5, 2))
+    assert float(weights.min()) > 1e-20
+
+
 def test_the_most_likely_level_takes_all():
     found = likelihoods(5, 2, 7)
     weights = most_likely_level(found)
