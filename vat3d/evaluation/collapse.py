@@ -73,9 +73,9 @@ class Collapses:
         vector = vector + (1e-4 * size[:, 0] + 1e-12) * middle
         places = np.linalg.solve(matrix, vector[..., None])[..., 0]
         full = np.concatenate([places, np.ones((len(places), 1))], 1)
-        costs = np.einsum("ni,nij,nj->n", full, quadric, full)
+        costs = _rounded(np.einsum("ni,nij,nj->n", full, quadric, full).clip(min=0))
         for (a, b), cost, place in zip(pairs.tolist(), costs.tolist(), places.tolist(), strict=True):
-            heapq.heappush(self._heap, (max(cost, 0.0), a, b, self._changes[a] + self._changes[b], False, tuple(place)))
+            heapq.heappush(self._heap, (cost, a, b, self._changes[a] + self._changes[b], False, tuple(place)))
 
     def _run(self) -> None:
         alive = self.most
@@ -160,6 +160,12 @@ class Collapses:
             to[gone] = to[kept]
         faces = to[self.faces]
         return vertices, faces[(faces != np.roll(faces, 1, axis=1)).all(1)]
+
+
+def _rounded(costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Costs to six digits, below 1e-9 to none: what processors round differently must not change the order."""
+    fraction, exponent = np.frexp(np.round(costs, 15) * (costs > 1e-9))
+    return np.ldexp(np.round(fraction * 2**20), exponent - 20)
 
 
 def _quadrics(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -33,7 +33,7 @@ _LARGEST, _COLLAPSED = 40_000, 4_000  # faces that fast_simplification, and the 
 _GIVE_UP = 1.5  # sizes do not quite grow with the ladder: quantisation merges vertices
 _QUERIES = 3_000
 _SHORT_LIST, _FINAL_LIST = 10, 4
-_VERSION = 4
+_VERSION = 5
 _NEAR = THRESHOLDS[-1]
 
 
