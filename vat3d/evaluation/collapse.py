@@ -165,7 +165,7 @@ class Collapses:
 def _rounded(costs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Costs to six digits, below 1e-9 to none: what processors round differently must not change the order."""
     fraction, exponent = np.frexp(np.round(costs, 15) * (costs > 1e-9))
-    return np.ldexp(np.round(fraction * 2**20), exponent - 20)
+    return np.asarray(np.ldexp(np.round(fraction * 2**20), exponent - 20))
 
 
 def _quadrics(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
