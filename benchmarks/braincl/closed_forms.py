@@ -6,8 +6,8 @@ Macaque V4: the prior is that of all sessions of one animal, and a session of th
 test pictures and a context of every size. Human objects (object2vec): one person is left out, and with every fold of 20
 or 21 test categories these too, so that the prior has seen neither. Mean Pearson r over splits, with the standard
 deviation of a single one; below it the mean paired difference to population-prior ridge, likewise. `--steps` trains a
-network on the same subjects and pictures for every prior and puts it beside them: 400 steps take about a minute, and the
-human set takes twelve networks for every split.
+network on the same subjects and pictures for every prior and puts it beside them: 400 steps take about a minute, and
+the human set takes twelve networks for every split.
 """
 
 from __future__ import annotations
