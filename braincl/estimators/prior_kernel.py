@@ -37,13 +37,12 @@ MATRICES = 60
 
 
 class PriorKernelRidge(VoxelEncoder):
-    """Population-prior ridges and kernel ridges in the metric of the prior, weighted per voxel by how they predict.
+    """Population-prior ridges and kernel ridges in the metric of the prior, weighted per voxel by leave-one-out error.
 
     The covariances are those of `PriorEnsemble`, each as a linear kernel and as two that bend with the distance between
-    pictures. Members are weighted by the leave-one-out likelihood of the context: that of all voxels
-    together, and a quarter of the voxel's own. It predicts a little better than any linear encoder from a few hundred
-    pictures on, and has no `coef_`. Twenty-one systems of n equations are solved: for contexts of up to a few thousand
-    pictures.
+    pictures. Members are weighted by the leave-one-out likelihood of the context: of all voxels together, and a quarter
+    of the voxel's own. It predicts a little better than any linear encoder from a few hundred pictures on, and has no
+    `coef_`. Twenty-one systems of n equations are solved: for contexts of up to a few thousand pictures.
 
     Parameters
     ----------

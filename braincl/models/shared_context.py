@@ -10,8 +10,7 @@ starting weights are all that there is.
 
 The encoder that comes out is linear: ``w_v = sum_c p_vc (s_vc mu_c + Sigma_c A' a_vc)``.
 
-Axes: n context image, t query image, E feature, V voxel, v voxel of a batch, c expert, b basis, h noise
-level.
+Axes: n context image, t query image, E feature, V voxel, v voxel of a batch, c expert, b basis, h noise level.
 """
 
 from __future__ import annotations
@@ -384,7 +383,7 @@ class SharedContextNetwork(InContextNetwork):
             part = Y[:, voxels]
             found = evidence_of_all(context, groups, part)
             parts.append(pair_features(context, groups, found, part, self.config.leave_one_out))
-            left -= sum(sum(part.numel() for part in of_group) for of_group in found)
+            left -= sum(values.numel() for of_group in found for values in of_group)
             if left > 0:
                 kept[voxels.start, voxels.stop] = found
         features, likely, predictive = zip(*parts, strict=True)
