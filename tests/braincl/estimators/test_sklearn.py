@@ -69,7 +69,9 @@ class TestInterface:
         if isinstance(fitted, LinearEncoder):
             assert fitted.coef_.shape == (7, 12)
             assert fitted.intercept_.shape == (7,)
-            np.testing.assert_allclose(mean, X[:5] @ fitted.coef_.T + fitted.intercept_, rtol=1e-5, atol=1e-6)
+            linear = X[:5] @ fitted.coef_.T + fitted.intercept_
+            np.testing.assert_allclose(fitted.predict(X[:5]), linear, rtol=1e-6)
+            np.testing.assert_allclose(mean, linear, rtol=1e-5, atol=1e-6)  # with the error bars, by another way
 
     def test_one_dimensional_y(self, estimator, arrays):
         X, Y = arrays
