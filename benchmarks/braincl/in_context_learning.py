@@ -37,11 +37,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from setcore.blocks import CrossAttentionBlock
 from setcore.files import write_json
-from setcore.seeding import derive_seed, torch_generator
+from setcore.seeding import derive_seed, numpy_generator, torch_generator
 from setcore.training import warmup_cosine
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -53,7 +54,7 @@ LONGEST, QUERIES, BATCH = 32, 16, 64
 """Pairs in the longest context of training, queries for each context, tasks in a step."""
 WIDTH, HEADS, LAYERS, RATE = 48, 4, 5, 3e-3
 SIZES, LAYER_SIZES, UNCERTAINTY_SIZES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64), (8, 16, 32), (1, 2, 4, 8, 16, 32)
-DESCENT_STEPS, STEP_SIZES = 24, np.geomspace(0.02, 2, 40)
+DESCENT_STEPS, STEP_SIZES, RESAMPLED = 24, np.geomspace(0.1, 1, 24), 200
 DIVERSITY_SIZE = 16
 POINTS = 150
 """Single predictions whose standard deviation is stored, for each context size."""
@@ -207,8 +208,12 @@ def with_ones(tokens: Float[Tensor, "b q width"]) -> Float[Tensor, "b q width_1"
 
 def interval(values: Float[Tensor, "b q"]) -> dict[str, float]:
     """Mean over tasks and queries, and its standard error over tasks."""
-    of_tasks = values.double().mean(dim=1).numpy()
-    return {"mean": float(of_tasks.mean()), "se": float(of_tasks.std(ddof=1) / np.sqrt(len(of_tasks)))}
+    return interval_of_tasks(values.double().mean(dim=1).numpy())
+
+
+def interval_of_tasks(values: NDArray[np.float64]) -> dict[str, float]:
+    """Mean and standard error of one value for each task."""
+    return {"mean": float(values.mean()), "se": float(values.std(ddof=1) / np.sqrt(len(values)))}
 
 
 def squared(prediction: Float[Tensor, "b q"], other: Float[Tensor, "b q"]) -> dict[str, float]:
@@ -234,38 +239,42 @@ def measure_errors(network: InContextRegressor, budget: Budget, seed: int) -> li
 
 
 def measure_layers(network: InContextRegressor, budget: Budget, seed: int) -> list[dict[str, Any]]:
-    """One row a context size: the excess of every layer and number of steps, and how many steps a layer is worth.
-
-    The latter for the excess and one standard error to both sides.
-    """
+    """One row a context size: the excess of every layer and number of steps, and how many steps a layer is worth."""
     found = []
     for n in LAYER_SIZES:
-        chosen_on = draw_tasks(torch_generator(seed, "choices of layers", n), budget.tasks, n)
+        readouts = fit_readouts(network, draw_tasks(torch_generator(seed, "readouts", n), budget.tasks, n))
+        sizes = best_step_sizes(draw_tasks(torch_generator(seed, "step sizes", n), 5 * budget.tasks, n))
         tasks = draw_tasks(torch_generator(seed, "layers", n), budget.tasks, n)
         best = ridge(tasks)[0]
 
-        readouts = fit_readouts(network, chosen_on)
         tokens = network.query_tokens(tasks.X, tasks.y, tasks.Q)
-        layers = [squared((with_ones(t) @ r)[..., 0], best) for t, r in zip(tokens, readouts, strict=True)]
+        read = torch.stack([(with_ones(t) @ readout)[..., 0] for t, readout in zip(tokens, readouts, strict=True)])
+        walked = [gradient_descent(tasks, size, k)[-1] for k, size in enumerate(sizes, 1)]
+        walked.insert(0, torch.zeros_like(best))  # no step: the prediction is 0
 
-        errors = [
-            ((gradient_descent(chosen_on, size, DESCENT_STEPS) - chosen_on.signal) ** 2).mean(dim=(1, 2))
-            for size in STEP_SIZES
-        ]
-        sizes = [float(STEP_SIZES[k]) for k in torch.stack(errors).nan_to_num(torch.inf).argmin(dim=0)]
-        descent = [squared(gradient_descent(tasks, size, k)[-1], best) for k, size in enumerate(sizes, 1)]
-        descent.insert(0, squared(torch.zeros_like(best), best))  # no step: the prediction is 0
-
-        falling = [row["mean"] for row in descent]
+        layers = ((read - best) ** 2).double().mean(dim=2).numpy()
+        descent = ((torch.stack(walked) - best) ** 2).double().mean(dim=2).numpy()
+        worth = [steps_worth(float(layer.mean()), descent.mean(axis=1)) for layer in layers]
+        again = numpy_generator(seed, "resampled", n).integers(budget.tasks, size=(RESAMPLED, budget.tasks))
+        spread = [[steps_worth(float(layer[i].mean()), descent[:, i].mean(axis=1)) for i in again] for layer in layers]
         found.append({
-            "n": n, "layers": layers, "network": squared(network(tasks.X, tasks.y, tasks.Q)[0], best),
-            "descent": descent, "step_sizes": sizes,
-            "worth": [[steps_worth(layer["mean"] + k * layer["se"], falling) for k in (1, 0, -1)] for layer in layers],
+            "n": n, "network": squared(network(tasks.X, tasks.y, tasks.Q)[0], best), "step_sizes": sizes,
+            "layers": [interval_of_tasks(layer) for layer in layers],
+            "descent": [interval_of_tasks(step) for step in descent],
+            "worth": [{"mean": w, "se": float(np.std(s, ddof=1))} for w, s in zip(worth, spread, strict=True)],
         })  # fmt: skip
     return found
 
 
-def steps_worth(excess: float, descent: list[float]) -> float:
+def best_step_sizes(tasks: Tasks) -> list[float]:
+    """For 1, 2, ... steps of gradient descent the step size with the least squared error after the last."""
+    errors = torch.stack([
+        ((gradient_descent(tasks, size, DESCENT_STEPS) - tasks.signal) ** 2).mean(dim=(1, 2)) for size in STEP_SIZES
+    ])  # fmt: skip
+    return [float(STEP_SIZES[k]) for k in errors.nan_to_num(torch.inf).argmin(dim=0)]
+
+
+def steps_worth(excess: float, descent: NDArray[np.float64]) -> float:
     """Steps of gradient descent with the same excess, between two numbers of steps by its logarithm.
 
     No fewer than 0 and no more than were tried.
@@ -338,7 +347,7 @@ def print_tables(results: dict[str, Any]) -> None:
         for found in [{row["method"]: row for row in results["errors"] if row["n"] == n}]
     ])  # fmt: skip
     _table("Excess after every layer; steps of gradient descent that get as far", ["n", "layer", "excess", "steps"], [
-        [str(part["n"]), str(layer), _said(excess, 4), "{1:.1f} ({0:.1f}..{2:.1f})".format(*worth)]
+        [str(part["n"]), str(layer), _said(excess, 4), _said(worth, 1)]
         for part in results["layers"]
         for layer, (excess, worth) in enumerate(zip(part["layers"], part["worth"], strict=True))
     ])  # fmt: skip

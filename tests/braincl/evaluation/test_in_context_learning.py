@@ -62,6 +62,16 @@ def test_gradient_descent_goes_to_ridge(tasks):
     torch.testing.assert_close(path[-1], icl.ridge(tasks)[0], atol=1e-4, rtol=0)
 
 
+def test_the_best_step_size_depends_on_the_number_of_steps(tasks):
+    sizes = icl.best_step_sizes(tasks)
+    assert len(sizes) == icl.DESCENT_STEPS
+    for steps in (1, 5):
+        errors = [
+            float((icl.gradient_descent(tasks, s, steps)[-1] - tasks.signal).square().mean()) for s in icl.STEP_SIZES
+        ]
+        assert sizes[steps - 1] == icl.STEP_SIZES[int(np.argmin(errors))]
+
+
 def test_dmmse_of_one_task_is_that_task(tasks):
     pool = icl.draw_weights(torch_generator(3, "tests"), 1)
     torch.testing.assert_close(icl.discrete_mmse(tasks, pool), tasks.Q @ pool[0])
@@ -112,7 +122,7 @@ def test_readouts_find_what_is_linear_in_a_token(network):
 
 
 def test_steps_that_a_layer_is_worth():
-    descent = [1.0, 0.1, 0.01, 0.02]
+    descent = np.array([1.0, 0.1, 0.01, 0.02])
     assert icl.steps_worth(0.1, descent) == pytest.approx(1)
     assert icl.steps_worth(0.1**1.5, descent) == pytest.approx(1.5)
     assert icl.steps_worth(2.0, descent) == 0
