@@ -134,8 +134,8 @@ class MeshTokenizer:
             Size of the file, header included. None: every token of all scales, without a residual, for what takes
             tokens rather than files.
         effort : {"fast", "normal", "best"}
-            One forward pass, or also a fixed number of refinement steps (up to about 20 s and 60 s on two cores), whose
-            result is kept unless its estimated F-score is clearly worse.
+            How many steps refine what the encoder says: about 2 s, 20 s or 60 s on two cores. At "normal" and "best"
+            the result is kept unless its estimated F-score is clearly worse.
         seed : int
             Same mesh, seed and machine: same bytes.
         fill : {"nonzero", "even-odd"}, optional

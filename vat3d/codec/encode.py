@@ -25,13 +25,13 @@ from vat3d.bitstream.stream import THICKNESSES, TokenStream, any_levels
 from vat3d.bitstream.token_model import TokenModel
 from vat3d.codec.decode import StreamDecoder
 from vat3d.codec.effort import EFFORTS, RESIDUAL_EFFORTS, Schedule
-from vat3d.codec.fidelity import CELLS, FEW_SAMPLES, ROUGH_CELLS, FScoreEstimator
+from vat3d.codec.fidelity import CELLS, FEW_CELLS, FEW_SAMPLES, ROUGH_CELLS, FScoreEstimator
 from vat3d.codec.level_search import better, with_levels
 from vat3d.codec.refine_residual import refine_residual
 from vat3d.codec.refine_tokens import refine
 from vat3d.codec.targets import FAST_SAMPLES, SLOW_SAMPLES, ShapeSamples, sample_shape
 from vat3d.codec.token_budget import TokenBudget, token_budget
-from vat3d.codec.token_search import TokenChoice, TokenSearch
+from vat3d.codec.token_search import PRICES, TokenChoice, TokenSearch
 from vat3d.errors import CodecError, MeshError
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.fill import EVEN_ODD, FILLS, NONZERO
@@ -39,8 +39,6 @@ from vat3d.mesh_io.load import load_mesh
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.placement.placed_shape import PlacedShape, place_shape
 
-TRIAL_STEPS = 12
-"""Steps on free vectors after which the fill rules are compared; refinement then begins anew."""
 RESIDUAL_SHARE = 0.5
 """Share of what the trial's tokens lack of the solid's own F-score that a residual is trusted to bring."""
 
@@ -90,8 +88,8 @@ class EncodeOptions:
                 raise CodecError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
 
     @property
-    def refines(self) -> bool:
-        """Whether tokens are refined and F-scores measured; else one forward pass and estimates have to do."""
+    def measures(self) -> bool:
+        """Whether choices rest on F-scores that are measured, on many samples; else estimates have to do."""
         return self.effort != "fast"
 
 
@@ -122,13 +120,13 @@ class _Task:
         return self.deadline is not None and time.perf_counter() > self.deadline
 
     def f_score(self, stream: TokenStream) -> float:
-        """The F-score of what decodes, from fewer samples where nothing is refined; on a rough grid when it is late, or
-        where nothing is refined and the surface is so large that a finer look would take longer than all else."""
+        """The F-score of what decodes, from fewer samples on a coarser grid at effort "fast"; on a rough grid when it
+        is late, or at "fast" where the surface is so large that a finer look would take longer than all else."""
         field, options = self.decoder.field(stream), self.options
-        count, cells = (SAMPLES if options.refines else FEW_SAMPLES), CELLS
+        count, cells = (SAMPLES, CELLS) if options.measures else (FEW_SAMPLES, FEW_CELLS)
         if self.late:
             count, cells = FEW_SAMPLES, ROUGH_CELLS
-        elif not options.refines and len(self.estimator.surface(field, stream.level, ROUGH_CELLS)[1]) > LARGE_SURFACE:
+        elif not options.measures and len(self.estimator.surface(field, stream.level, ROUGH_CELLS)[1]) > LARGE_SURFACE:
             cells = ROUGH_CELLS
         return self.estimator.measured(field, stream.level, stream.thickness, count, cells)
 
@@ -178,13 +176,13 @@ def encode_mesh(network: CodecNetwork, model: TokenModel, mesh: Any, options: En
 
     tokens = task.refined(encoded.search, encoded.start, task.schedule, task.budget.n_frozen)
     stream = add_residual(task, encoded, tokens)
-    if task.schedule.free_steps and not task.late:
+    if options.measures and not task.late:
         unrefined = encoded.start.ids[: task.budget.fitting(encoded.start.ids)]
         stream = better(stream, task.stream(unrefined), task.decoder, task.estimator)
     if not task.late:
-        thicknesses = encoded.shape.thicknesses[: None if options.refines else 1]  # estimates overrate large ones
+        thicknesses = encoded.shape.thicknesses[: None if options.measures else 1]  # estimates overrate large ones
         volume = encoded.samples.volume
-        stream = with_levels(stream, task.decoder, task.estimator, volume, options.refines, thicknesses)
+        stream = with_levels(stream, task.decoder, task.estimator, volume, options.measures, thicknesses)
     stream, f_score = fewest_scales(task, stream)
     if options.min_f_score is not None and f_score < options.min_f_score:
         wanted = f"F@.02 does not reach {options.min_f_score:g}, which was asked for"
@@ -197,7 +195,7 @@ def encode_mesh(network: CodecNetwork, model: TokenModel, mesh: Any, options: En
 def _task(
     network: CodecNetwork, model: TokenModel, options: EncodeOptions, shape: PlacedShape, deadline: float | None
 ) -> _Task:
-    budget = token_budget(network.config, model, shape.frame, options.max_bytes, residual=options.refines)
+    budget = token_budget(network.config, model, shape.frame, options.max_bytes)
     schedule = (RESIDUAL_EFFORTS if budget.below_residual else EFFORTS)[options.effort]
     decoder = StreamDecoder(network, shape.view)
     estimator = FScoreEstimator(shape.samples, decoder, shape.solid.face_distance, shape.unit)
@@ -242,9 +240,9 @@ def choose_start(tasks: Sequence[_Task]) -> _Encoded:
 def _promise(encoded: _Encoded) -> float:
     """The F-score that tokens promise after a few steps, with the share of the rest that a residual may bring."""
     task = encoded.task
-    trial = Schedule(min(TRIAL_STEPS, task.schedule.free_steps), 0)
+    trial = replace(task.schedule, free_steps=task.schedule.trial_steps, steps=0)
     tokens = task.refined(encoded.search, encoded.start, trial).tokens
-    now = task.estimator.estimate(task.decoder.field(task.stream(tokens)))
+    now = task.estimator.estimate(task.decoder.field(task.stream(tokens)), between=task.options.measures)
     share = RESIDUAL_SHARE if task.budget.below_residual else 0.0
     return now + share * max(task.estimator.ceiling(encoded.samples.surface) - now, 0)
 
@@ -252,13 +250,14 @@ def _promise(encoded: _Encoded) -> float:
 def _encode(task: _Task, fill: str, budget: TokenBudget) -> _Encoded:
     network, options = task.network, task.options
     shape = replace(task.shape, solid=task.shape.solid.filled(fill))
-    samples = sample_shape(shape, options.seed, *(SLOW_SAMPLES if options.refines else FAST_SAMPLES))
+    samples = sample_shape(shape, options.seed, *(SLOW_SAMPLES if options.measures else FAST_SAMPLES))
     samples = samples.to(network.device)
     with torch.no_grad():
         latent = network.encode(samples.points, samples.normals, samples.target.box)[0]
     search = TokenSearch(
-        network, samples.target, budget.fitting, task.model.tables, options.seed, budget.n_chosen, options.precision
-    )
+        network, samples.target, budget.fitting, task.model.tables, options.seed, budget.n_chosen, options.precision,
+        PRICES if task.schedule.prices else (),
+    )  # fmt: skip
     return _Encoded(task, shape, samples, latent, search, search.choose_price(latent))
 
 

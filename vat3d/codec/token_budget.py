@@ -107,9 +107,7 @@ class TokenBudget:
         return 8.0 * (self.max_bytes - used_bytes) - STEP_BITS - THICKNESS_BITS - LEVEL_BITS * scales
 
 
-def token_budget(
-    config: CodecConfig, model: TokenModel, frame: Frame, max_bytes: int | None, residual: bool
-) -> TokenBudget:
+def token_budget(config: CodecConfig, model: TokenModel, frame: Frame, max_bytes: int | None) -> TokenBudget:
     """The budget of one file.
 
     A file has a residual where there is room for one worth its place. Below it are all scales of components where a
@@ -122,8 +120,6 @@ def token_budget(
     frame : Frame
     max_bytes : int, optional
         None: as many as all tokens take, and no residual.
-    residual : bool
-        Whether the file may have one.
 
     Returns
     -------
@@ -139,6 +135,6 @@ def token_budget(
         return header_bytes(frame) + (count * math.log2(config.codes) + LEVEL_BITS * len(config.components)) / 8
 
     below = 0
-    if residual and few and least_bytes(few) + LEAST_ROOM <= max_bytes:
+    if few and least_bytes(few) + LEAST_ROOM <= max_bytes:
         below = many if 3 * least_bytes(many) <= max_bytes else few
     return TokenBudget(model, frame, max_bytes, below, sum(model.scales))

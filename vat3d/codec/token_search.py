@@ -25,7 +25,7 @@ from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.losses import field_loss
 
 PRICES = (0.03, 0.1, 0.2, 0.4, 0.8)
-"""Prices of a bit that are tried beside none, in half squared error of a token's vector at the last scale that fits."""
+"""Prices of a bit to try beside none, in half squared error of a token's vector at the last scale that fits."""
 SHARPER_WEIGHT = 0.5
 """Of the loss's second term; without it thin parts fade away. (In training it cost more than it brought.)"""
 HELD_SAMPLES = 4096
@@ -78,6 +78,8 @@ class TokenSearch:
         So many tokens are chosen at least, in whole scales: more than fit. All, if not given.
     precision : {"auto", "float32", "bfloat16"}
         Of matrix products.
+    prices : sequence of float
+        Of a bit, to try beside none.
     """
 
     def __init__(
@@ -89,9 +91,10 @@ class TokenSearch:
         seed: int = 0,
         limit: int | None = None,
         precision: str = "auto",
+        prices: Sequence[float] = PRICES,
     ) -> None:
         self.network, self.target, self.fit, self.tables, self.seed = network, target, fit, tables, seed
-        self.precision = precision
+        self.precision, self.prices = precision, prices
         quantizer, scales = network.quantizer, network.config.scales
         last = len(scales) if limit is None else int(np.searchsorted(np.cumsum(scales), limit)) + 1
         self.scales = list(scales[:last])
@@ -221,7 +224,7 @@ class TokenSearch:
 
         best = self.evaluate(quantised(), 0.0)
         ids, unit = best.ids, float(self.weights[best.kept - 1])
-        for price in PRICES:
+        for price in self.prices:
             ids = quantised(self.weights.new_full((1,), price * unit), self._bits(ids).split(self.scales))
             best = min(best, self.evaluate(ids, price * unit), key=lambda choice: choice.loss)
         return best

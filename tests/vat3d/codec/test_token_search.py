@@ -101,11 +101,11 @@ def test_no_time_no_steps(model: tuple[CodecNetwork, Tables], target: Target) ->
 
 
 def test_at_price_zero_the_first_choice_is_what_the_quantiser_says(
-    model: tuple[CodecNetwork, Tables], target: Target, monkeypatch: pytest.MonkeyPatch
+    model: tuple[CodecNetwork, Tables], target: Target
 ) -> None:
     network, tables = model
-    monkeypatch.setattr("vat3d.codec.token_search.PRICES", ())
-    choice = search(network, target, tables).choose_price(start(network))
+    looking = TokenSearch(network, target, lambda ids: COUNT, tables, prices=())
+    choice = looking.choose_price(start(network))
     ids = torch.cat(network.quantizer(start(network)).ids, dim=1)[0].numpy()
     assert np.array_equal(choice.ids, ids)
     assert choice.loss == pytest.approx(search(network, target, tables).evaluate(ids, 0.0).loss)
@@ -153,7 +153,10 @@ def test_costs_are_those_of_the_tables(model: tuple[CodecNetwork, Tables]) -> No
 
 
 def test_efforts_are_ordered() -> None:
-    assert EFFORTS["fast"].free_steps == EFFORTS["fast"].steps == 0 < EFFORTS["normal"].steps < EFFORTS["best"].steps
+    assert set(EFFORTS) == set(RESIDUAL_EFFORTS)
+    for efforts in (EFFORTS, RESIDUAL_EFFORTS):
+        steps = [each.free_steps + each.steps + each.residual_steps for each in efforts.values()]
+        assert steps == sorted(steps)
 
 
 def residual_of(
@@ -223,8 +226,3 @@ def test_classes_are_those_of_the_file_and_bits_of_several_residuals_are_their_o
         np.testing.assert_array_equal(found[row].numpy(), neighbourhood(np.abs(part)))
         alone = ResidualRate(torch.from_numpy(part), numbers[row]).bits(numbers[row])
         torch.testing.assert_close(bits[row], alone)
-
-
-def test_efforts_with_a_residual_are_ordered() -> None:
-    assert set(RESIDUAL_EFFORTS) == set(EFFORTS) - {"fast"}
-    assert RESIDUAL_EFFORTS["normal"].residual_steps < RESIDUAL_EFFORTS["best"].residual_steps
