@@ -98,6 +98,8 @@ def format_table(report: dict[str, Any]) -> str:
             f"model - {row['baseline']}, n = {row['n']}: r {row['pearson_r']:+.3f} "
             f"({row['interval_low']:+.3f}..{row['interval_high']:+.3f})"
         )
+    if report["noise_ceiling_r"] is not None:
+        lines.append(f"noise ceiling: r {report['noise_ceiling_r']:.3f}")
     if report["prior_reason"]:
         lines.append(f"closed forms under a population prior are left out: {report['prior_reason']}")
     return "\n".join(lines)
@@ -142,6 +144,22 @@ def score_row(
         "nll": _mean(scores["nll"]),
         "seconds": _mean(scores["seconds"]),
     }
+
+
+def mean_ceiling(ceiling: NDArray[Any]) -> float | None:
+    """The mean r that predictions free of error would have: noise is in the responses that they are compared with.
+
+    Parameters
+    ----------
+    ceiling : array of shape (n_voxels,)
+        Explainable share of variance; below 0 counts as 0.
+
+    Returns
+    -------
+    float or None
+        None where no voxel has one.
+    """
+    return _mean(np.sqrt(np.clip(ceiling, 0, None)))
 
 
 def null_row(method: str, n: int, reason: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from braincl.estimators.prior_ensemble import PriorEnsemble
 from braincl.estimators.prior_kernel import PriorKernelRidge
 from braincl.estimators.prior_ridge import PriorRidge
 from braincl.estimators.ridge import RidgeCV
-from braincl.evaluation.report import Evaluation, difference_row, metadata, null_row, score_row
+from braincl.evaluation.report import Evaluation, difference_row, mean_ceiling, metadata, null_row, score_row
 from braincl.evaluation.splits import SplitSubject, split_subject
 from braincl.models.noise_levels import SIGNAL_SHARES
 from setcore.evaluation.bootstrap import MethodBootstrap
@@ -154,6 +154,7 @@ def evaluate(
         "results": rows,
         "differences": differences,
         **metadata(given, data, encoder, contexts, draws, seed, listed=test_ids is not None),
+        "noise_ceiling_r": None if ceiling is None else mean_ceiling(ceiling[data.kept]),
         "mean_is": "context mean" if reason else "population mean weights",
         "prior_reason": reason or None,
     }

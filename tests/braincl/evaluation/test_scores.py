@@ -14,7 +14,7 @@ from braincl.estimators.prior_ensemble import PriorEnsemble
 from braincl.estimators.prior_kernel import PriorKernelRidge
 from braincl.estimators.prior_ridge import PriorRidge
 from braincl.estimators.ridge import RidgeCV
-from braincl.evaluation.report import output_paths, write_evaluation
+from braincl.evaluation.report import format_table, output_paths, write_evaluation
 from braincl.evaluation.scores import METHODS, evaluate
 from braincl.evaluation.splits import context_draws
 from braincl.models.model_folder import short_ids
@@ -193,6 +193,8 @@ def test_normalised_by_the_noise_ceiling():
     ev = found.voxels["explained_variance"].sel(estimator="ridge", n=10).mean("draw").values
     expected = ev[:5].sum() / ceiling[:5].sum()
     assert row(found.report, "ridge", 10)["normalized_explained_variance"] == pytest.approx(expected, rel=1e-5)
+    assert found.report["noise_ceiling_r"] == pytest.approx(np.mean(np.sqrt(ceiling[:6])))
+    assert f"noise ceiling: r {found.report['noise_ceiling_r']:.3f}" in format_table(found.report)
 
 
 def test_the_ceiling_comes_from_trials_where_there_are_some():
