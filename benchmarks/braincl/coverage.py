@@ -8,9 +8,9 @@ Macaque V4: a model of one animal on every session of the other; a split draws 3
 size. Human objects (object2vec): one person is left out, and a quarter of the categories; a network is trained on the
 others for `--steps` (0: no human objects). For every unit and split the test pictures are cut into tenths by the
 predicted mean; the coverage of 90 % intervals is that of all units together in each tenth. "units" is the
-share of units whose own coverage, over the 300 test pictures of one split and context, is within .82 and .97. NLL is of
-responses standardised on the context; its standard error, and that of the paired difference to population-prior ridge,
-is over units.
+share of units whose own coverage, over the test pictures of one split and context, is within .82 and .97. NLL is of
+responses standardised on the context; its standard error, and that of the paired difference to the model's, is over
+units. "model, variance alike" is the model without what makes its variance depend on the mean.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tqdm import tqdm
 from braincl import InContextEncoder, PriorRidge, open_responses
 from braincl.data.responses import average_duplicates
 from braincl.estimators.base import standardiser
+from braincl.estimators.mean_dependent_noise import MeanDependence
 from braincl.evaluation.splits import context_draws
 from setcore.files import write_json
 
@@ -108,20 +109,31 @@ def measure(name: str, cases: Iterable[Case], pooled: int = POOLED) -> dict[str,
         for method, estimator in case.methods.items():
             estimator.fit(case.X[case.context], case.Y[case.context])
             found.setdefault(method, []).append(score(case, *estimator.predict(case.X[case.test], return_std=True)))
+            if isinstance(estimator, InContextEncoder):
+                estimator.mean_dependence_ = MeanDependence()
+                without = score(case, *estimator.predict(case.X[case.test], return_std=True))
+                found.setdefault("model, variance alike", []).append(without)
     sizes = sorted({one.n for one in found["model"]})
     choices = {str(n): {n} for n in sizes} | {f">={pooled}": {n for n in sizes if n >= pooled}}
-    print(f"\n{name}\n\n| n | method | " + " | ".join(f"{t + 1}" for t in range(TENTHS)) + " | all | units | NLL |")
-    print("|---" * (TENTHS + 5) + "|")
+    print(
+        f"\n{name}\n\n| n | method | "
+        + " | ".join(f"{t + 1}" for t in range(TENTHS))
+        + " | all | units | NLL | model - it |"
+    )
+    print("|---" * (TENTHS + 6) + "|")
     result: dict[str, Any] = {}
     for label, chosen in choices.items():
         rows = {m: summary([one for one in every if one.n in chosen]) for m, every in found.items()}
-        paired = rows["model"].pop("nll_by_unit") - rows["prior_ridge"].pop("nll_by_unit")
-        result[label] = rows | {"model - prior_ridge": {"nll": paired.mean(), "nll_se": standard_error(paired)}}
+        by_unit = {method: row.pop("nll_by_unit") for method, row in rows.items()}
+        for method in [method for method in rows if method != "model"]:
+            paired = by_unit["model"] - by_unit[method]
+            rows[method] |= {"model_less_it": float(paired.mean()), "model_less_it_se": standard_error(paired)}
+        result[label] = rows
         for method, row in rows.items():
             tenths = " | ".join(f"{value:.3f}" for value in row["coverage_by_tenth"])
             scores = f"{row['coverage']:.3f} | {row['units_within']:.2f} | {row['nll']:.4f} ± {row['nll_se']:.4f}"
-            print(f"| {label} | {method} | {tenths} | {scores} |")
-        print(f"| {label} | difference |" + " |" * 12 + f" {paired.mean():+.4f} ± {standard_error(paired):.4f} |")
+            less = f"{row['model_less_it']:+.4f} ± {row['model_less_it_se']:.4f}" if method != "model" else ""
+            print(f"| {label} | {method} | {tenths} | {scores} | {less} |", flush=True)
     return result
 
 
