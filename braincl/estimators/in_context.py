@@ -58,9 +58,9 @@ class InContextEncoder(LinearEncoder):
     each voxel with an eye on how they fare for all voxels of the context. On macaque V4 (55 to 89 sites, contexts of 50
     and 200) predictions from half of the sites differ from those from all by 1 to 2 % of a site's standard deviation
     (root mean square; 15 % at most), those of a site fitted alone by 5 to 7 % (57 % at most). Fit the same voxels where
-    predictions are compared. Their standard deviations differ as much (1.5 % and 5 to 6 %; 16 and 59 % at most, those
-    of the default network), since how they go with the mean is found on all voxels of the context together: in parts,
-    too, where `summarise` has seen all. `RidgeCV` and `PriorRidge` treat each voxel on its own, and so do published networks.
+    predictions are compared. Their standard deviations differ as much (1.5 %, and 5 to 6 %; 16 and 59 % at most): how
+    these go with the mean is found on all voxels together; in fits in parts, too, where `summarise` has seen them all.
+    `RidgeCV` and `PriorRidge` treat each voxel on its own, and so do published networks.
 
     Examples
     --------
