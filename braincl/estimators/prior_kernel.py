@@ -164,7 +164,7 @@ class PriorKernelRidge(VoxelEncoder):
             for group in self._groups:
                 found = evidence(group, len(Z), projections)
                 chosen = most_likely_level(found.log_likelihood)
-                residual = leave_one_out(group, found, chosen, self._vectors[group.system], part)
+                residual = leave_one_out(group, found, chosen, self._vectors[group.system], part).mean_square
                 levels[group.members, voxels] = chosen.argmax(dim=2).T
                 scores[group.members, voxels] = -0.5 * len(Z) * residual.clamp(min=1e-6).log()
         return levels, scores

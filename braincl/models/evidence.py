@@ -23,6 +23,7 @@ from braincl.models.experts import Context, Expert, Projection
 from braincl.models.noise_levels import NoiseGrid, unknown_scale
 
 TINY = 1e-30  # a power that can be divided by
+SOFTENED = 0.1  # beside squared residuals of mean 1, under the logarithm
 
 
 @dataclass(frozen=True)
@@ -367,14 +368,30 @@ def read_out(group: ExpertGroup, solution: Solution, c: int) -> Float[Tensor, "v
     return weights
 
 
+class LeftOut(NamedTuple):
+    """What experts miss of responses that are left out.
+
+    Parameters
+    ----------
+    mean_square : tensor (c, V)
+        Of the residuals.
+    noise : tensor (n, 2), optional
+        `noise_sums` of the first expert, where they were asked for.
+    """
+
+    mean_square: Tensor
+    noise: Tensor | None
+
+
 def leave_one_out(
     group: ExpertGroup,
     found: Evidence,
     weights: Float[Tensor, "v c h"],
     vectors: Float[Tensor, "n k"],
     Y: Float[Tensor, "n v"],
-) -> Float[Tensor, "c v"]:
-    """Mean squared leave-one-out residual of every voxel under every expert.
+    noise: bool = False,
+) -> LeftOut:
+    """Leave-one-out residuals of every voxel under every expert.
 
     ``r_i = [Q y]_i / Q_ii`` with Q the inverse covariance after projecting out the offset (Dubrule 1983), evaluated at
     the posterior mean of Q.
@@ -388,10 +405,12 @@ def leave_one_out(
     vectors : tensor (n, k)
         Of the group's system.
     Y : tensor (n, V)
+    noise : bool
+        Also find `noise_sums` of the first expert.
 
     Returns
     -------
-    tensor (c, V)
+    LeftOut
     """
     (images, rank), ratio = vectors.shape, group.ratio
     scaled = weights * found.scale if group.has_mean else None
@@ -399,7 +418,7 @@ def leave_one_out(
     if images - 1 > rank:  # what the eigenvectors do not span is noise
         by_share = by_share + (1 - 1 / images - vectors.square().sum(dim=1)) / ratio[:, :, None]
     by_share = by_share.clamp(min=1e-9)
-    residuals = []
+    residuals, sums = [], None
     for c in range(len(ratio)):  # one by one: what a batch of voxels needs stays in the processor's cache
         dual = (weights[:, c] @ group.inverse[c]).mul_(found.values)
         if scaled is not None:
@@ -409,6 +428,38 @@ def leave_one_out(
             alpha = (dual - precision * found.values) @ vectors.T + precision * Y.T
         else:
             alpha = dual @ vectors.T
-        alpha = alpha.div_(weights[:, c] @ by_share[c])
-        residuals.append(torch.linalg.vector_norm(alpha, dim=1).square() / images)
-    return torch.stack(residuals)
+        inverse_variance = weights[:, c] @ by_share[c]
+        residual = alpha.div_(inverse_variance)
+        residuals.append(torch.linalg.vector_norm(residual, dim=1).square() / images)
+        if noise and not c:
+            sums = noise_sums(residual, inverse_variance, Y)
+    return LeftOut(torch.stack(residuals), sums)
+
+
+def noise_sums(
+    residual: Float[Tensor, "v n"], inverse_variance: Float[Tensor, "v n"], Y: Float[Tensor, "n v"]
+) -> Float[Tensor, "n 2"]:
+    """How the noise of a context goes with what is predicted, as sums over voxels; those of parts add up.
+
+    With z the prediction of a response that is left out and x its squared residual over what was expected of it (mean 1
+    for every voxel), ``z log(x + SOFTENED)``, the logarithm centred for every voxel, and ``z^2``: the sums of Harvey's
+    regression (1976) for a variance that is the exponential of something linear. Softened, small residuals count
+    little: a third of their noise goes. `braincl.estimators.mean_dependent_noise` fits what comes of it.
+
+    Parameters
+    ----------
+    residual : tensor (V, n)
+        Of standardised responses that are left out. Overwritten, which saves memory that a batch takes from the cache.
+    inverse_variance : tensor (V, n)
+        Of them, up to a factor of each voxel. Overwritten.
+    Y : tensor (n, V)
+
+    Returns
+    -------
+    tensor (n, 2)
+    """
+    level = inverse_variance.mul_(residual).mul_(residual)
+    level.mul_(level.mean(dim=1, keepdim=True).clamp_(min=TINY).reciprocal_()).add_(SOFTENED).log_()
+    level.sub_(level.mean(dim=1, keepdim=True))
+    less_predicted, ones = residual.sub_(Y.T), level.new_ones(len(level))
+    return torch.stack([-(ones @ level.mul_(less_predicted)), ones @ less_predicted.square_()], dim=1)

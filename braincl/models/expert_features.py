@@ -31,11 +31,14 @@ class PairFeatures(NamedTuple):
         an image.
     log_evidence, log_predictive : tensor (V, c)
         Log evidence, and leave-one-out log likelihood of the context's responses.
+    noise : tensor (n, 2)
+        `braincl.models.evidence.noise_sums` of the first expert: voxels' noise goes with what any expert predicts.
     """
 
     features: Tensor
     log_evidence: Tensor
     log_predictive: Tensor
+    noise: Tensor
 
 
 def pair_features(
@@ -62,10 +65,13 @@ def pair_features(
     -------
     PairFeatures
     """
-    parts = []
+    parts: list[Tensor] = []
+    noise = Y.new_zeros(len(Y), 2)
     for group, of_group in zip(groups, found, strict=True):
         weights, log_evidence = posterior(of_group.log_likelihood)
-        residual = leave_one_out(group, of_group, weights, context.systems[group.system].vectors, Y)
+        vectors = context.systems[group.system].vectors
+        residual, sums = leave_one_out(group, of_group, weights, vectors, Y, noise=not parts)
+        noise = noise if sums is None else sums
         levels = torch.stack([group.shares, group.freedom], dim=2)
         share, free = (weights.transpose(0, 1) @ levels).unbind(dim=2)
         parts.append(torch.stack([log_evidence.T, residual, share, free]))
@@ -74,7 +80,7 @@ def pair_features(
     gains = (1 - residual).clamp(min=-1)
     over_first = (left_out - left_out[:1]) / 10 if predictive else gains - gains[:1]
     features = [((likely - likely[:1]) / 10).clamp(-5, 5), gains, over_first.clamp(-5, 5), share, free]
-    return PairFeatures(torch.stack(features), likely.T, left_out.T)
+    return PairFeatures(torch.stack(features), likely.T, left_out.T, noise)
 
 
 def common_width(config: SharedContextConfig) -> int:

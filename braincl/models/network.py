@@ -30,14 +30,21 @@ class Summary:
     voxels : int
     values : tensor (c, f)
         By expert.
+    noise : tensor (n, 2), optional
+        `braincl.models.evidence.noise_sums`, by image.
     """
 
     voxels: int
     values: Tensor
+    noise: Tensor | None = None
 
     def __add__(self, other: Summary) -> Summary:
         voxels = self.voxels + other.voxels
-        return Summary(voxels, (self.voxels * self.values + other.voxels * other.values) / voxels)
+        own, others = self.voxels / voxels, other.voxels / voxels
+        noise = None
+        if self.noise is not None and other.noise is not None:
+            noise = own * self.noise + others * other.noise
+        return Summary(voxels, own * self.values + others * other.values, noise)
 
 
 class Conditioned(Protocol):
@@ -214,6 +221,20 @@ class InContextNetwork(nn.Module, ABC):
         -------
         mean, variance : tensor (t, v)
         """
+
+    def noise_sums(self, conditioned: Any) -> Tensor | None:
+        """How the noise of a context goes with what is predicted, for `braincl.estimators.mean_dependent_noise`.
+
+        Parameters
+        ----------
+        conditioned : Conditioned
+
+        Returns
+        -------
+        tensor (n, 2) or None
+            Averages over its voxels, by image; None where the network leaves no response out.
+        """
+        return None
 
     @abstractmethod
     def context_shares(self, conditioned: Any, Y: Float[Tensor, "n v"], voxels: slice) -> Float[Tensor, "v n"]:

@@ -74,6 +74,8 @@ class ConditionedContext(NamedTuple):
         Where experts are weighted by what they predict.
     kept : dict of (start, stop) to list of Evidence
         Of batches of voxels, as far as `KEPT_VALUES` allows.
+    noise : tensor (n, 2), optional
+        How noise goes with what is predicted: `Summary.noise` of all voxels of the subject.
     """
 
     context: Context
@@ -86,6 +88,7 @@ class ConditionedContext(NamedTuple):
     corrections: Tensor
     scores: ExpertScores | None
     kept: dict[tuple[int, int], list[Evidence]]
+    noise: Tensor | None
 
     def evidence(self, Y: Float[Tensor, "n v"], voxels: slice) -> list[Evidence]:
         """What every group of experts says of a batch of voxels.
@@ -366,7 +369,7 @@ class SharedContextNetwork(InContextNetwork):
         rows = context.read_outs() if context.few_systems else context.bases
         return ConditionedContext(
             context, experts, seen.groups, torch.cat([*rows, own_means]), own_means, context.offset.to(Y),
-            self._log_prior(experts).to(Y), corrections, scores, seen.kept,
+            self._log_prior(experts).to(Y), corrections, scores, seen.kept, summary.noise,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -386,13 +389,14 @@ class SharedContextNetwork(InContextNetwork):
             left -= sum(values.numel() for of_group in found for values in of_group)
             if left > 0:
                 kept[voxels.start, voxels.stop] = found
-        features, likely, predictive = zip(*parts, strict=True)
+        features, likely, predictive, noise = zip(*parts, strict=True)
         means = torch.stack([part.sum(dim=2) for part in features]).sum(dim=0).T / Y.shape[1]
         scores, of_all = None, torch.zeros_like(means[:, 0])
         if self.config.leave_one_out:
             scores = score_experts(torch.cat(likely), torch.cat(predictive), *self._mixture(experts))
             of_all = scores.scores[..., 1].mean(dim=0)
-        summary = Summary(Y.shape[1], torch.cat([means, of_all[:, None]], dim=1))
+        voxels_noise = torch.stack(noise).sum(dim=0) / Y.shape[1]
+        summary = Summary(Y.shape[1], torch.cat([means, of_all[:, None]], dim=1), voxels_noise)
         return context, experts, _Seen(groups, features, scores, kept, summary)
 
     def _mixture(self, experts: list[Expert]) -> tuple[slice, Tensor | None]:
@@ -563,6 +567,19 @@ class SharedContextNetwork(InContextNetwork):
             first, *others = [dual for group, (dual, _) in zip(groups, solved, strict=True) if group.system == index]
             duals.append(sum(others, first))
         return duals, torch.cat([means for _, means in solved], dim=1)
+
+    def noise_sums(self, conditioned: ConditionedContext) -> Tensor | None:
+        """How the noise of a context goes with what is predicted.
+
+        Parameters
+        ----------
+        conditioned : ConditionedContext
+
+        Returns
+        -------
+        tensor (n, 2) or None
+        """
+        return conditioned.noise
 
     def context_shares(
         self, conditioned: ConditionedContext, Y: Float[Tensor, "n v"], voxels: slice

@@ -73,7 +73,8 @@ NETWORK = CONTEXT | copies(
 IN_CONTEXT = NETWORK | copies(
     "in", "estimators.in_context.InContextEncoder._prepare", "estimators.in_context.InContextEncoder._emit"
 ) | copies(
-    "out", "estimators.in_context.InContextEncoder._emit", "estimators.in_context.InContextEncoder._predict_moments"
+    "out", "estimators.in_context.InContextEncoder._emit", "estimators.in_context.InContextEncoder._predict_moments",
+    "estimators.mean_dependent_noise.fit_mean_dependence",
 )  # fmt: skip
 PRIOR_RIDGE = ("estimators.prior_ridge.PriorRidge.fit", "estimators.prior_ridge.PriorRidge._predict_moments")
 KERNELS = ("estimators.prior_kernel.PriorKernelRidge._moments",)

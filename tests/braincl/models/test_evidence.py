@@ -9,6 +9,7 @@ from standin import make_prior
 
 from braincl.estimators.prior_ridge import NOISE_LEVELS, PriorRidge
 from braincl.models.evidence import (
+    SOFTENED,
     evidence,
     evidence_of_all,
     group_experts,
@@ -107,7 +108,7 @@ def test_leave_one_out_leaves_one_out(case):
     context, expert, Y, mean, covariance = case
     scale, h = 0.6, 6
     group, found = says(context, expert, Y, known(scale))
-    kernel, _, _ = written_out(context, Y, mean, covariance, scale, group.ratio[0, h])
+    kernel, basis, _ = written_out(context, Y, mean, covariance, scale, group.ratio[0, h])
     rest = Y - scale * (context.A @ mean)[:, None]
     errors = []
     for i in range(len(Y)):
@@ -115,8 +116,15 @@ def test_leave_one_out_leaves_one_out(case):
         inverse, ones = torch.linalg.inv(kernel[others][:, others]), torch.ones(len(others), 1, dtype=torch.float64)
         offset = (ones.T @ inverse @ rest[others]) / (ones.T @ inverse @ ones)
         errors.append(rest[i] - offset[0] - kernel[i, others] @ inverse @ (rest[others] - offset))
-    left_out = leave_one_out(group, found, at(found, h), context.systems[expert.system].vectors, Y)
-    torch.testing.assert_close(left_out[0], torch.stack(errors).square().mean(dim=0))
+    left_out = leave_one_out(group, found, at(found, h), context.systems[expert.system].vectors, Y, noise=True)
+    residual = torch.stack(errors)
+    torch.testing.assert_close(left_out.mean_square[0], residual.square().mean(dim=0))
+    inner = basis @ torch.linalg.inv(basis.T @ kernel @ basis) @ basis.T  # 1 / its diagonal: variances left out
+    level = residual.square() * inner.diagonal()[:, None]
+    level = (level / level.mean(dim=0) + SOFTENED).log()
+    predicted, level = Y - residual, level - level.mean(dim=0)
+    expected = torch.stack([(predicted * level).sum(dim=1), predicted.square().sum(dim=1)], dim=1)
+    torch.testing.assert_close(left_out.noise, expected)
 
 
 def test_levels_can_be_replaced(case):
@@ -142,13 +150,13 @@ def test_experts_that_are_asked_together_say_what_each_says_alone(case):
         torch.testing.assert_close(dual, sum(one.dual * gain for one, gain in zip(each, group.gain, strict=True)))
         torch.testing.assert_close(means, torch.stack([one.mean_coefficient for one in each], dim=1))
         vectors = context.systems[group.system].vectors
-        left_out = leave_one_out(group, found, weights, vectors, Y)
+        left_out = leave_one_out(group, found, weights, vectors, Y).mean_square
         for c, member in enumerate(experts[group.members]):
             single, alone = says(context, member, Y)
             torch.testing.assert_close(found.log_likelihood[:, c], alone.log_likelihood[:, 0])
             for part, own in zip(each[c], solve(single, alone, weights[:, c : c + 1], 0), strict=True):
                 torch.testing.assert_close(part, own)
-            own = leave_one_out(single, alone, weights[:, c : c + 1], vectors, Y)
+            own = leave_one_out(single, alone, weights[:, c : c + 1], vectors, Y).mean_square
             torch.testing.assert_close(left_out[c], own[0])
 
 

@@ -50,7 +50,7 @@ def test_untrained_the_best_predictions_of_all_voxels_decide():
     for group, of_group, part in zip(conditioned.groups, found, parts, strict=True):
         own = posterior(of_group.log_likelihood).weights
         vectors = conditioned.context.systems[group.system].vectors
-        errors[group.members] = leave_one_out(group, of_group, own, vectors, Y).log().mean(dim=1)
+        errors[group.members] = leave_one_out(group, of_group, own, vectors, Y).mean_square.log().mean(dim=1)
         weights[:, group.members] = part.sum(dim=2).detach()
     assert int(weights.mean(dim=0).argmax()) == int(np.argmin(errors)) > 0
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(40))
