@@ -84,9 +84,10 @@ def save_plot(runs: dict[str, Record], path: Path) -> None:
         axes.axhline(ceiling, color="grey", ls="--", label="ceiling")
         axes.set_xscale("log", base=2)
         axes.set_xticks(budgets, [str(budget) for budget in budgets])
-        axes.set(xlabel="bytes of file", title=f"{kind}: {len(chosen)} meshes", ylim=(0, 1.02))
+        axes.set(xlabel="bytes of file", title=f"{kind}: {len(chosen)} meshes")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("F-score at .02, mean and quartiles")
+    figure.axes[0].set_ylim(top=1.005)
     figure.axes[-1].legend(loc="lower right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
@@ -97,14 +98,16 @@ def save_scatter(run: Record, path: Path) -> None:
     effort, budget = run["settings"]["effort"], str(min(run["settings"]["budgets"]))
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
+    lowest = min(scores(run["meshes"], method, budget).min() for method in ("ours", "draco"))
+    ends = np.floor(10 * lowest) / 10, 1.01
     for number, kind in enumerate(("closed", "open")):
         chosen = [mesh for mesh in run["meshes"] if KINDS[kind](mesh)]
         ours, draco = (scores(chosen, method, budget) for method in ("ours", "draco"))
         label = f"{kind}: {len(chosen)} meshes, {(ours > draco).sum()} above"
         axes.scatter(draco, ours, s=26, color=COLOURS[number], marker="os"[number], alpha=0.8, label=label)
-    axes.plot([0, 1], [0, 1], color="grey", lw=1)
+    axes.plot(ends, ends, color="grey", lw=1)
     axes.set(xlabel="F-score at .02, decimation + Draco", ylabel=f"F-score at .02, vat3d, {effort}")
-    axes.set(title=f"at most {budget} bytes", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+    axes.set(title=f"at most {budget} bytes", xlim=ends, ylim=ends, aspect="equal")
     axes.legend(loc="lower right")
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
