@@ -23,6 +23,13 @@ def shared(folder: str) -> Path | None:
     return path if path.is_dir() else None
 
 
+def mesh_files(folder: Path, every: int) -> list[Path]:
+    """The meshes of a folder by name, every so many of them from the first."""
+    from vat3d.mesh_io.load import EXTENSIONS  # not where braincl alone is measured
+
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)[::every]
+
+
 def skip(reason: str) -> None:
     """End the script, saying what it needs."""
     print(f"skip: {reason}")

@@ -30,6 +30,7 @@ from braincl.data.responses import average_duplicates
 from braincl.estimators.base import standardiser
 from braincl.estimators.mean_dependent_noise import MeanDependence
 from braincl.evaluation.splits import context_draws
+from setcore.evaluation.metrics import gaussian_nll, interval_coverage
 from setcore.files import write_json
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -37,7 +38,7 @@ from bench_common import shared, skip
 from closed_forms import human_tasks, trained
 
 CONTEXTS, TEST_IMAGES, POOLED = (20, 50, 100, 200, 400), 300, 50
-TENTHS, HALF_WIDTH = 10, 1.6448536269514722
+TENTHS = 10
 UNIT_RANGE = (0.82, 0.97)
 
 
@@ -91,14 +92,12 @@ def score(case: Case, mean: NDArray[Any], std: NDArray[Any]) -> Found:
     standardise = standardiser(case.Y[case.context])
     units = standardise.varying
     y, mean, std = (values[:, units].astype(np.float64) for values in (case.Y[case.test], mean, std))
-    inside = np.abs(y - mean) <= HALF_WIDTH * std
     order = np.argsort(mean, axis=0, kind="stable")
-    parts = np.array_split(np.take_along_axis(inside, order, axis=0), TENTHS)
+    by_mean = (np.array_split(np.take_along_axis(values, order, axis=0), TENTHS) for values in (y, mean, std))
     covered = np.full((TENTHS, case.Y.shape[1]), np.nan)
-    covered[:, units] = [part.mean(axis=0) for part in parts]
+    covered[:, units] = [interval_coverage(*tenth) for tenth in zip(*by_mean, strict=True)]
     nll = np.full(case.Y.shape[1], np.nan)
-    in_units = standardise.scale[units]
-    nll[units] = (0.5 * np.square((y - mean) / std) + np.log(std / in_units) + 0.5 * np.log(2 * np.pi)).mean(axis=0)
+    nll[units] = gaussian_nll(y, mean, std) - np.log(standardise.scale[units])
     return Found(case.subject, case.n, covered, nll)
 
 

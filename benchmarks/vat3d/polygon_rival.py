@@ -36,11 +36,11 @@ from vat3d.evaluation.collapse import Collapses
 from vat3d.evaluation.draco import drop_components
 from vat3d.mesh.canonical import CanonicalMesh, canonical_mesh
 from vat3d.mesh.compare import Reference
-from vat3d.mesh_io.load import EXTENSIONS, load_mesh
+from vat3d.mesh_io.load import load_mesh
 from vat3d.placement.pose import best_pose
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import EMBEDDED_MESHES, commit, output, shared
+from bench_common import EMBEDDED_MESHES, commit, mesh_files, output, shared
 from polygon_file import HEADER_BYTES, Grid, read_polygons, whole_mesh, write_polygons
 from sample_distances import f_score_of_samples
 
@@ -418,7 +418,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep what --json holds of a run of the same version")
     args = parser.parse_args()
     budgets = [int(budget) for budget in args.budgets.split(",")]
-    files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in EXTENSIONS)[:: args.every]
+    files = mesh_files(args.folder, args.every)
     found = json.loads(args.json.read_text())["meshes"] if args.resume and args.json.exists() else []
     meshes: list[dict[str, Any]] = [mesh for mesh in found if {*map(str, budgets)} <= {*mesh["polygons"]}]
     done = {mesh["file"] for mesh in meshes}

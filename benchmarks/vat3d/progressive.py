@@ -18,10 +18,10 @@ from tqdm import tqdm
 from setcore.files import write_json
 from vat3d import MeshTokenizer
 from vat3d.mesh.compare import Reference
-from vat3d.mesh_io.load import EXTENSIONS, load_mesh
+from vat3d.mesh_io.load import load_mesh
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import EMBEDDED_MESHES, output
+from bench_common import EMBEDDED_MESHES, mesh_files, output
 
 SCORE = "f_score@0.02"
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=output("vat3d_progressive.json"))
     args = parser.parse_args()
     tokenizer = MeshTokenizer.from_pretrained(args.model)
-    files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in EXTENSIONS)[:: args.every]
+    files = mesh_files(args.folder, args.every)
     meshes = []
     for path in tqdm(files, unit="mesh"):
         source = load_mesh(path)[:2]

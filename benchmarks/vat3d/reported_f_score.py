@@ -23,10 +23,10 @@ from tqdm import tqdm
 from setcore.files import write_json
 from vat3d import MeshTokenizer
 from vat3d.mesh.compare import Reference
-from vat3d.mesh_io.load import EXTENSIONS, load_mesh
+from vat3d.mesh_io.load import load_mesh
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import EMBEDDED_MESHES, output, shared
+from bench_common import EMBEDDED_MESHES, mesh_files, output, shared
 from sample_distances import f_score_of_samples
 
 BUDGETS = (96, 128, 256, 512)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep what --json holds of a run of the same version")
     args = parser.parse_args()
     tokenizer = MeshTokenizer.from_pretrained()
-    files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in EXTENSIONS)[:: args.every]
+    files = mesh_files(args.folder, args.every)
     found: list[dict[str, Any]] = json.loads(args.json.read_text())["files"] if args.resume else []
     done = {(row["file"], row["effort"]) for row in found}
     for path in tqdm(files, unit="mesh", disable=not os.isatty(2)):

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from setcore.files import write_json
 from vat3d import MeshTokenizer
 from vat3d.mesh.compare import Reference
-from vat3d.mesh_io.load import EXTENSIONS, load_mesh
+from vat3d.mesh_io.load import load_mesh
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import EMBEDDED_MESHES, commit, output, shared
+from bench_common import EMBEDDED_MESHES, commit, mesh_files, output, shared
 
 BUDGET, WORST = 512, 20
 NEAR, FINE = "f_score@0.02", "f_score@0.01"
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=output("worst_shapes.json"))
     parser.add_argument("--before", type=Path, metavar="OLD.json")
     args = parser.parse_args()
-    files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in EXTENSIONS)[:: args.every]
+    files = mesh_files(args.folder, args.every)
     now = measure(files, args.effort)
     write_json(args.json, {"commit": commit(), "budget": BUDGET, "effort": args.effort, "meshes": now})
     before = json.loads(args.before.read_text())["meshes"] if args.before else now
