@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from setcore.errors import InputError
 from setcore.files import check_folder, check_output
 from setcore.package import installed_version
-from setcore.signals import Stopped, catch_signals, quiet, restore_signals
+from setcore.signals import Stopped, catch_signals, quiet, received, restore_signals
 
 if TYPE_CHECKING:
     from setcore.parallel.jobs import Parallel
@@ -368,6 +368,24 @@ def _with_progress(handler: Callable[[argparse.Namespace], int | None], args: ar
         return handler(args)
 
 
+def _status(program: str, error: BaseException) -> int:
+    """The exit status after an error that is no fault of the program, of which one line is said; others are raised."""
+    stopped = error if isinstance(error, Stopped) else received()
+    if stopped is None and isinstance(error, KeyboardInterrupt):
+        stopped = Stopped(signal.SIGINT)
+    if stopped is not None:
+        quiet()
+        print(f"{program}: {stopped.reason}", file=sys.stderr)
+        return stopped.status
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, InputError | OSError | MemoryError):  # a full disk is no fault of it, nor is a small memory
+        print(f"{program}: {_one_line(error) or 'out of memory'}", file=sys.stderr)
+        return 2
+    raise error
+
+
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse and call ``args.handler(args)``; errors of input and disk become one line on standard error.
 
@@ -389,17 +407,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         handler: Callable[[argparse.Namespace], int | None] = args.handler
         status = _with_progress(handler, args) if getattr(args, "progress", False) else handler(args)
         sys.stdout.flush()  # here, where a reader that has gone is no error, and not at interpreter exit
-    except KeyboardInterrupt as error:
-        quiet()
-        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        print(f"{parser.prog}: {stopped.reason}", file=sys.stderr)
-        return stopped.status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (InputError, OSError, MemoryError) as error:  # a full disk is no fault of the program, nor is a small memory
-        print(f"{parser.prog}: {_one_line(error) or 'out of memory'}", file=sys.stderr)
-        return 2
+    except (Exception, KeyboardInterrupt) as error:
+        return _status(parser.prog, error)
     finally:
         if argv is None:
             quiet()  # the process ends

@@ -35,6 +35,9 @@ class Stopped(KeyboardInterrupt):
         self.status, self.reason = 128 + number, SIGNALS[signal.Signals(number)]
 
 
+_received: list[Stopped] = []
+
+
 def catch_signals(program: str) -> dict[int, Any]:
     """Let Ctrl-C and SIGTERM raise `Stopped`; within an import, where it might be swallowed, they end the process.
 
@@ -50,6 +53,7 @@ def catch_signals(program: str) -> dict[int, Any]:
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
+    _received.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
         quiet()
@@ -60,9 +64,21 @@ def catch_signals(program: str) -> dict[int, Any]:
                 sys.stderr.flush()
                 os._exit(stopped.status)
             frame = frame.f_back
+        _received.append(stopped)
         raise stopped
 
     return {number: signal.signal(number, stop) for number in SIGNALS}
+
+
+def received() -> Stopped | None:
+    """What the process was told since `catch_signals`, for errors that other code makes of it: a `Stopped` that is
+    raised below compiled code, as where safetensors makes tensors, may come out of it as a ValueError.
+
+    Returns
+    -------
+    Stopped or None
+    """
+    return _received[-1] if _received else None
 
 
 def restore_signals(handlers: dict[int, Any]) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setcore.signals import catch_signals
+from setcore.signals import catch_signals, quiet
 
 TESTS = Path(__file__).resolve().parents[1]
 TINY_MODEL = TESTS / "data" / "tiny"
@@ -121,6 +121,7 @@ def main() -> int:
     catch_signals(arguments[0])
     _make_small(arguments)
     status: int = importlib.import_module(f"{arguments[0]}.cli.main").main(arguments[1:])
+    quiet()  # the process ends, as after a command of the process's own arguments
     return status
 
 

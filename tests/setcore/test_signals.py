@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from setcore.cli import Parser, run
+from setcore.errors import InputError
 from setcore.signals import SIGNALS, Stopped, catch_signals, restore_signals
 
 WORK = """
@@ -67,6 +68,30 @@ def test_handlers_are_as_before_when_a_command_was_a_call(capsys):
     assert run(parser, []) == 143
     assert capsys.readouterr().err == "tool: terminated\n"
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def swallowing(error: Exception):
+    """A command in which compiled code makes another error of what a signal raises, as safetensors does."""
+
+    def work(args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            raise error from None
+
+    parser = Parser(prog="tool")
+    parser.set_defaults(handler=work)
+    return parser
+
+
+@pytest.mark.parametrize("error", [InputError("not a readable file"), ValueError("no shape"), OSError("no file")])
+def test_a_signal_is_told_though_other_code_made_an_error_of_it(error, capsys):
+    assert run(swallowing(error), []) == 143
+    assert capsys.readouterr().err == "tool: terminated\n"
+    plain = Parser(prog="tool")
+    plain.set_defaults(handler=lambda args: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):  # the next command was told nothing
+        run(plain, [])
 
 
 def test_a_thread_may_run_a_command_though_it_catches_no_signals():
