@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from manifold3d import CrossSection, Manifold
 
+from vat3d.procedural.notes import note
 from vat3d.procedural.parts import (
     Rng,
     around,
@@ -30,6 +31,7 @@ def table(rng: Rng) -> Manifold:
     u = rng.uniform
     x, y, z, thick = u(0.5, 1.2), u(0.35, 0.8), u(0.3, 0.9), u(0.03, 0.09)
     round_top = chance(rng, 0.35)
+    note(rng, "round table" if round_top else "")
     if round_top:
         parts = [plate(CrossSection.circle(y, 48), thick).translate((0, 0, z))]
         x = y
@@ -54,6 +56,7 @@ def table(rng: Rng) -> Manifold:
         if chance(rng, 0.4):
             parts += both_sides([box((2 * x * inset, 0.03, 0.05), (0, y * inset, z * u(0.15, 0.9)))])
     if chance(rng, 0.25) and not round_top:
+        note(rng, "desk")
         parts.append(box((x * 0.6, 2 * y * 0.85, z * u(0.3, 0.85)), (x * 0.6, 0, z * 0.6)))
     return union(parts)
 
@@ -65,7 +68,10 @@ def chair(rng: Rng) -> Manifold:
     lean, leg = u(0, 0.15), u(0.014, 0.035)
     parts = [box((2 * deep, 2 * wide, thick), (0, 0, seat), pick(rng, 0, 0.02))]
     base = rng.integers(4)
+    bench = wide > 0.42
+    note(rng, "bench" if bench else "chair")
     if base == 0:
+        note(rng, "" if bench else "office chair")
         parts.append(rod((0, 0, 0.06), (0, 0, seat), 0.03))
         spoke = limb((0, 0, 0.06), (deep * 1.1, 0, 0.03), 0.03, 0.022)
         parts += around(spoke, pick(rng, 4, 5))
@@ -110,6 +116,7 @@ def chair(rng: Rng) -> Manifold:
             for y in np.linspace(-0.75, 0.75, count) * wide:
                 parts.append(rod(low + [0, y, 0], top + [0, y, 0], leg * 0.6))
     if chance(rng, 0.45):
+        note(rng, "" if bench else "armchair")
         arm = u(0.12, 0.22)
         parts += both_sides([box((2 * deep, thick * u(0.6, 2), 0.04), (0, wide, seat + arm))])
         parts += both_sides([box((0.04, 0.04, arm), (deep * 0.85, wide, seat + arm / 2))])
@@ -123,9 +130,14 @@ def sofa(rng: Rng) -> Manifold:
     parts = [box((2 * deep, 2 * wide, seat), (0, 0, seat / 2 + 0.06), soft)]
     back, thick = u(0.15, 0.6), u(0.08, 0.22)
     parts.append(box((thick, 2 * wide, seat + back), (-deep + thick / 2, 0, (seat + back) / 2 + 0.06), soft))
-    if chance(rng, 0.65):
+    arms = chance(rng, 0.65)
+    if arms:
         arm = u(0.05, 0.25)
         parts += both_sides([box((2 * deep, thick, seat + arm), (0, wide + thick / 2, (seat + arm) / 2 + 0.06), soft)])
+    if deep > 0.55:
+        note(rng, "" if arms else "bed")
+    else:
+        note(rng, "couch" if wide > 0.5 else "armchair" if arms else "")
     cushions = pick(rng, 1, 2, 2, 3)
     for k in range(cushions):
         y = wide * ((2 * k + 1) / cushions - 1)
@@ -145,6 +157,7 @@ def shelf(rng: Rng) -> Manifold:
     body = box((2 * x, 2 * y, z), (0, 0, z / 2))
     rows, columns, parts = int(rng.integers(1, 6)), pick(rng, 1, 1, 2, 3), []
     closed = chance(rng, 0.35)
+    note(rng, "cabinet" if closed else "bookshelf")
     wide, tall = (2 * y - wall) / columns, (z - wall) / rows
     for i in range(rows):
         for j in range(columns):
@@ -200,6 +213,7 @@ def screen(rng: Rng) -> Manifold:
     rim = u(0.03, 0.08)
     panel -= box((thick, 2 * (wide - rim), 2 * (tall - rim)), (thick * 0.8, 0, 0))
     style = rng.integers(4)
+    note(rng, ("monitor", "laptop", "sign", "")[style])
     if style == 0:
         base = rod((0, 0, -tall - 0.2), (0, 0, -tall * 0.4), 0.04).translate((-thick, 0, 0))
         return union([panel, base, box((u(0.2, 0.4), u(0.3, 0.7), 0.03), (-thick, 0, -tall - 0.2), 0.01)])

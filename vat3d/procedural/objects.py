@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import CrossSection, Manifold
 
+from vat3d.procedural.notes import note
 from vat3d.procedural.parts import (
     Rng,
     ball,
@@ -33,7 +34,8 @@ def vessel(rng: Rng) -> Manifold:
     z = np.linspace(0, 1, int(rng.integers(4, 7)))
     radius = u(0.1, 0.5, len(z))
     radius[0] = u(0.12, 0.35)
-    if chance(rng, 0.4):  # a bottle's neck
+    neck = chance(rng, 0.4)
+    if neck:
         radius[-2:] = u(0.06, 0.14)
     height = u(0.6, 1.6)
     outer = (
@@ -47,7 +49,9 @@ def vessel(rng: Rng) -> Manifold:
         inner = np.stack([np.maximum(keep[:, 0] - wall, 0.015), keep[:, 1]], 1)
         solid -= lathe(np.concatenate([inner, [[inner[-1, 0], height * 1.2]]]), sides)
     parts = [solid]
-    if chance(rng, 0.4):
+    handles = chance(rng, 0.4)
+    note(rng, "" if handles else "bottle" if neck else "vase")
+    if handles:
         i, j = (
             np.sort(rng.choice(np.arange(3, len(outer)), 2, replace=False)) if len(outer) > 8 else (1, len(outer) - 2)
         )
@@ -62,9 +66,11 @@ def vessel(rng: Rng) -> Manifold:
                     (high[0] - 0.02, 0, high[1]),
                 ]
             )
+            note(rng, "jug")
             handle = tube(path, u(0.025, 0.05), flat=u(0.6, 1))
             parts += [handle] if chance(rng, 0.7) else [handle, handle.rotate((0, 0, 180))]
             if chance(rng, 0.4):
+                note(rng, "teapot")
                 base = outer[len(outer) // 3]
                 tip = np.array([-base[0] - u(0.2, 0.5), 0, base[1] + u(0.1, 0.5)])
                 parts.append(
@@ -95,6 +101,7 @@ def turned(rng: Rng) -> Manifold:
         z += step + 2e-3
     solid = lathe(points, pick(rng, 40, 40, 8, 6))
     top = rng.integers(4)
+    note(rng, ("chess piece", "table lamp", "chess piece", "")[top])
     if top == 0:
         solid += ball((0, 0, z), u(0.1, 0.25))
     elif top == 1:
@@ -163,7 +170,9 @@ def gun(rng: Rng) -> Manifold:
     grip = box((u(0.12, 0.2), 2 * wide * 0.9, u(0.25, 0.4)), (0, 0, -0.17), 0.02).rotate((0, u(0, 30), 0))
     parts.append(grip.translate((-body * u(0.2, 0.8), 0, -tall)))
     parts.append(ring(0.09, 0.022, 24, 8).rotate((90, 0, 0)).translate((-body * 0.1, 0, -tall - 0.05)))
-    if chance(rng, 0.5):
+    stocked = chance(rng, 0.5)
+    note(rng, "rifle" if stocked else "pistol")
+    if stocked:
         stock = cross_section([(0, -0.05), (0, 0.07), (-u(0.4, 0.8), 0.04), (-0.6, -u(0.15, 0.3))])
         parts.append(
             plate(stock, 1.6 * wide).translate((0, 0, -0.8 * wide)).rotate((90, 0, 0)).translate((-body * 0.9, 0, 0))
@@ -182,6 +191,7 @@ def instrument(rng: Rng) -> Manifold:
     """Guitars, violins, rackets, spoons-like paddles, drums with sticks."""
     u = rng.uniform
     if chance(rng, 0.2):
+        note(rng, "drum")
         wide, tall = u(0.3, 0.6), u(0.2, 0.8)
         parts = [rod((0, 0, 0), (0, 0, tall), wide, wide * u(0.7, 1), 40)]
         parts += [ring(wide * 1.02, 0.03).translate((0, 0, z)) for z in (0.02, tall)]
@@ -197,6 +207,7 @@ def instrument(rng: Rng) -> Manifold:
     top = side[:, 1].max()
     body = plate(outline, thick)
     racket = chance(rng, 0.25)
+    note(rng, "racket" if racket else "guitar")
     hole = CrossSection.circle(u(0.08, 0.12), 24).translate((0, top * 0.6))
     body -= plate(outline.offset(-0.05) if racket else hole, 2 * thick).translate(
         (0, 0, -thick * 0.5 if racket else thick * 0.3)
@@ -307,6 +318,7 @@ def gear(rng: Rng) -> Manifold:
     """Gears, cogs, stars, polygon prisms, nuts, snowflakes: extruded outlines with holes, tapered or twisted."""
     u = rng.uniform
     n, style = int(rng.integers(3, 18)), rng.integers(3)
+    note(rng, ("gear", "star", "")[style])
     if style == 0:
         radius = np.tile([1.0, 1.0, u(0.6, 0.85), u(0.6, 0.85)], n)
         angle = 2 * np.pi * (np.arange(4 * n) + 0.5) / (4 * n)
@@ -329,4 +341,6 @@ def gear(rng: Rng) -> Manifold:
     )
     if chance(rng, 0.3):
         solid += rod((0, 0, -u(0, 0.5)), (0, 0, height + u(0.1, 0.8)), u(0.15, 0.35))
-    return solid.rotate((pick(rng, 0, 90), 0, 0))
+    turn = pick(rng, 0, 90)
+    note(rng, "" if turn else "flat")
+    return solid.rotate((turn, 0, 0))

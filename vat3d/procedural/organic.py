@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import Manifold
 
+from vat3d.procedural.notes import note
 from vat3d.procedural.parts import Blend, Rng, chance, pick, rotation, tube, union
 
 
@@ -123,7 +124,9 @@ def bird(rng: Rng) -> Manifold:
         back + [-tail * 0.6, 0, -tail * u(-0.2, 0.4)], [tail * 0.7, u(0.05, 0.2), 0.025], rotation("y", u(-40, 20))
     )
     start = len(body)
-    if chance(rng, 0.5):  # wings spread
+    flying = chance(rng, 0.5)
+    note(rng, "flying bird" if flying else "")
+    if flying:  # wings spread
         span, chord = u(0.5, 1.1), u(0.1, 0.2)
         mid = front * 0.4 + [0, span * 0.5, u(-0.05, 0.3)]
         tip = mid + [-u(0, 0.35), span * 0.5, u(-0.3, 0.25)]
@@ -195,6 +198,7 @@ def insect(rng: Rng) -> Manifold:
         x -= long * 0.7
     start = len(body)
     legs, reach, knee = pick(rng, 3, 3, 4, 4, 5), u(0.4, 0.9), u(0.02, 0.4)
+    note(rng, {3: "insect", 4: "spider"}.get(legs, ""))
     root, size = at[min(1, segments - 1)]
     for k in range(legs):
         angle = np.radians(np.linspace(u(35, 60), u(115, 150), legs)[k])
@@ -245,7 +249,9 @@ def tree(rng: Rng) -> Manifold:
                 level - 1,
             )
 
-    if chance(rng, 0.25):
+    fir = chance(rng, 0.25)
+    note(rng, "pine tree" if fir else "leafy tree" if leafy else "bare tree")
+    if fir:
         layers = pick(rng, 3, 4, 5)
         body.bone([0, 0, 0], [0, 0, 0.4], u(0.04, 0.09))
         for k in range(layers):
@@ -264,6 +270,7 @@ def radial_creature(rng: Rng) -> Manifold:
     arms, thick, droop = int(rng.integers(3, 11)), u(0.05, 0.13), u(-0.8, 0.6)
     body.blob([0, 0, 0], [u(0.15, 0.35), u(0.15, 0.35), u(0.12, 0.45)])
     hand = chance(rng, 0.25)
+    note(rng, "" if hand else "octopus" if droop < -0.3 else "starfish")
     curl = u(-0.6, 0.6)
     for k in range(arms):
         angle = 2 * np.pi * k / arms if not hand else np.radians(np.linspace(-60, 80, arms)[k])

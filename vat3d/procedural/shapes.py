@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from setcore.seeding import numpy_generator
 from vat3d.errors import MeshError
 from vat3d.procedural import furniture, objects, organic, solids, vehicles
+from vat3d.procedural.notes import NotingRng
 from vat3d.procedural.parts import Rng, arrays, builder_name, chance
 
 FAMILIES: dict[str, tuple[Callable[[Rng], Manifold], float]] = {
@@ -62,6 +63,11 @@ FAMILIES: dict[str, tuple[Callable[[Rng], Manifold], float]] = {
     "basic": (solids.basic, 0.6),
 }
 """Builder and relative frequency of each family."""
+SILENT = frozenset(
+    ("quadruped", "humanoid", "fish", "snake", "head", "blobs", "teddy", "lamp", "blade", "letter", "glasses")
+    + ("potted_plant", "car", "truck", "tank", "plane", "machine_part", "spring", "constructive", "truss")
+)
+"""Families whose builders note nothing (see `vat3d.procedural.notes`)."""
 
 
 def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], NDArray[np.int64], str]:
@@ -93,6 +99,27 @@ def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], ND
     if not len(faces) or solid.volume() <= 0:
         raise MeshError(f"the procedural shape {family} of seed {seed} is empty")
     return vertices, faces, family
+
+
+def shape_notes(seed: int, family: str | None = None) -> tuple[str, ...]:
+    """What `shape` of this seed shows, in plain words.
+
+    Parameters
+    ----------
+    seed : int
+    family : str, optional
+        As for `shape`.
+
+    Returns
+    -------
+    tuple of str
+        The family, and what its builder notes: ("table", "round table").
+    """
+    rng = NotingRng(numpy_generator(seed, "procedural"))
+    family = builder_name(rng, FAMILIES, family)
+    if family not in SILENT:
+        FAMILIES[family][0](rng)
+    return (family, *rng.notes)
 
 
 def deform(solid: Manifold, rng: Rng) -> Manifold:

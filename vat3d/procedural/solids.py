@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from manifold3d import CrossSection, Manifold
 
+from vat3d.procedural.notes import note
 from vat3d.procedural.parts import (
     Rng,
     around,
@@ -32,6 +33,7 @@ def building(rng: Rng) -> Manifold:
     """Houses, churches, castles, skyscrapers, pagodas, temples."""
     u = rng.uniform
     style = rng.integers(4)
+    note(rng, ("house", "tower", "castle", "temple")[style])
     if style == 0:
         parts = []
         for k in range(pick(rng, 1, 1, 2)):
@@ -219,6 +221,7 @@ def plates(rng: Rng) -> Manifold:
             return np.stack([p[:, 0], p[:, 1], z], 1)
 
         return sheet.warp_batch(fold)
+    note(rng, ("", "", "", "flower")[style])
     if style == 1:  # hat or bowl
         r, brim = u(0.3, 0.5), u(0.5, 1.0)
         crown = profile_curve([(r * 1.05, 0), (r, u(0.15, 0.3)), (r * u(0.5, 0.9), u(0.4, 0.6)), (0.02, 0.65)], 24)
@@ -232,7 +235,9 @@ def plates(rng: Rng) -> Manifold:
                 else lathe([(brim, 0), (brim, thick)], 40) - rod((0, 0, -1), (0, 0, 1), r, segments=40)
             )
         )
-        return solid.rotate((pick(rng, 0, 180), 0, 0))
+        turn = pick(rng, 0, 180)
+        note(rng, "" if turn else "hat")
+        return solid.rotate((turn, 0, 0))
     if style == 2:  # open box or tray
         size = u(0.3, 1.0, 3)
         solid = box(2 * size) - box(2 * size - 2 * thick, (0, 0, 2 * thick))
@@ -256,6 +261,7 @@ def blocks(rng: Rng) -> Manifold:
     """Stacks of boxes, stairs, crates, robots of blocks, arches, tetromino-like solids."""
     u = rng.uniform
     style, parts = rng.integers(3), []
+    note(rng, ("stairs", "", "robot")[style])
     if style == 0:
         n, rise = int(rng.integers(3, 9)), u(0.1, 0.3)
         wide = u(0.3, 1.0)
@@ -288,6 +294,7 @@ def basic(rng: Rng) -> Manifold:
     """Spheres, tori, cones, cylinders, boxes, prisms, pyramids, ellipsoids, superquadrics: what all else is made of."""
     u = rng.uniform
     kind = rng.integers(6)
+    note(rng, ("ball", "donut", "", "", "", "")[kind])
     if kind == 0:
         solid = ball((0, 0, 0), 1, 40)
     elif kind == 1:

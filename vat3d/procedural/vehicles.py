@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from manifold3d import Manifold
 
+from vat3d.procedural.notes import note
 from vat3d.procedural.parts import (
     Rng,
     around,
@@ -183,6 +184,7 @@ def helicopter(rng: Rng) -> Manifold:
     """Helicopters, drones, blimps, balloons."""
     u = rng.uniform
     style = rng.integers(3)
+    note(rng, ("helicopter", "drone", "blimp")[style])
     if style == 0:
         cabin = np.array([u(0.3, 0.45), u(0.18, 0.26), u(0.2, 0.28)])
         parts = [
@@ -249,6 +251,7 @@ def ship(rng: Rng) -> Manifold:
             mast = u(0.7, 1.3)
             parts.append(rod((x, 0, 0), (x, 0, mast), 0.03, 0.02))
             if chance(rng, 0.7):
+                note(rng, "sailboat")
                 sail = cross_section([(0, 0.2), (-u(0.2, 0.5), 0.22), (-u(0, 0.2), mast * 0.95), (0, mast * 0.95)])
                 parts.append(
                     plate(sail, 0.03).translate((0, 0, -0.015)).rotate((90, 0, u(-25, 25))).translate((x, 0, 0))
@@ -262,6 +265,7 @@ def rocket(rng: Rng) -> Manifold:
     """Rockets, missiles, pencils, bullets, torpedoes, flying saucers: lathes with fins."""
     u = rng.uniform
     if chance(rng, 0.2):
+        note(rng, "flying saucer")
         wide = [(u(0.1, 0.3), 0), (1, u(0.12, 0.2)), (0.95, 0.25), (u(0.3, 0.5), u(0.3, 0.4)), (0.05, u(0.45, 0.7))]
         legs = around(limb((0.5, 0, 0.1), (0.7, 0, -0.25), 0.03), 3) if chance(rng, 0.5) else []
         return union([lathe(profile_curve(wide, 30), 48), *legs])
@@ -280,7 +284,9 @@ def rocket(rng: Rng) -> Manifold:
     if chance(rng, 0.4):
         booster = lathe([(r * 0.6, 0), (r * 0.6, 0.6), (0.01, 0.8)], 20).translate((r * 1.5, 0, -0.05))
         parts += around(booster, pick(rng, 2, 4))
-    return union(parts).rotate((0, pick(rng, 0, 0, 90), 0))
+    turn = pick(rng, 0, 0, 90)
+    note(rng, "lying rocket" if turn else "rocket")
+    return union(parts).rotate((0, turn, 0))
 
 
 def cycle(rng: Rng) -> Manifold:
@@ -301,7 +307,9 @@ def cycle(rng: Rng) -> Manifold:
     parts.append(ball(seat + [0, 0, 0.03], (0.16, 0.07, 0.04)))
     parts.append(limb(bars + [-0.05, -u(0.2, 0.3), 0.06], bars + [-0.05, 0.25, 0.06], pipe))
     parts.append(limb(bars, bars + [-0.05, 0, 0.06], pipe))
-    if chance(rng, 0.45):
+    motor = chance(rng, 0.45)
+    note(rng, "motorcycle" if motor else "bicycle")
+    if motor:
         parts.append(box((0.4, 0.16, 0.25), crank + [0.05, 0, 0.08], 0.03))
         parts.append(ball(crank + [0.15, 0, 0.36], (0.25, 0.1, 0.1)))
         parts += [limb(rear + [0, 0.12, -0.05], crank + [0.1, 0.12, 0], 0.04)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from manifold3d import CrossSection
@@ -12,6 +14,8 @@ from vat3d.errors import MeshError
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.solid import Solid
 from vat3d.mesh.triangles import signed_volumes
+from vat3d.procedural import furniture
+from vat3d.procedural.notes import NotingRng
 from vat3d.procedural.parts import (
     Blend,
     ball,
@@ -26,7 +30,7 @@ from vat3d.procedural.parts import (
     superquadric,
     tube,
 )
-from vat3d.procedural.shapes import FAMILIES, deform, shape
+from vat3d.procedural.shapes import FAMILIES, SILENT, deform, shape, shape_notes
 
 
 def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
@@ -108,3 +112,32 @@ def test_rotations_turn_the_named_axis():
         matrix = rotation(axis, 90)
         np.testing.assert_allclose(matrix @ np.eye(3)[k], np.eye(3)[k], atol=1e-12)
         np.testing.assert_allclose(matrix @ np.eye(3)[(k + 1) % 3], np.eye(3)[(k + 2) % 3], atol=1e-12)
+
+
+def test_listening_changes_no_shape():
+    for family in ("table", "vessel", "gear", "ship", "rocket"):
+        alone, heard = (FAMILIES[family][0](rng) for rng in (numpy_generator(5), NotingRng(numpy_generator(5))))
+        assert alone.volume() == heard.volume()
+        assert alone.bounding_box() == heard.bounding_box()
+
+
+def test_silent_families_are_those_that_note_nothing():
+    silent = {family for family, (builder, _) in FAMILIES.items() if "note(rng" not in inspect.getsource(builder)}
+    assert silent == SILENT
+
+
+def test_tables_say_whether_they_are_round():
+    seen = set()
+    for seed in range(24):
+        rng = NotingRng(numpy_generator(seed))
+        low, high = np.reshape(furniture.table(rng).bounding_box(), (2, 3))
+        wide, deep, _ = high - low
+        assert ("round table" in rng.notes) == (abs(wide - deep) < 1e-3)
+        seen.add("round table" in rng.notes)
+    assert seen == {True, False}
+
+
+def test_what_a_seed_shows_is_known_without_its_mesh():
+    assert shape_notes(3)[0] == shape(3)[2]
+    assert shape_notes(3, "ship")[0] == "ship"
+    assert shape_notes(3, "fish") == ("fish",)
