@@ -146,6 +146,51 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
 
 
+def read_foreign_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights that others made; what training scripts wrap around them is taken off.
+
+    Nothing in it is run.
+
+    Parameters
+    ----------
+    path : path
+        Safetensors, or .pt, .pth, .bin read with ``weights_only=True``.
+
+    Returns
+    -------
+    dict of str to tensor
+        At least one.
+
+    Raises
+    ------
+    CheckpointError
+        The file is absent, damaged, or holds anything but tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"weights {path} do not exist; name a .safetensors, .pt, .pth or .bin file")
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises on a damaged or foreign file is not documented
+        raise CheckpointError(
+            f"{path} is not a readable file of plain tensors ({type(error).__name__}); it may be truncated, or hold "
+            "code (TorchScript, pickled objects), which is never run: take the .safetensors file of the model"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)} if _named(state) else {}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name; it must be a state dict")
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def _named(state: Any) -> bool:
+    return isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+
+
 def check_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Compare names and shapes of a state with those of a model.
 

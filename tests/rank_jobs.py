@@ -20,7 +20,7 @@ import torch
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))
 
-from toy_shapes import COMPONENTS, TRAIN, Toy  # noqa: E402
+from toy_shapes import COMPONENTS, TRAIN, Named, Toy  # noqa: E402
 
 from setcore.training import Budget  # noqa: E402
 
@@ -28,14 +28,6 @@ STEPS = 20
 LOGGED = dataclasses.replace(
     TRAIN, batch=4, quantise_from=0.3, report_every=1, save_every=5, revive_every=8, table_shapes=32, basis_shapes=200
 )
-
-
-class Named(Toy):
-    """Toy shapes whose data set says what they are."""
-
-    def __init__(self, count: int = 40) -> None:
-        super().__init__(count)
-        self.index = [{"source": "procedural", "category": ("ball", "box")[i % 2]} for i in range(count)]
 
 
 def gradient_descent(parameters: Any, lr: float, **_: Any) -> torch.optim.Optimizer:
@@ -67,7 +59,7 @@ def train_generator(out: Path, args: argparse.Namespace) -> None:
 
     tokenizer = MeshTokenizer.from_pretrained(TESTS / "data" / "tiny", "float32", "cpu")
     small = partial(generation.GeneratorConfig, width=16, heads=2, hidden=24, layers=2)
-    with mock.patch.multiple(generation, REPORT_EVERY=1, BATCH=4, SCALES=4, GeneratorConfig=small):
+    with mock.patch.multiple(generation, REPORT_EVERY=1, BATCH=4, DRAWN=3, FINISHED=1, GeneratorConfig=small):
         generation.train(
             [Named()], out, tokenizer, Budget(steps=STEPS), resume=args.resume, progress=False,
             precision="float32", device="cpu", microbatch=args.microbatch,

@@ -110,3 +110,14 @@ class Killed(Toy):
         if self.left < 0:
             raise KeyboardInterrupt
         return super().batch(indices)
+
+
+class Named(Toy):
+    """Toy shapes whose data set says what they are."""
+
+    def __init__(self, count: int = 40) -> None:
+        super().__init__(count)
+        self.index = [
+            {"name": f"robosuite/{i}.obj", "source": "robosuite", "category": "", "group": ("chair", "lamp")[i % 2]}
+            for i in range(count)
+        ]

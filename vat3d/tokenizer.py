@@ -256,8 +256,23 @@ class MeshTokenizer:
         """
         return StreamDecoder(self.network, MirroredView(stream.frame)).signed_distance(stream)
 
-    def _stream(self, stream: TokenStream | bytes | str | Path) -> TokenStream:
-        """A stream, that of a file's bytes, or that of a file."""
+    def open(self, stream: TokenStream | bytes | str | Path) -> TokenStream:
+        """A stream, whatever it comes as.
+
+        Parameters
+        ----------
+        stream : TokenStream, bytes or path
+            A stream itself, the bytes of a file, or a file.
+
+        Returns
+        -------
+        TokenStream
+
+        Raises
+        ------
+        CodecError
+            The bytes are no stream, or belong to another model.
+        """
         if isinstance(stream, str | Path):
             return TokenStream.load(stream, self.model)
         return TokenStream.from_bytes(bytes(stream), self.model) if isinstance(stream, bytes | bytearray) else stream
@@ -287,7 +302,7 @@ class MeshTokenizer:
         """
         from vat3d.view import mesh_figure
 
-        stream = self._stream(stream)
+        stream = self.open(stream)
         meshes = []
         for scales in range(1, len(stream.ids) + 1):
             mesh = self.decode(stream, resolution, scales)
@@ -325,7 +340,7 @@ class MeshTokenizer:
         """
         import trimesh
 
-        stream = self._stream(stream)
+        stream = self.open(stream)
         if stream.model_id != self.model.model_id:
             raise CodecError(
                 f"the stream was written with model {stream.model_id}, not {self.model.model_id}; load that model"

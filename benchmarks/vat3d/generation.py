@@ -1,12 +1,25 @@
-"""Are generated shapes new and like real ones? Cross-entropy, coverage, matching distance, and a gallery.
+"""Are generated shapes what they are called, new, and like real ones? And does a picture say more than retrieval?
 
-    python benchmarks/vat3d/generation.py DATASET... --run RUN [--count 96] --out REPORT_DIR
+    python benchmarks/vat3d/generation.py DATASET... --run RUN [--count 192] [--cache CACHE] --out REPORT_DIR
 
-RUN is the folder of `vat3d train-generator DATASET... --out RUN`. Prints nats a token on validation
-shapes beside the unigram and the uniform coder; coverage (share of validation shapes that are the nearest one of some
-sample) and minimum matching distance (mean over validation shapes of the chamfer distance to the nearest sample;
-Achlioptas et al., arXiv 1707.02392) of samples, beside as many training shapes drawn at random, with the spread over
-draws. Writes `generation.json` and `generation.png`: samples, each beside the training shape nearest to it.
+RUN is the folder of `vat3d train-generator DATASET... --out RUN`. Held-out shapes are the new models of known names and
+the shapes of held-out names that RUN was validated on (its best checkpoint was chosen on the former). Prints and writes
+to `generation.json`:
+
+- nats a token by scale, beside the unigram coder;
+- for as many samples as held-out shapes, asked for by their names: coverage, minimum matching distance (Achlioptas et
+  al., arXiv 1707.02392) and the accuracy of a nearest neighbour that tells samples from held-out shapes (1-NNA, .5 is
+  best; Yang et al., arXiv 1906.12320), by chamfer distance between 2,048 points; the same of training shapes of other
+  names, which are to be beaten, and of the same names, which are the ceiling;
+- how near samples and held-out shapes lie to the nearest training shape: much nearer would be memory;
+- the share of samples in one piece;
+- how often a classifier of rendered views, fitted to training shapes, calls samples and held-out shapes by their names;
+- from a picture of each held-out shape: chamfer distance and F-score at .05 of the sample, of the training shape whose
+  pictures are nearest by the same features, and the paired difference with a bootstrap interval.
+
+`generation.png` shows samples of twelve names, seeds 0 to 5, none chosen; `from_pictures_models.png` and
+`from_pictures_validation.png` the first held-out shapes, each beside the sample from its picture and what retrieval
+finds.
 """
 
 from __future__ import annotations
@@ -14,61 +27,125 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+import trimesh
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from scipy.spatial import cKDTree
+from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
+from setcore.checkpoint import load_tensors
 from setcore.evaluation.mesh_metrics import sample_surface
 from setcore.files import read_json, write_json
-from vat3d.bitstream.coordinate_frame import Frame
-from vat3d.bitstream.stream import TokenStream
+from vat3d.data.corpus import CACHE
 from vat3d.data.dataset import Dataset
-from vat3d.generation.generator import MeshGenerator, class_box
-from vat3d.generation.train import SHAPES_FILE
+from vat3d.generation.generator import MeshGenerator
+from vat3d.generation.picture_encoder import load_picture_encoder, read_pictures
+from vat3d.generation.pictures import render_views
+from vat3d.generation.shape_tokens import PICTURES_FILE, NamedMesh, load_shapes, named_meshes
+from vat3d.generation.training_pictures import training_mesh
 from vat3d.mesh.render import save_gallery
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench_common import OUTPUT, skip
 
-POINTS, DRAWS, RESOLUTION = 1024, 5, 64
-SHOWN = 12
+POINTS, DRAWS, RESOLUTION, VIEWS, THRESHOLD = 2048, 3, 64, 4, 0.05
+SHEET = ("chair", "table", "couch", "bed", "lamp", "car", "tree", "sword", "fish", "house", "ship", "mushroom")
+SEEDS, SHOWN = 6, 12
 
 Cloud = NDArray[np.float64]
 
 
-def stored_clouds(datasets: list[Dataset], split: str, count: int, seed: int) -> tuple[list[Cloud], list[int]]:
-    """Surface points of shapes drawn from a split, and their places among all shapes of the split."""
-    places = [(dataset, row) for dataset in datasets for row in dataset.split(split)]
-    chosen = np.random.default_rng(seed).permutation(len(places))[:count]
-    clouds = []
-    for place in chosen:
-        dataset, row = places[place]
-        points = dataset.batch([row])["surface"][0, :: 8192 // POINTS, :3].double().numpy()
-        clouds.append(points)
-    return clouds, chosen.tolist()
+def stored_cloud(mesh: NamedMesh) -> Cloud:
+    """Surface points of a data set's shape, turned as the catalogue says, in the evaluation frame."""
+    points = mesh.dataset.batch([mesh.row])["surface"][0, :: 8192 // POINTS, :3].double().numpy()
+    return framed(points @ mesh.move(0, 0)[0].double().numpy().T)
+
+
+def framed(points: Cloud) -> Cloud:
+    """Centred on the box, with a longest half-side of 1."""
+    low, high = points.min(0), points.max(0)
+    return (points - (low + high) / 2) / ((high - low).max() / 2)
+
+
+def mesh_cloud(mesh: trimesh.Trimesh) -> Cloud:
+    return framed(sample_surface(mesh.vertices, mesh.faces, POINTS, 0).points)
 
 
 def chamfer_matrix(one: list[Cloud], other: list[Cloud]) -> NDArray[np.float64]:
-    """Chamfer distance, both directions summed, of every pair, shape (len(one), len(other))."""
+    """Chamfer distance, the mean of both directions, of every pair, shape (len(one), len(other))."""
     trees = [cKDTree(cloud) for cloud in other]
     result = np.empty((len(one), len(other)))
     for i, cloud in enumerate(tqdm(one, desc="compare")):
         tree = cKDTree(cloud)
         result[i] = [
-            t.query(cloud)[0].mean() + tree.query(points)[0].mean() for t, points in zip(trees, other, strict=True)
+            (near.query(cloud)[0].mean() + tree.query(points)[0].mean()) / 2
+            for near, points in zip(trees, other, strict=True)
         ]
     return result
 
 
-def figures(distances: NDArray[np.float64]) -> dict[str, float]:
-    """Coverage and minimum matching distance from distances (samples, held-out shapes)."""
+def set_figures(made: list[Cloud], held: list[Cloud], among_held: NDArray[np.float64]) -> dict[str, float]:
+    """Coverage, minimum matching distance and 1-NNA of made shapes."""
+    across, among = chamfer_matrix(made, held), chamfer_matrix(made, made)
+    whole = np.block([[among, across], [across.T, among_held]])
+    np.fill_diagonal(whole, np.inf)
+    label = np.arange(len(whole)) < len(made)
     return {
-        "coverage": len(set(distances.argmin(1).tolist())) / distances.shape[1],
-        "matching_distance": float(distances.min(0).mean()),
+        "coverage": len(set(across.argmin(1).tolist())) / len(held),
+        "matching_distance": float(across.min(0).mean()),
+        "nearest_neighbour_accuracy": float((label[whole.argmin(1)] == label).mean()),
     }
+
+
+def f_score(one: Cloud, other: Cloud) -> float:
+    """F-score at `THRESHOLD` between points."""
+    shares = [(cKDTree(b).query(a)[0] <= THRESHOLD).mean() for a, b in ((one, other), (other, one))]
+    return float(2 * shares[0] * shares[1] / max(sum(shares), 1e-9))
+
+
+def interval(differences: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean of paired differences with a bootstrap interval of 95 %."""
+    rng = np.random.default_rng(0)
+    means = differences[rng.integers(len(differences), size=(2000, len(differences)))].mean(1)
+    return {"mean": float(differences.mean()), "interval": np.quantile(means, [0.025, 0.975]).tolist()}
+
+
+def from_pictures(
+    generator: MeshGenerator, held: list[NamedMesh], cache: Path, train: list[NamedMesh], bank: torch.Tensor
+) -> tuple[dict[str, Any], list[list[Any]]]:
+    """Samples from one picture of each shape beside the training shape whose pictures are nearest; what to show."""
+    found, rows = [], []
+    for number, mesh in enumerate(tqdm(held, desc="from pictures")):
+        file = training_mesh(mesh.line, cache)
+        if file is None:
+            continue
+        whole = trimesh.Trimesh(file[0] @ mesh.move(0, 0)[0].double().numpy().T, file[1], process=False)
+        picture = render_views(whole.vertices, whole.faces, 1, seed=10_000 + number)[0]
+        sample = generator.tokenizer.decode(generator.sample(1, image=picture)[0], RESOLUTION)
+        features = load_picture_encoder()(torch.from_numpy(read_pictures([picture])[0])).mean(1)
+        near = train[int((bank - features).square().sum(-1).amin(1).argmin())]
+        cloud, pair = stored_cloud(mesh), (mesh_cloud(sample), stored_cloud(near))
+        found.append([*(chamfer_matrix([part], [cloud])[0, 0] for part in pair), *(f_score(p, cloud) for p in pair)])
+        if len(rows) < SHOWN and (other := training_mesh(near.line, cache)):
+            rows.append([whole, sample, (other[0] @ near.move(0, 0)[0].double().numpy().T, other[1])])
+    table = np.array(found)
+    return {
+        "shapes": len(table),
+        "chamfer": dict(zip(("sample", "retrieval"), table[:, :2].mean(0).tolist(), strict=True)),
+        "f_score@0.05": dict(zip(("sample", "retrieval"), table[:, 2:].mean(0).tolist(), strict=True)),
+        "chamfer_difference": interval(table[:, 0] - table[:, 1]),
+        "f_score_difference": interval(table[:, 2] - table[:, 3]),
+    }, rows
+
+
+def view_features(mesh: trimesh.Trimesh, seed: int) -> NDArray[np.float32]:
+    """Features of rendered views of a shape, means over patches, shape (views, c)."""
+    pictures = render_views(mesh.vertices, mesh.faces, VIEWS, seed=seed)
+    return np.asarray(load_picture_encoder()(torch.from_numpy(pictures)).mean(1).numpy())
 
 
 def main() -> None:
@@ -76,68 +153,91 @@ def main() -> None:
     parser.add_argument("datasets", nargs="*", type=Path)
     parser.add_argument("--run", type=Path, help="folder of `vat3d train-generator`")
     parser.add_argument("--out", type=Path, default=OUTPUT / "vat3d_generation")
-    parser.add_argument("--count", type=int, default=96)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where `vat3d corpus` left the meshes")
+    parser.add_argument("--count", type=int, default=192)
     args = parser.parse_args()
     if not args.datasets or args.run is None:
         skip("needs data sets (vat3d corpus) and a generator trained on them (--run)")
     args.out.mkdir(parents=True, exist_ok=True)
-    datasets = [Dataset(folder) for folder in args.datasets]
     generator = MeshGenerator.from_pretrained(args.run)
-    tokenizer = generator.tokenizer
-    held, _ = stored_clouds(datasets, "validation", args.count, 0)
-    streams = [generator.sample(1, seed=seed)[0] for seed in range(len(held))]
-    meshes = [tokenizer.decode(stream, RESOLUTION) for stream in tqdm(streams, desc="decode")]
-    clouds = [_points(mesh.vertices, mesh.faces) for mesh in meshes]
-    result = {
-        "nats": read_json(args.run / "config.json")["facts"],
-        "count": len(held),
-        "watertight": sum(bool(mesh.is_watertight) for mesh in meshes),
-        "samples": figures(chamfer_matrix(clouds, held)),
-        "training_shapes": [],
+    names, (_, facts), rng = generator.categories, load_shapes(args.run), np.random.default_rng(0)
+    parts = named_meshes([Dataset(folder) for folder in args.datasets])
+    listed = {part: set(facts["meshes"][part]) for part in parts}
+    meshes = {part: [mesh for mesh in parts[part] if mesh.line["name"] in listed[part]] for part in parts}
+    result: dict[str, Any] = {"nats": read_json(args.run / "config.json")["facts"]}
+
+    def name_of(mesh: NamedMesh) -> str:
+        return next((name for name in mesh.names if name in names), "")
+
+    held = [mesh for mesh in (*meshes["models"], *meshes["validation"]) if name_of(mesh)]
+    held = [held[i] for i in rng.permutation(len(held))[: args.count]]
+    asked = [name_of(held[i % len(held)]) for i in range(max(args.count, len(held)))]
+    samples = []
+    for number, name in enumerate(tqdm(asked, desc="sample")):
+        stream = generator.sample(1, name, seed=1000 + number)[0]
+        samples.append(generator.tokenizer.decode(stream, RESOLUTION))
+    clouds, held_clouds = [mesh_cloud(mesh) for mesh in samples], [stored_cloud(mesh) for mesh in held]
+    among = chamfer_matrix(held_clouds, held_clouds)
+    matched = clouds[: len(held)]
+    result["shapes"] = {"samples": len(samples), "held_out": len(held), "names": len(set(asked))}
+    result["samples"] = set_figures(matched, held_clouds, among)
+    result["one_piece"] = float(np.mean([mesh.body_count == 1 for mesh in samples]))
+    result["watertight"] = float(np.mean([mesh.is_watertight for mesh in samples]))
+    train = meshes["train"]
+    by_name = {name: [mesh for mesh in train if name in mesh.names] for name in set(asked)}
+    for kind in ("other_names", "same_names"):
+        rows = []
+        for _ in range(DRAWS):
+            drawn = []
+            for name in asked[: len(held)]:
+                pool = by_name[name] if kind == "same_names" else [mesh for mesh in train if name not in mesh.names]
+                drawn.append(stored_cloud(pool[rng.integers(len(pool))]))
+            rows.append(set_figures(drawn, held_clouds, among))
+        result[kind] = {
+            key: {"mean": float(np.mean([row[key] for row in rows])), "sd": float(np.std([row[key] for row in rows]))}
+            for key in rows[0]
+        }
+    some = [train[i] for i in rng.permutation(len(train))[:800]]
+    train_clouds = [stored_cloud(mesh) for mesh in some]
+    result["nearest_training_shape"] = {
+        "samples": float(chamfer_matrix(matched, train_clouds).min(1).mean()),
+        "held_out": float(chamfer_matrix(held_clouds, train_clouds).min(1).mean()),
     }
-    for draw in range(DRAWS):
-        drawn, _ = stored_clouds(datasets, "train", len(held), 1 + draw)
-        result["training_shapes"].append(figures(chamfer_matrix(drawn, held)))
-    print(result["nats"])
-    print(f"{len(held)} samples, {result['watertight']} watertight:", result["samples"])
-    for name in ("coverage", "matching_distance"):
-        values = [draw[name] for draw in result["training_shapes"]]
-        print(f"random training shapes, {DRAWS} draws, {name}: mean {np.mean(values):.4f}, sd {np.std(values):.4f}")
-    stored = load_file(args.run / SHAPES_FILE)
-    train, places = stored_clouds(datasets, "train", 1000, 9)
-    distances = chamfer_matrix(clouds[:SHOWN], train)
-    rows, captions = [], []
-    for sample in range(0, SHOWN, 3):
-        row, texts = [], []
-        for number in range(sample, sample + 3):
-            nearest = int(distances[number].argmin())
-            row += [meshes[number], tokenizer.decode(_stored(stored, datasets, places[nearest], generator), RESOLUTION)]
-            texts += [f"sample {number}", f"nearest of {len(train)}, {distances[number, nearest]:.3f}"]
-        rows.append(row)
-        captions.append(texts)
-    save_gallery(args.out / "generation.png", rows, captions, size=200)
+    pictures = load_tensors(args.run / PICTURES_FILE)
+    places = {mesh.line["name"]: (part, row) for part in meshes for row, mesh in enumerate(meshes[part])}
+    table = pictures["train"].float().mean(-2).flatten(1, 2)
+    labels = np.array([name_of(mesh) for mesh in train])
+    keep = table.any(-1).all(-1).numpy() & (labels != "")
+    fitted = LogisticRegression(max_iter=200, C=3.0).fit(
+        table.numpy()[keep].reshape(-1, table.shape[-1]), np.repeat(labels[keep], table.shape[1])
+    )
+
+    def right(features: NDArray[np.float32], name: str) -> bool:
+        return str(fitted.classes_[fitted.predict_log_proba(features).sum(0).argmax()]) == name
+
+    real = [
+        right(pictures[part][row].float().mean(-2).flatten(0, 1).numpy(), name_of(mesh))
+        for mesh in held
+        for part, row in [places[mesh.line["name"]]]
+        if pictures[part][row].any()
+    ]
+    made = [
+        right(view_features(mesh, seed), name) for seed, (mesh, name) in enumerate(zip(samples, asked, strict=True))
+    ]
+    result["class_accuracy"] = {"samples": float(np.mean(made)), "held_out": float(np.mean(real))}
+    for part in ("models", "validation"):
+        result[f"from_pictures_{part}"], rows = from_pictures(generator, meshes[part], args.cache, train, table)
+        if rows:
+            captions = [["true", "sample", "retrieval"] for _ in rows]
+            save_gallery(args.out / f"from_pictures_{part}.png", rows, captions, size=160, together=False)
     write_json(args.out / "generation.json", result)
-
-
-def _points(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Cloud:
-    """Surface points in the evaluation frame."""
-    low, high = vertices.min(0), vertices.max(0)
-    return sample_surface((vertices - (low + high) / 2) / ((high - low).max() / 2), faces, POINTS, 0).points
-
-
-def _stored(stored: dict, datasets: list[Dataset], place: int, generator: MeshGenerator) -> TokenStream:
-    """The tokens of a training shape as it is: the first round of `shape_tokens`, which goes data set by data set."""
-    rounds = len(stored["train.ids"]) // sum(len(dataset.split("train")) for dataset in datasets)
-    row = 0
-    for dataset in datasets:
-        count = len(dataset.split("train"))
-        if place < count:
-            break
-        place -= count
-        row += rounds * count
-    half = class_box(int(stored["train.box"][row + place]))
-    model = generator.tokenizer.model
-    return TokenStream(model.split(stored["train.ids"][row + place].numpy()), Frame.from_corners(-half, half), model)
+    for key, value in result.items():
+        print(key, value)
+    rows = [
+        [generator.tokenizer.decode(s, 96) for s in generator.sample(SEEDS, name)] for name in SHEET if name in names
+    ]
+    captions = [[f"{name} {seed}" for seed in range(SEEDS)] for name in SHEET if name in names]
+    save_gallery(args.out / "generation.png", rows, captions, size=160, together=False)
 
 
 if __name__ == "__main__":

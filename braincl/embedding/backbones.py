@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from braincl.errors import ModelError
-from setcore.checkpoint import load_state, load_tensors
+from setcore.checkpoint import load_state, read_foreign_tensors
 from setcore.errors import CheckpointError
 
 HUB = "hf-hub:"
@@ -169,7 +169,7 @@ def load_encoder(backbone: Backbone, weights: str | Path | None = None) -> Image
         The weights cannot be fetched or read, or are of another architecture; the first tensor that differs is named.
     """
     path = _find_weights(backbone, weights)
-    state = _read_weights(path)
+    state = read_foreign_tensors(path)
     network, prepare, preprocessing = build(backbone)
     _BUILDERS[backbone.library].fill(network, state, f"{path} for {backbone.name}")
     return ImageEncoder(backbone, network.eval(), prepare, preprocessing, _digest(path))
@@ -201,7 +201,7 @@ def load_text_encoder(backbone: Backbone, weights: str | Path | None = None) -> 
             f"pictures with one that has: {named}"
         )
     path = _find_weights(backbone, weights)
-    state = _read_weights(path)
+    state = read_foreign_tensors(path)
     if not any("token_embedding" in name for name in state):
         raise CheckpointError(
             f"{path} holds no text tower of {backbone.name}, only tensors such as {next(iter(state))!r}; give the file "
@@ -246,34 +246,6 @@ def build(backbone: Backbone) -> tuple[nn.Module, Callable[[Any], Tensor], str]:
     return network, prepare, json.dumps(settings, sort_keys=True, default=str)
 
 
-def _read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; what training scripts wrap around them is taken off. Nothing in it is run.
-
-    Raises
-    ------
-    CheckpointError
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"weights {path} do not exist; name a .safetensors, .pt, .pth or .bin file")
-    if path.suffix == ".safetensors":
-        return load_tensors(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises on a damaged or foreign file is not documented
-        raise CheckpointError(
-            f"{path} is not a readable file of plain tensors ({type(error).__name__}); it may be truncated, or hold "
-            "code (TorchScript, pickled objects), which is never run: take the .safetensors file of the model"
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)} if _named(state) else {}
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors by name; it must be a state dict")
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
-
-
 def load_by_order(network: nn.Module, stored: Mapping[str, Tensor], where: str) -> None:
     """Fill a network with tensors that come in its own order under other names.
 
@@ -303,10 +275,6 @@ def load_by_order(network: nn.Module, stored: Mapping[str, Tensor], where: str) 
             f"{where}: {len(given)} tensors, expected {len(own)}; the first that has no counterpart is {first!r}"
         )
     network.load_state_dict(dict(zip(own, given.values(), strict=True)), strict=False)
-
-
-def _named(state: Any) -> bool:
-    return isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
 
 
 def _find_weights(backbone: Backbone, weights: str | Path | None) -> Path:

@@ -82,7 +82,11 @@ def test_the_embedded_generator_draws_files_that_decode_watertight():
     generator = MeshGenerator.from_pretrained()
     assert generator.network.config.codec in embedded_models()
     assert {"chair", "table", "car"} <= set(generator.categories)
-    for stream in [*generator.sample(2, seed=1), *generator.sample(1, "car", seed=2)]:
+    for stream in [
+        *generator.sample(2, seed=1),
+        *generator.sample(1, "car", seed=2),
+        *generator.sample(text="a pirate ship"),
+    ]:
         data = stream.to_bytes()
         assert len(data) < 330
         mesh = generator.tokenizer.decode(data, 32)

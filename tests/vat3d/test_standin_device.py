@@ -11,11 +11,11 @@ import torch
 import trimesh
 from make_tiny_model import DATA
 from standin_device import Notes, standin_device
-from toy_shapes import COMPONENTS, TRAIN, Toy
+from toy_shapes import COMPONENTS, TRAIN, Named, Toy
 
 from setcore.training import Budget, TrainingLoop
-from tests.rank_jobs import Named
-from vat3d.generation.generator import GeneratorConfig, MeshGenerator, ScaleTransformer
+from vat3d.generation.generator import MeshGenerator
+from vat3d.generation.network import GeneratorConfig, TokenTransformer
 from vat3d.generation.train import train as train_generator
 from vat3d.tokenizer import MeshTokenizer
 from vat3d.training.refined_pool import TuningConfig
@@ -89,13 +89,13 @@ def test_tuning_a_tokenizer(notes: Notes, model: Path, tmp_path: Path) -> None:
 
 def test_training_a_generator(notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vat3d.generation.train.BATCH", 4)
-    monkeypatch.setattr("vat3d.generation.train.SCALES", 4)
+    monkeypatch.setattr("vat3d.generation.train.DRAWN", 3)
     tokenizer = MeshTokenizer.from_pretrained(DATA / "tiny", "float32", "meta")
     train_generator([Named()], tmp_path, tokenizer, Budget(steps=3), progress=False, device="meta")
-    tokens = "vat3d.generation.train.shape_tokens"
+    tokens = "vat3d.generation.shape_tokens.shape_tokens"
     assert notes.found["start"] == {
         ("in", "vat3d.tokenizer.MeshTokenizer.__init__"), ("in", tokens), ("out", tokens),
-        ("in", "vat3d.generation.train._train"),
+        ("in", "vat3d.generation.train.train"), ("in", "vat3d.generation.train._train"),
     }  # fmt: skip
     assert notes.found["step"] == {BATCH}
     assert notes.found["end"] == CHECKPOINT | {("out", "vat3d.generation.train.validate")}
@@ -123,12 +123,26 @@ def test_encoding_decoding_and_generating(notes: Notes, model: Path) -> None:
     mesh = tokenizer.decode(stream.to_bytes(), 32)
     assert mesh.is_watertight
     assert notes.found.pop("decode") == DECODING
-    config = GeneratorConfig(tokenizer.model.model_id, tokenizer.model.scales[:3], 32, 4, 16, 2, 24, 2)
+    config = GeneratorConfig(
+        tokenizer.model.model_id,
+        tokenizer.model.scales[:3],
+        codes=32,
+        channels=4,
+        width=16,
+        heads=2,
+        hidden=24,
+        layers=2,
+    )
     notes.phase = "generate"
-    streams = MeshGenerator(ScaleTransformer(config).eval(), tokenizer).sample(2, seed=1)
+    streams = MeshGenerator(TokenTransformer(config).eval(), tokenizer).sample(2, seed=1)
     assert [part.size for part in streams[1].ids] == list(tokenizer.model.scales[:3])
-    sampling = ("out", "vat3d.generation.generator.MeshGenerator.sample")
-    assert notes.found == {"generate": {("in", "vat3d.generation.generator.MeshGenerator.__init__"), sampling}}
+    generator = "vat3d.generation.generator.MeshGenerator"
+    assert notes.found == {
+        "generate": {
+            ("in", f"{generator}.__init__"), ("in", f"{generator}._ask"), ("in", "vat3d.generation.draw.draw_shapes"),
+            ("out", f"{generator}.sample"), ("out", f"{generator}._streams"),
+        }
+    }  # fmt: skip
 
 
 def test_the_stand_in_refuses_what_cuda_would() -> None:

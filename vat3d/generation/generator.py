@@ -1,185 +1,34 @@
-"""New shapes as tokens: a transformer that draws scale after scale, all tokens of a scale at once.
-
-Next-scale prediction (Tian et al., arXiv 2404.02905) over the codec's ids, as in arXiv 2412.02202: the sequence is a
-category, the proportions of the box, then the scales, coarse to fine. A token sees the category, the box, all coarser
-scales and its own scale; what it is told of the coarser ids is the running reconstruction, reduced to its place.
-Axes: b batch, k token, c latent channel, v code, d width.
-"""
+"""New shapes: token streams that a transformer draws by name, by words, from pictures, or from a coarse shape."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from setcore.blocks import SelfAttentionBlock
 from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_network, load_config, load_tensors
 from setcore.errors import InputError
 from setcore.files import read_json
 from setcore.model_lookup import find_model_folder
-from setcore.seeding import torch_generator
 from vat3d.bitstream.coordinate_frame import Frame
 from vat3d.bitstream.stream import TokenStream
 from vat3d.bitstream.token_model import WEIGHTS_FOLDER, embedded_models
 from vat3d.errors import CodecError
-from vat3d.network.blocks import BatchedAttention
-from vat3d.network.quantizer import ScaleQuantizer
+from vat3d.generation.boxes import box_class, class_box
+from vat3d.generation.draw import Drawn, DrawOptions, draw_shapes
+from vat3d.generation.network import TEXT_WIDTH, Condition, GeneratorConfig, TokenTransformer
 from vat3d.tokenizer import MeshTokenizer
 
+if TYPE_CHECKING:
+    from vat3d.generation.picture_encoder import Picture
+
 DEFAULT_GENERATOR = "generator"
-BINS, THINNEST = 16, 0.02
-"""The two shorter half-extents are told in so many steps of equal ratio, from the longest one down to this share."""
 LEVEL = 1
 """At which level samples decode: their thin parts are as little certain as those of a short file."""
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """Architecture, stored with the weights.
-
-    Parameters
-    ----------
-    codec : str
-        Id of the tokenizer whose ids are generated.
-    tokens : tuple of int
-        Tokens of each of that tokenizer's first scales; these are generated.
-    codes, channels : int
-        Size of its codebook and length of a code.
-    width, heads, hidden, layers : int
-    categories : tuple of str
-    """
-
-    codec: str
-    tokens: tuple[int, ...]
-    codes: int = 512
-    channels: int = 8
-    width: int = 128
-    heads: int = 4
-    hidden: int = 256
-    layers: int = 6
-    categories: tuple[str, ...] = ()
-
-
-def box_class(box: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Numbers of the proportions of boxes: the longest axis, and the steps by which the others are shorter.
-
-    Parameters
-    ----------
-    box : array of shape (n, 3)
-        Half-extents.
-
-    Returns
-    -------
-    int array of shape (n,)
-    """
-    ratio = np.clip(box / box.max(1, keepdims=True), THINNEST, 1)
-    steps = np.rint(np.log(ratio) / np.log(THINNEST) * (BINS - 1)).astype(np.int64)
-    longest = steps.argmin(1)  # the first of those that are as good as the longest
-    others = np.stack([np.delete(row, axis) for row, axis in zip(steps, longest, strict=True)])
-    return np.asarray((longest * BINS + others[:, 0]) * BINS + others[:, 1])
-
-
-def class_box(number: int) -> NDArray[np.float64]:
-    """The box that a number of `box_class` stands for.
-
-    Parameters
-    ----------
-    number : int
-
-    Returns
-    -------
-    array of shape (3,)
-        Half-extents, the longest 1.
-    """
-    number, second = divmod(int(number), BINS)
-    longest, first = divmod(number, BINS)
-    return np.insert(THINNEST ** (np.array([first, second]) / (BINS - 1)), longest, 1.0)
-
-
-def running_inputs(quantizer: ScaleQuantizer, ids: Sequence[Int[Tensor, "b _"]], scales: int) -> list[Tensor]:
-    """What the tokens of each of the first scales are told of the ids before them.
-
-    The sum of the coarser scales' contributions, reduced to the tokens; zero for the first scale, which has none.
-
-    Parameters
-    ----------
-    quantizer : ScaleQuantizer
-    ids : sequence of int tensors of shape (b, k)
-        Of the scales that are known.
-    scales : int
-
-    Returns
-    -------
-    list of tensors of shape (b, k, c)
-    """
-    parts = [quantizer.codebook[chosen] for chosen in ids]
-    batch = len(parts[0]) if parts else 1
-    inputs = [quantizer.codebook.new_zeros(batch, quantizer.scales[0], quantizer.channels)]
-    for scale in range(1, scales):
-        known = quantizer.assemble(parts[:scale]) - quantizer.start(batch)
-        inputs.append(quantizer.reduce(known, scale))
-    return inputs
-
-
-class ScaleTransformer(nn.Module):
-    """Category, box and running reconstruction to the logits of the box and of every token's id.
-
-    Parameters
-    ----------
-    config : GeneratorConfig
-    """
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.config = config
-        width, tokens = config.width, sum(config.tokens)
-        self.category = nn.Embedding(len(config.categories) + 1, width)  # 0: any
-        self.box = nn.Embedding(3 * BINS * BINS, width)
-        self.read = nn.Linear(config.channels, width)
-        self.place = nn.Parameter(torch.randn(tokens, width) * 0.5)
-        counts = torch.tensor([1, 1, *config.tokens])
-        scale = torch.arange(len(counts)).repeat_interleave(counts)
-        attention = partial(BatchedAttention, seen=scale[:, None] >= scale)
-        self.layers = nn.ModuleList(
-            SelfAttentionBlock(width, config.heads, config.hidden, attention=attention) for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.to_box = nn.Linear(width, 3 * BINS * BINS)
-        self.to_code = nn.Linear(width, config.codes)
-
-    def forward(
-        self, category: Int[Tensor, " b"], box: Int[Tensor, " b"], inputs: Sequence[Float[Tensor, "b _ c"]]
-    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k v"]]:
-        """Logits of the box, which see the category alone, and of the ids of those scales that have inputs.
-
-        Parameters
-        ----------
-        category, box : int tensors of shape (b,)
-        inputs : sequence of tensors of shape (b, k, c)
-            Of `running_inputs`.
-
-        Returns
-        -------
-        box : tensor of shape (b, n)
-        codes : tensor of shape (b, k, v)
-        """
-        states = [self.category(category)[:, None], self.box(box)[:, None]]
-        if inputs:
-            told = torch.cat(list(inputs), dim=1)
-            states.append(self.read(told) + self.place[: told.shape[1]])
-        tokens = torch.cat(states, dim=1)
-        for layer in self.layers:
-            tokens = layer(tokens)
-        tokens = self.norm(tokens)
-        return self.to_box(tokens[:, 0]), self.to_code(tokens[:, 2:])
 
 
 def is_generator(path_or_name: str | Path | None) -> bool:
@@ -205,7 +54,7 @@ def is_generator(path_or_name: str | Path | None) -> bool:
 
 
 def describe_generator(path_or_name: str | Path) -> dict[str, Any]:
-    """What a generator is: its tokenizer, size, categories and what is known of its training.
+    """What a generator is: its tokenizer, size, names and what is known of its training.
 
     Parameters
     ----------
@@ -221,24 +70,41 @@ def describe_generator(path_or_name: str | Path) -> dict[str, Any]:
     CodecError, CheckpointError
         There is no such generator, or its folder is damaged.
     """
-    network, facts = _load_generator(path_or_name)
+    network, facts = load_generator(path_or_name)
     config = network.config
     return {
         "model": config.codec,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "scales": list(config.tokens),
         "codes": config.codes,
-        "categories": list(config.categories),
+        "categories": list(config.names),
         **facts,
     }
 
 
-def _load_generator(path_or_name: str | Path | None) -> tuple[ScaleTransformer, dict[str, Any]]:
+def load_generator(path_or_name: str | Path | None) -> tuple[TokenTransformer, dict[str, Any]]:
+    """The network of a generator, and what is known of its training.
+
+    Parameters
+    ----------
+    path_or_name : path or str, optional
+        A folder, or (None) the embedded one.
+
+    Returns
+    -------
+    TokenTransformer
+    dict
+
+    Raises
+    ------
+    CodecError, CheckpointError
+        There is no such generator, or its folder is damaged.
+    """
     embedded = {DEFAULT_GENERATOR: WEIGHTS_FOLDER / DEFAULT_GENERATOR}
     folder = find_model_folder(path_or_name, embedded, DEFAULT_GENERATOR, CodecError)
     config, extra = load_config(folder, GeneratorConfig)
     path = folder / WEIGHTS_FILE
-    return build_network(lambda: ScaleTransformer(config), load_tensors(path), str(path)), extra.get("facts", {})
+    return build_network(lambda: TokenTransformer(config), load_tensors(path), str(path)), extra.get("facts", {})
 
 
 class MeshGenerator:
@@ -246,7 +112,7 @@ class MeshGenerator:
 
     Parameters
     ----------
-    network : ScaleTransformer
+    network : TokenTransformer
         Frozen.
     tokenizer : MeshTokenizer
         The one whose ids the network was trained on. The generator computes where it does.
@@ -257,12 +123,12 @@ class MeshGenerator:
     >>> generator = MeshGenerator.from_pretrained()
     >>> "chair" in generator.categories
     True
-    >>> stream = generator.sample(1, "chair", seed=0)[0]
+    >>> stream = generator.sample(category="chair", seed=0)[0]
     >>> generator.tokenizer.decode(stream, resolution=32).is_watertight
     True
     """
 
-    def __init__(self, network: ScaleTransformer, tokenizer: MeshTokenizer) -> None:
+    def __init__(self, network: TokenTransformer, tokenizer: MeshTokenizer) -> None:
         if network.config.codec != tokenizer.model.model_id:
             raise CodecError(
                 f"the generator draws tokens of model {network.config.codec}, not {tokenizer.model.model_id}; "
@@ -297,7 +163,7 @@ class MeshGenerator:
         InputError
             The device is not there.
         """
-        network, _ = _load_generator(path_or_name)
+        network, _ = load_generator(path_or_name)
         trained_on = network.config.codec
         if codec is None and trained_on not in embedded_models():
             raise CodecError(
@@ -309,34 +175,81 @@ class MeshGenerator:
     @property
     def categories(self) -> tuple[str, ...]:
         """Names that `sample` takes."""
-        return self.network.config.categories
+        return self.network.config.names
 
-    @torch.no_grad()
     def sample(
         self,
         count: int = 1,
         category: str | None = None,
-        seed: int = 0,
         *,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        guidance: float = 2.0,
+        text: str | None = None,
+        image: Picture | Sequence[Picture] = (),
+        seed: int = 0,
+        options: DrawOptions | None = None,
+        best_of: int = 1,
+        clip: str | Path | None = None,
     ) -> list[TokenStream]:
-        """Draw new shapes.
+        """Draw new shapes, asked for by a name, by words, by pictures, or by nothing.
 
         Parameters
         ----------
         count : int
         category : str, optional
-            One of `categories`; any shape, if not given.
+            One of `categories`.
+        text : str, optional
+            Words, see `vat3d.generation.conditions.ask_words`.
+        image : path, uint8 array of shape (h, w, 3), or sequence of these
+            Pictures of one object, see `vat3d.generation.picture_encoder.read_pictures`.
         seed : int
-            Same seed, count and machine: same shapes.
-        temperature : float
-            Of the logits; above 0.
-        top_p : float
-            Ids are drawn from the most probable ones that together have this share (nucleus sampling).
-        guidance : float
-            Logits move by this multiple of what the category changes (classifier-free guidance); 1 is none.
+            Same seed and machine: same shapes. The first of several is the one that is drawn alone.
+        options : DrawOptions, optional
+        best_of : int
+            Draw so many of each and keep the one that the network finds likeliest.
+        clip : path, optional
+            A checkpoint of CLIP ViT-B/32, for words.
+
+        Returns
+        -------
+        list of TokenStream
+            The report of each says how the request was understood (`asked`), the mean logarithm of its tokens'
+            probabilities (`likelihood`), and what may be better about the pictures (`hints`).
+
+        Raises
+        ------
+        InputError
+            The category is unknown, or the words are, or both are given; a picture is none, or shows no object, or the
+            generator was trained without pictures; or a number is out of range.
+        """
+        asked, report = self._ask(category, text, image, clip)
+        drawn = self._draw(asked, count, seed, options, best_of)
+        boxes = [class_box(number) for number in drawn.box.tolist()]
+        return self._streams(drawn, [Frame.from_corners(-half, half) for half in boxes], report)
+
+    def complete(
+        self,
+        stream: TokenStream | bytes | str | Path,
+        scales: int,
+        count: int = 1,
+        category: str | None = None,
+        *,
+        text: str | None = None,
+        image: Picture | Sequence[Picture] = (),
+        seed: int = 0,
+        options: DrawOptions | None = None,
+        best_of: int = 1,
+        clip: str | Path | None = None,
+    ) -> list[TokenStream]:
+        """Draw the finer scales of a coarse shape: several shapes that share its first tokens.
+
+        The generator knows shapes that stand along +y and face +z: encode them so.
+
+        Parameters
+        ----------
+        stream : TokenStream, bytes or path
+        scales : int
+            Scales that are kept.
+        count, category, text, image, seed, options, best_of, clip
+            As in `sample`.
 
         Returns
         -------
@@ -344,61 +257,86 @@ class MeshGenerator:
 
         Raises
         ------
+        CodecError
+            The stream is of another model.
         InputError
-            The category is unknown, or a number is out of range.
+            It has fewer whole scales, or none would be drawn; or as `sample`.
         """
-        names, scales = self.categories, len(self.network.config.tokens)
-        if category is not None and category not in names:
-            raise InputError(f"unknown category {category!r}; choose one of {', '.join(names) or '(none)'}")
-        if count < 1 or not temperature > 0 or not 0 < top_p <= 1:
-            raise InputError("count must be 1 or more, temperature above 0, and top_p in (0, 1]")
-        device = self.tokenizer.device
-        wanted = torch.full((count,), 0 if category is None else 1 + names.index(category), device=device)
-        generator = torch_generator(seed, "sample", device=device)
+        stream = self.tokenizer.open(stream)
+        sizes = self.network.config.tokens
+        if stream.model_id != self.tokenizer.model.model_id:
+            raise CodecError(
+                f"the stream is of model {stream.model_id}, the generator draws tokens of model "
+                f"{self.tokenizer.model.model_id}; encode the shape with that one"
+            )
+        whole = sum(len(part) == size for part, size in zip(stream.tokens, sizes, strict=False))
+        if not 1 <= scales < len(sizes) or scales > whole:
+            raise InputError(
+                f"scales is {scales}; of this stream 1 to {min(whole, len(sizes) - 1)} can be kept: it has {whole} "
+                f"whole ones, and the generator draws {len(sizes)}"
+            )
+        asked, report = self._ask(category, text, image, clip)
+        known = [torch.from_numpy(part) for part in stream.tokens[:scales]]
+        box = torch.from_numpy(box_class(stream.frame.aspect[None]))
+        drawn = self._draw(asked, count, seed, options, best_of, box, known)
+        return self._streams(drawn, [stream.frame] * count, report)
 
-        def logits(box: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-            found: tuple[Tensor, Tensor] = self.network(wanted, box, inputs)
-            if category is None or guidance == 1:
-                return found
-            free = self.network(torch.zeros_like(wanted), box, inputs)
-            guided = [f + guidance * (w - f) for w, f in zip(found, free, strict=True)]
-            return guided[0], guided[1]
+    def _ask(
+        self, category: str | None, text: str | None, image: Picture | Sequence[Picture], clip: str | Path | None
+    ) -> tuple[Condition, dict[str, Any]]:
+        """What is asked for, and the report of how it was understood."""
+        if category is not None and text is not None:
+            raise InputError("give a category or a text, not both")
+        device, names = self.tokenizer.device, self.categories
+        number, vector, pictures = 0, np.zeros(TEXT_WIDTH, np.float32), None
+        said: list[str] = []
+        hints: list[str] = []
+        if category is not None or text is not None:
+            from vat3d.generation.conditions import ask_name, ask_words
 
-        def draw(found: Tensor) -> Tensor:
-            return draw_nucleus(found / temperature, top_p, generator)
+            asked = ask_name(category, names) if category is not None else ask_words(text or "", names, clip)
+            number, vector = 1 + names.index(asked.name) if asked.name else 0, asked.vector
+            said.append(asked.said)
+        if paths := [image] if isinstance(image, str | Path | np.ndarray) else list(image):
+            from vat3d.generation.picture_encoder import load_picture_encoder, read_pictures
 
-        box = draw(logits(torch.zeros_like(wanted), [])[0])
-        ids: list[Tensor] = []
-        quantizer = self.tokenizer.network.quantizer
-        for scale in range(scales):
-            inputs = [part.expand(count, -1, -1) for part in running_inputs(quantizer, ids, scale + 1)]
-            found = logits(box, inputs)[1]
-            ids.append(draw(found[:, -self.network.config.tokens[scale] :]))
-        streams, boxes, drawn = [], box.tolist(), [part.cpu().numpy() for part in ids]
-        for row in range(count):
-            half = class_box(boxes[row])
-            parts = [part[row] for part in drawn]
-            frame = Frame.from_corners(-half, half)
-            streams.append(TokenStream(parts, frame, self.tokenizer.model, levels=(LEVEL,) * scales))
-        return streams
+            if not self.network.config.picture:
+                raise InputError("this generator was trained without pictures; ask it by category or text")
+            seen, hints = read_pictures(paths)
+            pictures = load_picture_encoder()(torch.from_numpy(seen)).flatten(0, 1)[None].to(device)
+            said.append(f"{len(paths)} picture{'s' * (len(paths) > 1)}")
+        words = torch.from_numpy(np.array(vector))[None].to(device)
+        report = {"asked": " and ".join(said) or "anything", "hints": hints}
+        return Condition(torch.tensor([number], device=device), words, pictures, empty=not said), report
 
+    def _draw(
+        self, asked: Condition, count: int, seed: int, options: DrawOptions | None, best_of: int,
+        box: Tensor | None = None, known: Sequence[Tensor] = (),
+    ) -> Drawn:  # fmt: skip
+        """The likeliest of `best_of` draws for each of `count` shapes that share a condition, box and first scales."""
+        options = options or DrawOptions()
+        options.check()
+        if count < 1 or best_of < 1:
+            raise InputError(f"count is {count} and best_of {best_of}; they are at least 1")
+        device, total = self.tokenizer.device, count * best_of
+        seeds = [(seed, number // best_of, number % best_of) for number in range(total)]
+        drawn = draw_shapes(
+            self.network, self.tokenizer.network.quantizer, asked.expand(total), seeds, options,
+            None if box is None else box.to(device).expand(total),
+            [part.to(device).expand(total, -1) for part in known],
+        )  # fmt: skip
+        best = drawn.likelihood.view(count, best_of).argmax(1) + torch.arange(count, device=device) * best_of
+        return Drawn(drawn.box[best], [part[best] for part in drawn.ids], drawn.likelihood[best])
 
-def draw_nucleus(logits: Float[Tensor, "*b v"], top_p: float, generator: torch.Generator) -> Int[Tensor, "*b"]:
-    """Draw from the most probable codes that together have a share (Holtzman et al. 2020, arXiv 1904.09751).
-
-    Parameters
-    ----------
-    logits : tensor of shape (..., v)
-    top_p : float
-        That share, at least.
-    generator : torch.Generator
-
-    Returns
-    -------
-    int tensor of shape (...)
-    """
-    shares, order = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True, stable=True)
-    before = shares.cumsum(-1) - shares
-    kept = torch.where(before < top_p, shares, 0.0)
-    picked = torch.multinomial(kept.flatten(0, -2), 1, generator=generator).view(*kept.shape[:-1], 1)
-    return order.gather(-1, picked)[..., 0]
+    def _streams(self, drawn: Drawn, frames: Sequence[Frame], report: dict[str, Any]) -> list[TokenStream]:
+        scales, model = [part.cpu().numpy() for part in drawn.ids], self.tokenizer.model
+        return [
+            TokenStream(
+                [part[row] for part in scales],
+                frame,
+                model,
+                {**report, "likelihood": float(likelihood)},
+                levels=(LEVEL,) * len(scales),
+            )
+            for row, (frame, likelihood) in enumerate(zip(frames, drawn.likelihood.tolist(), strict=True))
+        ]

@@ -1,289 +1,340 @@
-"""Training the generator of `vat3d.generation.generator`: the tokens of training shapes, then the transformer on them.
+"""Training the generator of `vat3d.generation.generator`: tokens of training shapes, then the transformer on them.
 
-``vat3d train-generator`` encodes the shapes of data sets at their own pose, mirrored and stretched a little, keeps
-their ids in the folder, and trains. A killed run goes on with ``--resume``.
+``vat3d train-generator`` encodes the named shapes of data sets (`vat3d.generation.shape_tokens`), keeps their ids in
+the folder, and trains; the model there is the best so far on new models of known names. A killed run goes on with
+``--resume``.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from setcore.checkpoint import load_tensors, save_model, save_tensors
 from setcore.devices import autocast, check_precision
 from setcore.errors import InputError
-from setcore.files import read_json, write_json
 from setcore.parallel.prefetch import TensorGroup, prefetch
 from setcore.parallel.ranks import Ranks, join_ranks
-from setcore.progress import progress_bar
 from setcore.seeding import derive_seed, numpy_generator, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder, warmup_cosine
-from vat3d.generation.generator import GeneratorConfig, ScaleTransformer, box_class, running_inputs
+from vat3d.data.corpus import CACHE
+from vat3d.generation.conditions import name_vectors
+from vat3d.generation.generator import load_generator
+from vat3d.generation.network import Condition, GeneratorConfig, TokenTransformer, running_reconstruction
+from vat3d.generation.picture_encoder import FEATURES, PATCHES
+from vat3d.generation.shape_tokens import (
+    NAMES_FILE,
+    PARTS,
+    PICTURES_FILE,
+    NamedMesh,
+    NamedSamples,
+    Shapes,
+    load_shapes,
+    named_meshes,
+    save_shapes,
+    shape_tokens,
+)
+from vat3d.generation.training_pictures import VIEWS, picture_features
 from vat3d.network.codec_network import CodecNetwork
+from vat3d.network.quantizer import ScaleQuantizer
 from vat3d.tokenizer import MeshTokenizer
-from vat3d.training.augment import make_batch
-from vat3d.training.config import TrainConfig
-from vat3d.training.validation import Samples, data_fingerprint
+from vat3d.training.validation import data_fingerprint
 
-SHAPES_FILE, NAMES_FILE = "shapes.safetensors", "names.json"
-SCALES = 6
-ROUNDS, STRETCH = 3, 0.12
-"""Times a training shape is encoded, each time mirrored by chance and stretched by up to this log-ratio an axis."""
-NAMED_SOURCES = ("procedural", "sweethome3d-furniture")
-"""Sources whose category says what a shape is; elsewhere it is a folder's name."""
-FEWEST = 20
-"""Shapes that a category must have."""
-BATCH, LEARNING_RATE = 32, 1e-3
-NAMELESS, WRONG = 0.15, 0.05
-"""Share of training shapes whose category is withheld, and of ids that the inputs have wrong, as samples will."""
-REPORT_EVERY, MOST_VALIDATED = 200, 512
-"""Steps between reports, and how many validation shapes one looks at, a fortieth of the time; the last looks at all."""
-
-
-@runtime_checkable
-class NamedSamples(Samples, Protocol):
-    """What this asks of a data set; `vat3d.data.dataset.Dataset` is one."""
-
-    index: list[dict[str, Any]]
+ROUNDS, REFINEMENT = 6, 0
+"""Times a training shape is encoded, and gradient steps that refine its tokens."""
+DRAWN, FINISHED = 4, 2
+"""Scales that are drawn, and finer ones that are their mean."""
+FEWEST = 3
+"""Meshes that a name must have."""
+BATCH, LEARNING_RATE = 32, 6e-4
+UNASKED, BY_WORDS, WRONG = 0.12, 0.5, 0.1
+"""Share of training shapes whose condition is withheld; of the others, share of those with a text vector that are
+asked for by it alone, as words are that were never trained on; and share of ids that are held wrong, as samples will
+be."""
+UNNAMED, SHOWN = 0.7, (1, 1, 2)
+"""Share of shapes with pictures whose name is withheld, and numbers of pictures, in turn."""
+REST = 0.2
+"""Weight of the finer scales' mean."""
+REPORT_EVERY, MOST_VALIDATED, ALL = 200, 256, 10**9
+"""Steps between reports, and how many shapes of each held-out part one looks at; the last looks at all."""
 
 
 @dataclass(frozen=True)
-class Shapes(TensorGroup):
-    """Tokens of shapes.
-
-    Parameters
-    ----------
-    ids : int tensor of shape (n, tokens)
-    box : int tensor of shape (n,)
-        As in `box_class`.
-    category : int tensor of shape (n,)
-        From 1 on; 0 for none.
-    """
-
-    ids: Tensor
-    box: Tensor
-    category: Tensor
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def category_names(datasets: Sequence[NamedSamples]) -> list[list[str]]:
-    """Category of each mesh of each data set; empty where it has none, or one of fewer than `FEWEST` meshes.
-
-    Parameters
-    ----------
-    datasets : sequence of Dataset
-
-    Returns
-    -------
-    list of lists of str
-    """
-    named = [
-        [line["category"].lower() if line["source"] in NAMED_SOURCES else "" for line in dataset.index]
-        for dataset in datasets
-    ]
-    counts = Counter(name for names in named for name in names)
-    return [[name if counts[name] >= FEWEST else "" for name in names] for names in named]
-
-
-@torch.no_grad()
-def shape_tokens(
-    network: CodecNetwork,
-    datasets: Sequence[NamedSamples],
-    split: str,
-    categories: Sequence[str],
-    rounds: int,
-    seed: int,
-) -> Shapes:
-    """Encode the shapes of a split: as they are in the first round, mirrored and stretched in later ones.
-
-    Parameters
-    ----------
-    network : CodecNetwork
-    datasets : sequence of Dataset
-    split : {"train", "validation"}
-    categories : sequence of str
-        Those that are numbered, from 1 on.
-    rounds : int
-    seed : int
-
-    Returns
-    -------
-    Shapes
-
-    Raises
-    ------
-    InputError
-        There are none.
-    """
-    config = TrainConfig(volume=8, near=8)
-    names = category_names(datasets)
-    numbers = {name: 1 + number for number, name in enumerate(categories)}
-    ids, boxes, labels = [], [], []
-    for number, dataset in enumerate(datasets):
-        rows = np.asarray(dataset.split(split))
-        if not len(rows):
-            continue
-        chunks = np.array_split(rows, max(1, len(rows) // 16))
-        for step, chunk in enumerate(progress_bar(chunks * rounds, desc=f"encode {split}")):
-            drawn = [torch_generator(seed, split, number, step, int(row)) for row in chunk]
-            batch = make_batch(dataset.batch(chunk), config, drawn, augment=False)
-            points, normals = batch.points, batch.normals
-            if step >= len(chunks):
-                share = torch.stack([torch.rand(1, 4, generator=generator) for generator in drawn])
-                scale = torch.exp((share[..., :3] * 2 - 1) * STRETCH)
-                scale[..., 0] *= torch.where(share[..., 3] < 0.5, -1, 1)
-                points, normals = points * scale, functional.normalize(normals / scale, dim=-1)
-            low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
-            half = ((high - low) / 2).amax(2, keepdim=True)
-            points = (points - (low + high) / 2) / half
-            box = ((high - low) / 2 / half)[:, 0]
-            with autocast("auto", network.device):
-                mean = network.encode(*(part.to(network.device) for part in (points, normals, box)))[0]
-            found = network.quantizer(mean.float(), scales=SCALES)
-            ids.append(torch.cat(found.ids, dim=1).cpu())
-            boxes.append(torch.from_numpy(box_class(box.numpy())))
-            labels += [numbers.get(names[number][row], 0) for row in chunk]
-    if not ids:
-        raise InputError(f"the data sets have no {split} meshes; prepare more")
-    return Shapes(torch.cat(ids), torch.cat(boxes), torch.tensor(labels))
-
-
-@dataclass(frozen=True)
-class Told(TensorGroup):
-    """What the network is told in training of shapes, some of it withheld or wrong.
+class TrainingShapes(TensorGroup):
+    """Shapes of a step, and what the network is told of them.
 
     Parameters
     ----------
     shapes : Shapes
         As they are.
-    ids : int tensor of shape (b, tokens)
-        Of which the inputs are made.
-    category : int tensor of shape (b,)
+    held : int tensor of shape (b, tokens)
+        Ids, some of them wrong.
+    name : int tensor of shape (b,)
+        0 where it is withheld.
+    words : tensor of shape (b, 512)
+        Zero where the name has no text vector, or it is withheld.
+    pictures : tensor of shape (b, p, c), optional
     """
 
     shapes: Shapes
-    ids: Tensor
-    category: Tensor
+    held: Tensor
+    name: Tensor
+    words: Tensor
+    pictures: Tensor | None = None
+
+    def condition(self) -> Condition:
+        """What the network is asked for.
+
+        Returns
+        -------
+        Condition
+        """
+        return Condition(self.name, self.words, self.pictures)
+
+    def shown(self) -> TrainingShapes:
+        """The same with pictures alone.
+
+        Returns
+        -------
+        TrainingShapes
+        """
+        return replace(self, name=torch.zeros_like(self.name), words=torch.zeros_like(self.words))
 
 
-def training_shapes(shapes: Shapes, codes: int, seed: int, numbers: range) -> Told:
-    """Shapes of an endless sequence; what is drawn for one depends on the seed and its number alone.
+def used_names(meshes: Sequence[NamedMesh]) -> tuple[str, ...]:
+    """The names that enough meshes go by.
+
+    Parameters
+    ----------
+    meshes : sequence of NamedMesh
+
+    Returns
+    -------
+    tuple of str
+        In the order of the alphabet.
+    """
+    counts = Counter(name for mesh in meshes for name in mesh.names)
+    return tuple(sorted(name for name, count in counts.items() if count >= FEWEST))
+
+
+class ShapeDraws:
+    """An endless sequence of training shapes; what is drawn for one depends on the seed and its number alone.
+
+    Rare names come more often than they are: a shape's weight is one over the root of how many share its first name.
 
     Parameters
     ----------
     shapes : Shapes
-        To draw from.
+    vectors : tensor of shape (names, 512)
+        Of `vat3d.generation.conditions.name_vectors`.
     codes : int
     seed : int
-    numbers : range
+    pictures : tensor of shape (m, r, v, p, c), optional
+        Of `vat3d.generation.training_pictures.picture_features`. With them every second step is of shapes that are
+        shown, and seldom named as well.
+    """
+
+    def __init__(self, shapes: Shapes, vectors: Tensor, codes: int, seed: int, pictures: Tensor | None = None) -> None:
+        self.shapes, self.codes, self.seed, self.pictures = shapes, codes, seed, pictures
+        self.vectors = torch.cat([torch.zeros_like(vectors[:1]), vectors])
+        first = shapes.names[:, 0]
+        weight = 1 / torch.bincount(first)[first].double().sqrt()
+        self.ends = [_ends(weight)]
+        if pictures is not None:
+            shown = pictures[:, 0, 0].any(-1).any(-1)[shapes.mesh]
+            self.ends.append(_ends(weight * shown))
+
+    def __call__(self, numbers: range, step: int = 0) -> TrainingShapes:
+        """Shapes by their numbers in the sequence.
+
+        Parameters
+        ----------
+        numbers : range
+        step : int
+            Decides whether they are shown, and by how many pictures.
+
+        Returns
+        -------
+        TrainingShapes
+        """
+        generators = [numpy_generator(self.seed, "shape", number) for number in numbers]
+        uniform = torch.from_numpy(np.stack([generator.random(4 + max(SHOWN)) for generator in generators]))
+        shown = step % len(self.ends)
+        rows = np.searchsorted(self.ends[shown], uniform[:, 0].numpy(), side="right").clip(max=len(self.shapes) - 1)
+        shapes = self.shapes.map(lambda part: part[torch.from_numpy(rows)])
+        drawn = [torch_generator(self.seed, "held", number) for number in numbers]
+        tokens = shapes.ids.shape[1]
+        wrong = torch.stack([torch.rand(tokens, generator=generator) for generator in drawn]) < WRONG
+        others = torch.stack([torch.randint(self.codes, (tokens,), generator=generator) for generator in drawn])
+        given = (shapes.names > 0).sum(1)
+        name = shapes.names.gather(1, (uniform[:, 1:2] * given[:, None]).long())[:, 0]
+        name = name * (uniform[:, 2] >= (UNNAMED if shown else UNASKED))
+        words = self.vectors[name]
+        name = name * ((uniform[:, 3] >= BY_WORDS) | ~words.any(1))
+        pictures = None
+        if shown and self.pictures is not None:
+            views = (uniform[:, 4 : 4 + SHOWN[step // 2 % len(SHOWN)]] * self.pictures.shape[2]).long()
+            pictures = self.pictures[shapes.mesh[:, None], shapes.round[:, None], views].flatten(1, 2).float()
+        return TrainingShapes(shapes, torch.where(wrong, others, shapes.ids), name, words, pictures)
+
+
+def _ends(weight: Tensor) -> NDArray[np.float64]:
+    """Where the share of each in 0..1 ends."""
+    return np.asarray((weight.cumsum(0) / weight.sum()).numpy(), np.float64)
+
+
+def as_they_are(shapes: Shapes, vectors: Tensor, pictures: Tensor | None = None) -> TrainingShapes:
+    """Shapes of which the network is told everything, and asked for by their first name.
+
+    Parameters
+    ----------
+    shapes : Shapes
+    vectors : tensor of shape (names, 512)
+    pictures : tensor of shape (m, r, v, p, c), optional
 
     Returns
     -------
-    Told
+    TrainingShapes
+        With the first picture of each.
     """
-    rows = [int(numpy_generator(seed, "shape", number).integers(len(shapes))) for number in numbers]
-    drawn, chosen = [torch_generator(seed, "told", number) for number in numbers], shapes.map(lambda part: part[rows])
-    tokens = shapes.ids.shape[1]
-    known = torch.cat([torch.rand(1, generator=generator) for generator in drawn]) >= NAMELESS
-    wrong = torch.stack([torch.rand(tokens, generator=generator) for generator in drawn]) < WRONG
-    others = torch.stack([torch.randint(codes, (tokens,), generator=generator) for generator in drawn])
-    return Told(chosen, torch.where(wrong, others, chosen.ids), chosen.category * known)
+    name = shapes.names[:, 0]
+    words = torch.cat([torch.zeros_like(vectors[:1]), vectors])[name]
+    seen = None if pictures is None else pictures[shapes.mesh, 0, 0].float()
+    return TrainingShapes(shapes, shapes.ids, name, words, seen)
 
 
-def training_loss(network: ScaleTransformer, told: Told, codec: CodecNetwork, precision: str) -> Tensor:
+def errors(
+    network: TokenTransformer, quantizer: ScaleQuantizer, told: TrainingShapes, precision: str = "float32"
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Cross-entropy of the box and of each drawn id, and the squared error of the finer scales' mean.
+
+    Parameters
+    ----------
+    network : TokenTransformer
+    quantizer : ScaleQuantizer
+    told : TrainingShapes
+    precision : {"auto", "float32", "bfloat16"}
+
+    Returns
+    -------
+    box : tensor of shape (b,)
+        In nats.
+    scales : list of tensors of shape (b, k)
+        In nats.
+    rest : tensor of shape (2, b)
+        Squared error, and that of the mean zero; both 0 where nothing is finished.
+    """
+    config, shapes = network.config, told.shapes
+    sizes = list(config.tokens)
+    with torch.no_grad():
+        drawn = shapes.ids[:, : sum(sizes)]
+        parts = told.held[:, : sum(sizes)].split(sizes, dim=1)
+        running = [running_reconstruction(quantizer, parts, scale, len(shapes)) for scale in range(len(sizes))]
+        target = rest_vectors(quantizer, shapes.ids, len(sizes), config.finished)
+    with autocast(precision, drawn.device):
+        box, codes, rest = network(
+            told.condition(), shapes.box, torch.cat(parts, dim=1), quantizer.codebook, torch.cat(running, dim=1)
+        )
+    entropy = functional.cross_entropy(codes.float().flatten(0, 1), drawn.flatten(), reduction="none")
+    squares = torch.stack([(rest.float() - target).square().sum(1), target.square().sum(1)])
+    return (
+        functional.cross_entropy(box.float(), shapes.box, reduction="none"),
+        list(entropy.view_as(drawn).split(sizes, dim=1)),
+        squares,
+    )
+
+
+def rest_vectors(quantizer: ScaleQuantizer, ids: Tensor, drawn: int, finished: int) -> Tensor:
+    """What the drawn scales lack of all that are kept, as the vectors of the last finished scale.
+
+    Parameters
+    ----------
+    quantizer : ScaleQuantizer
+    ids : int tensor of shape (b, tokens)
+        Of all scales that are kept.
+    drawn, finished : int
+        Scales.
+
+    Returns
+    -------
+    tensor of shape (b, m)
+        Of no numbers where nothing is finished.
+    """
+    if not finished:
+        return quantizer.codebook.new_zeros(len(ids), 0)
+    sizes = quantizer.scales[: drawn + finished]
+    parts = [quantizer.codebook[part] for part in ids[:, : sum(sizes)].split(list(sizes), dim=1)]
+    lacking = quantizer.assemble(parts) - quantizer.assemble(parts[:drawn])
+    return quantizer.reduce(lacking, drawn + finished - 1).flatten(1)
+
+
+def training_loss(network: TokenTransformer, told: TrainingShapes, quantizer: ScaleQuantizer, precision: str) -> Tensor:
     """Mean over the box and the scales of their mean cross-entropies: coarse scales decide what a shape will be.
 
     Parameters
     ----------
-    network : ScaleTransformer
-    told : Told
-    codec : CodecNetwork
+    network : TokenTransformer
+    told : TrainingShapes
+    quantizer : ScaleQuantizer
     precision : {"auto", "float32", "bfloat16"}
 
     Returns
     -------
     tensor of shape ()
+        With the finer scales' squared error, in shares of what they hold.
     """
-    box, scales = cross_entropies(network, codec, told.shapes, told, precision)
-    return torch.stack([box, *(part.mean() for part in scales)]).mean()
-
-
-def cross_entropies(
-    network: ScaleTransformer,
-    codec: CodecNetwork,
-    shapes: Shapes,
-    told: Told | None = None,
-    precision: str = "float32",
-) -> tuple[Tensor, list[Tensor]]:
-    """Mean cross-entropy of the box, and that of each id.
-
-    Parameters
-    ----------
-    network : ScaleTransformer
-    codec : CodecNetwork
-    shapes : Shapes
-    told : Told, optional
-        What the network is told of them, if not all.
-    precision : {"auto", "float32", "bfloat16"}
-
-    Returns
-    -------
-    box : tensor of shape ()
-        In nats.
-    scales : list of tensors of shape (b, k)
-    """
-    tokens = list(network.config.tokens)
-    category, ids = (shapes.category, shapes.ids) if told is None else (told.category, told.ids)
-    with torch.no_grad():
-        inputs = running_inputs(codec.quantizer, ids.split(tokens, dim=1), len(tokens))
-        inputs[0] = inputs[0].expand(len(shapes), -1, -1)
-    with autocast(precision, ids.device):
-        box, codes = network(category, shapes.box, inputs)
-    errors = functional.cross_entropy(codes.float().flatten(0, 1), shapes.ids.flatten(), reduction="none")
-    scales = errors.view_as(shapes.ids).split(tokens, dim=1)
-    return functional.cross_entropy(box.float(), shapes.box), list(scales)
+    box, scales, (rest, power) = errors(network, quantizer, told, precision)
+    entropy = torch.stack([box.mean(), *(part.mean() for part in scales)]).mean()
+    loss: Tensor = entropy + REST * rest.sum() / power.sum().clamp_min(1e-6)
+    return loss
 
 
 @torch.no_grad()
 def validate(
-    network: ScaleTransformer, codec: CodecNetwork, shapes: Shapes, counts: Sequence[Tensor]
+    network: TokenTransformer, quantizer: ScaleQuantizer, told: TrainingShapes, counts: Sequence[Tensor]
 ) -> dict[str, Any]:
     """Nats per token on shapes not trained on, in all and for each scale, beside the unigram and the uniform coder.
 
     Parameters
     ----------
-    network : ScaleTransformer
-    codec : CodecNetwork
-    shapes : Shapes
+    network : TokenTransformer
+    quantizer : ScaleQuantizer
+    told : TrainingShapes
     counts : sequence of tensors of shape (v,)
         How often each code comes in each scale in training.
 
     Returns
     -------
     dict
+        `rest` is the share of what the finer scales hold that their mean does not say.
     """
-    found = [cross_entropies(network, codec, part)[1] for part in shapes.split(64)]
-    scales = [torch.cat(parts) for parts in zip(*found, strict=True)]
+    found = [errors(network, quantizer, part) for part in told.split(64)]
+    scales = [torch.cat(parts) for parts in zip(*(part[1] for part in found), strict=True)]
+    rest, power = torch.cat([part[2] for part in found], dim=1).sum(1)
+    sizes = list(network.config.tokens)
     unigram = [
         -(share[ids] / share.sum()).log()
-        for share, ids in zip(counts, shapes.ids.split(list(network.config.tokens), dim=1), strict=True)
+        for share, ids in zip(counts, told.shapes.ids[:, : sum(sizes)].split(sizes, dim=1), strict=True)
     ]
     return {
         "nats": round(float(torch.cat(scales, dim=1).mean()), 4),
         "unigram": round(float(torch.cat(unigram, dim=1).mean()), 4),
         "uniform": round(float(np.log(network.config.codes)), 4),
+        "box": round(float(torch.cat([part[0] for part in found]).mean()), 3),
+        "rest": round(float(rest / power.clamp_min(1e-6)), 3),
         "nats_by_scale": [round(float(part.mean()), 3) for part in scales],
         "unigram_by_scale": [round(float(part.mean()), 3) for part in unigram],
     }
@@ -301,6 +352,9 @@ def train(
     precision: str = "auto",
     device: str = "auto",
     microbatch: int | None = None,
+    cache: str | Path = CACHE,
+    views: int = VIEWS,
+    start: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train a generator of a tokenizer's tokens.
 
@@ -323,6 +377,12 @@ def train(
         As in `setcore.devices.find_device`.
     microbatch : int, optional
         Shapes that are on the device at once; gradients of a batch's parts add up. All, if not given.
+    cache : path
+        Where ``vat3d corpus`` has left the meshes, of which pictures are made.
+    views : int
+        Pictures of a training shape; 0: a generator that is shown none.
+    start : path or name, optional
+        A generator whose weights the run begins with, as far as they fit.
 
     Returns
     -------
@@ -335,69 +395,125 @@ def train(
         The folder holds a run or a model and `resume` is not set, the run there was begun otherwise, another process
         trains there, or the loss is no longer finite.
     """
-    settings = {"model": tokenizer.model.model_id, "seed": seed, "data set": data_fingerprint(datasets)}
+    settings = {"model": tokenizer.model.model_id, "seed": seed, "data set": data_fingerprint(datasets), "views": views}
+    settings["start"] = None if start is None else str(start)
     with join_ranks(device) as ranks, training_folder(out, resume, NAMES_FILE, ranks=ranks) as folder:
         codec = tokenizer.network.to(ranks.device)
-        model_id = tokenizer.model.model_id
         if ranks.first and not (folder / NAMES_FILE).exists():
-            names = sorted({name for names in category_names(datasets) for name in names} - {""})
-            shapes = {
-                split: shape_tokens(codec, datasets, split, names, rounds, seed)
-                for split, rounds in (("train", ROUNDS), ("validation", 1))
-            }
-            save_tensors(
-                folder / SHAPES_FILE,
-                {f"{split}.{key}": value for split, part in shapes.items() for key, value in vars(part).items()},
-            )
-            write_json(folder / NAMES_FILE, {"categories": names, **settings})
+            meshes = named_meshes(datasets)
+            names = used_names(meshes["train"])
+            counts = {part: ROUNDS if part == "train" else 1 for part in PARTS}
+            found = {part: shape_tokens(codec, meshes[part], names, counts[part], REFINEMENT, seed) for part in PARTS}
+            if views:
+                tables = {part: picture_features(meshes[part], cache, counts[part], views, seed) for part in PARTS}
+                if tables["train"].any():
+                    save_tensors(folder / PICTURES_FILE, tables)
+            listed = {part: [mesh.line["name"] for mesh in meshes[part]] for part in PARTS}
+            save_shapes(folder, found, {"names": names, **settings, "meshes": listed})
         ranks.agree(0.0)  # the first process has encoded the shapes
-        names, stored = read_json(folder / NAMES_FILE), load_tensors(folder / SHAPES_FILE)
+        shapes, facts = load_shapes(folder)
         for name, value in settings.items():
-            if names.get(name) != value:
-                raise InputError(f"{folder} holds tokens of {name} {names.get(name)}, not {value}; name that one")
-        shapes = {
-            split: Shapes(*(stored[f"{split}.{key}"] for key in ("ids", "box", "category")))
-            for split in ("train", "validation")
-        }
-        config = GeneratorConfig(
-            model_id, codec.config.scales[:SCALES], codec.config.codes, codec.config.channels,
-            categories=tuple(names["categories"]),
-        )  # fmt: skip
+            if facts.get(name) != value:
+                raise InputError(f"{folder} holds tokens of {name} {facts.get(name)}, not {value}; name that one")
+        pictures = load_tensors(folder / PICTURES_FILE) if (folder / PICTURES_FILE).exists() else {}
         precision = check_precision(precision)
-        return _train(folder, config, codec, shapes, budget, seed, progress, precision, settings, ranks, microbatch)
+        config = generator_config(codec, tokenizer.model.model_id, tuple(facts["names"]), bool(pictures))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "weights"))
+            network = TokenTransformer(config)
+        if start is not None:
+            start_from(network, load_generator(start)[0])
+        return _train(
+            folder, network.to(ranks.device), codec, shapes, pictures, budget, seed, progress, precision, settings,
+            ranks, microbatch,
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def start_from(network: TokenTransformer, other: TokenTransformer) -> None:
+    """Take over what a trained generator has of the same shape; names keep their vectors wherever they stand now.
+
+    Parameters
+    ----------
+    network : TokenTransformer
+    other : TokenTransformer
+    """
+    state, trained = network.state_dict(), other.state_dict()
+    for name, tensor in state.items():
+        if name != "name.weight" and name in trained and trained[name].shape == tensor.shape:
+            tensor.copy_(trained[name])
+    places = {name: 1 + place for place, name in enumerate(other.config.names)}
+    for place, name in enumerate(network.config.names):
+        if name in places and state["name.weight"].shape[1] == trained["name.weight"].shape[1]:
+            state["name.weight"][1 + place] = trained["name.weight"][places[name]]
+
+
+def generator_config(codec: CodecNetwork, model_id: str, names: tuple[str, ...], pictures: bool) -> GeneratorConfig:
+    """The architecture for a tokenizer.
+
+    Parameters
+    ----------
+    codec : CodecNetwork
+    model_id : str
+    names : tuple of str
+    pictures : bool
+        Whether it is shown pictures.
+
+    Returns
+    -------
+    GeneratorConfig
+    """
+    scales = codec.config.scales[: DRAWN + FINISHED]
+    finished = len(scales) - DRAWN
+    return GeneratorConfig(
+        model_id, scales[:DRAWN], finished, codec.config.codes, codec.config.channels,
+        scales[-1] * codec.config.channels if finished > 0 else 0, names=names, picture=FEATURES if pictures else 0,
+        patches=PATCHES,
+    )  # fmt: skip
 
 
 def _train(
-    folder: Path, config: GeneratorConfig, codec: CodecNetwork, shapes: dict[str, Shapes], budget: Budget, seed: int,
-    progress: bool, precision: str, settings: dict[str, Any], ranks: Ranks, microbatch: int | None,
+    folder: Path, network: TokenTransformer, codec: CodecNetwork, shapes: dict[str, Shapes],
+    pictures: dict[str, Tensor], budget: Budget, seed: int, progress: bool, precision: str, settings: dict[str, Any],
+    ranks: Ranks, microbatch: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    share = ranks.share(BATCH, microbatch)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "weights"))
-        network = ScaleTransformer(config).to(ranks.device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05, betas=(0.9, 0.98))
+    share, quantizer, config = ranks.share(BATCH, microbatch), codec.quantizer, network.config
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.1, betas=(0.9, 0.98))
     average = MovingAverage(network, 0.998)
+    sizes, vectors = list(config.tokens), torch.from_numpy(name_vectors(config.names))
     counts = [
         (1.0 + torch.bincount(part.flatten(), minlength=config.codes)).to(ranks.device)
-        for part in shapes["train"].ids.split(list(config.tokens), dim=1)
+        for part in shapes["train"].ids[:, : sum(sizes)].split(sizes, dim=1)
     ]
-    averaged = ScaleTransformer(config).eval().to(ranks.device)
-    validation = shapes["validation"].to(ranks.device)
-    some = validation.map(lambda part: part[:: -(-len(validation) // MOST_VALIDATED)])
+    averaged = TokenTransformer(config).eval().to(ranks.device)
+    held = {part: as_they_are(shapes[part], vectors, pictures.get(part)).to(ranks.device) for part in PARTS[1:]}
 
-    def report(chosen: Shapes = some) -> dict[str, Any]:
+    def report(most: int = MOST_VALIDATED) -> dict[str, Any]:
         averaged.load_state_dict(average.state)
-        return validate(averaged, codec, chosen, counts)
+        line: dict[str, Any] = {}
+        for part, told in held.items():
+            chosen = told.map(itemgetter(slice(None, None, -(-len(told.shapes) // most))))
+            line[part] = validate(averaged, quantizer, replace(chosen, pictures=None), counts)
+            if pictures:
+                line[part]["nats_shown"] = validate(averaged, quantizer, chosen.shown(), counts)["nats"]
+        if line["models"]["nats"] < loop.state.get("best", math.inf):
+            loop.state["best"] = line["models"]["nats"]
+            facts = {"step": loop.step, "seconds": round(loop.seconds, 1), **line}
+            save_model(folder, config, averaged, half=True, facts=facts)
+        return line
 
     loop = TrainingLoop(
         folder, network, optimizer, average, budget, report,
         report_every=REPORT_EVERY, save_every=REPORT_EVERY, progress=progress, settings=settings, ranks=ranks,
     )  # fmt: skip
-    module = ranks.wrap(network, partial(training_loss, codec=codec, precision=precision))
+    module = ranks.wrap(
+        network, partial(training_loss, quantizer=quantizer, precision=precision), find_unused_parameters=bool(pictures)
+    )
+    draws = ShapeDraws(shapes["train"], vectors, config.codes, seed, pictures.get("train"))
 
-    def told(step: int) -> Told:
+    def told(step: int) -> TrainingShapes:
         first = step * BATCH
-        return training_shapes(shapes["train"], config.codes, seed, range(first + share.start, first + share.stop))
+        return draws(range(first + share.start, first + share.stop), step)
 
     batches = prefetch(told, itertools.count(loop.step), ranks.device, 0)  # a millisecond each
     for fraction, batch in zip(loop, batches, strict=False):  # the loop ends first
@@ -410,6 +526,5 @@ def _train(
         loop.line = {"loss": torch.stack(found).mean()}
     line = {"step": loop.step, "seconds": round(loop.seconds, 1)}
     if ranks.first:
-        line |= report(validation)
-        save_model(folder, config, averaged, half=True, facts=line)
+        line |= report(ALL)
     return line

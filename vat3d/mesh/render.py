@@ -89,8 +89,9 @@ def save_gallery(
     rows: Sequence[Sequence[Any | None]],
     captions: Sequence[Sequence[str]] | None = None,
     size: int = 320,
+    together: bool = True,
 ) -> None:
-    """Write a PNG of meshes in rows; all meshes of a row are shown in the frame of its first one.
+    """Write a PNG of meshes in rows.
 
     Parameters
     ----------
@@ -98,6 +99,7 @@ def save_gallery(
     rows : meshes, rows of equal length; a pair side by side is one row of two. None leaves a place empty
     captions : one text for each mesh, optional
     size : pixels a side of each picture
+    together : show all meshes of a row in the frame of its first one, else each fills its picture
 
     Raises
     ------
@@ -117,7 +119,8 @@ def save_gallery(
         box = mesh_box(row[0])
         for j, mesh in enumerate(row):
             if mesh is not None:
-                sheet.paste(Image.fromarray(render_mesh(mesh, size, box=box)), (j * size, i * (size + bar) + bar))
+                picture = render_mesh(mesh, size, box=box if together else None)
+                sheet.paste(Image.fromarray(picture), (j * size, i * (size + bar) + bar))
             if captions:
                 draw.text((j * size + 6, i * (size + bar) + 3), captions[i][j], fill="black")
     with atomic_path(path) as temporary:

@@ -8,11 +8,12 @@ import pytest
 import torch
 import trimesh
 from make_tiny_model import DATA, golden_meshes
+from PIL import Image
 
 from setcore.checkpoint import save_model
 from vat3d import MeshTokenizer
 from vat3d.cli.main import build_parser, main
-from vat3d.generation.generator import GeneratorConfig, ScaleTransformer
+from vat3d.generation.network import GeneratorConfig, TokenTransformer
 from vat3d.mesh.fill import FILLS
 
 MODEL = str(DATA / "tiny")
@@ -243,8 +244,11 @@ def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("generator")
     model = MeshTokenizer.from_pretrained(MODEL).model
     torch.manual_seed(0)
-    config = GeneratorConfig(model.model_id, model.scales[:3], 32, 4, 16, 2, 24, 1, ("chair", "lamp"))
-    save_model(folder, config, ScaleTransformer(config), half=True)
+    config = GeneratorConfig(
+        model.model_id, model.scales[:3], codes=32, channels=4, width=16, heads=2, hidden=24, layers=1,
+        names=("chair", "lamp"),
+    )  # fmt: skip
+    save_model(folder, config, TokenTransformer(config), half=True)
     return str(folder)
 
 
@@ -268,12 +272,39 @@ def test_generate_writes_a_mesh_or_its_tokens(
     assert Path(decoded).read_bytes() == meshes[0]
 
 
+def test_generate_writes_several_shapes_and_a_contact_sheet(
+    capsys: pytest.CaptureFixture[str], generator_folder: str, tmp_path: Path
+) -> None:
+    options = ["--generator", generator_folder, "--model", MODEL, "--seed", "5", "--resolution", "32"]
+    one, several, sheet = tmp_path / "one.ply", tmp_path / "several", tmp_path / "sheet.png"
+    result(capsys, "generate", str(one), "--text", "a lamp", *options)
+    found = result(
+        capsys, "generate", str(several), "--category", "lamp", "--count", "5", "--picture", str(sheet), *options
+    )
+    assert found["asked"] == "the name 'lamp'"
+    assert [path.name for path in sorted(several.iterdir())] == [f"{number:03d}.ply" for number in range(5)]
+    assert (several / "000.ply").read_bytes() == one.read_bytes()
+    assert [shape["watertight"] for shape in found["shapes"]] == [True] * 5
+    with Image.open(sheet) as opened:
+        assert opened.size == (4 * 240, 2 * 240)
+    tokens, fine = tmp_path / "coarse.vat", tmp_path / "fine.vat"
+    result(capsys, "generate", str(tokens), *options)
+    result(capsys, "generate", str(fine), "--complete", str(tokens), "--scales", "1", "--category", "lamp", *options)
+    coarse, completed = (MeshTokenizer.from_pretrained(MODEL).open(path).tokens for path in (tokens, fine))
+    assert (coarse[0] == completed[0]).all()
+    assert (coarse[1] != completed[1]).any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--category", "sofa"], "chair, lamp"),
-        (["--image", "cat.png"], "--category"),
-        (["--text", "a chair"], "--category"),
+        (["--image", "cat.png"], "without pictures"),
+        (["--text", " "], "empty"),
+        (["--count", "2"], "folder"),
+        (["--best-of", "0"], "best_of"),
+        (["--guidance", "-1"], "guidance"),
+        (["--complete", "gone.vat"], "gone.vat"),
         (["--category", "lamp", "--text", "a chair"], "not allowed"),
         (["--temperature", "0"], "temperature"),
     ],

@@ -1,0 +1,210 @@
+"""Drawing the tokens of new shapes, one after another, from a trained transformer.
+
+Axes: b batch, k token, v code, m number of the finer scales' mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from setcore.errors import InputError
+from setcore.seeding import torch_generator
+from vat3d.generation.network import Condition, Kept, TokenTransformer, running_reconstruction
+from vat3d.network.quantizer import ScaleQuantizer
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How ids are drawn.
+
+    Parameters
+    ----------
+    temperature : float
+        Of the logits; above 0.
+    top_p : float
+        Ids are drawn from the most probable ones that together have this share, at least (nucleus sampling, Holtzman et
+        al. 2020, arXiv 1904.09751).
+    guidance : float
+        Logits move by this multiple of what the condition changes (classifier-free guidance, Ho & Salimans, arXiv
+        2207.12598); 1 is none.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 0.9
+    guidance: float = 2.0
+
+    def check(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises
+        ------
+        InputError
+        """
+        if not 0 < self.temperature < math.inf or not 0 < self.top_p <= 1 or not 0 <= self.guidance < math.inf:
+            raise InputError(
+                f"temperature is {self.temperature}, top_p {self.top_p}, guidance {self.guidance}; give a temperature "
+                "above 0, top_p in (0, 1], and a guidance of 0 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Shapes as tokens.
+
+    Parameters
+    ----------
+    box : int tensor of shape (b,)
+        As in `vat3d.generation.boxes.box_class`.
+    ids : list of int tensors of shape (b, k)
+        Of each scale, the finished ones included.
+    likelihood : tensor of shape (b,)
+        Mean logarithm of the probability of the drawn ids under the condition, as they are without temperature and
+        guidance.
+    """
+
+    box: Tensor
+    ids: list[Tensor]
+    likelihood: Tensor
+
+
+def draw_nucleus(logits: Float[Tensor, "b v"], top_p: float, uniform: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """The codes at given places of the distribution over the most probable codes that together have a share.
+
+    Parameters
+    ----------
+    logits : tensor of shape (b, v)
+    top_p : float
+        That share, at least.
+    uniform : tensor of shape (b,)
+        Places in 0..1.
+
+    Returns
+    -------
+    int tensor of shape (b,)
+    """
+    shares, order = torch.softmax(logits.double(), dim=-1).sort(dim=-1, descending=True, stable=True)
+    ends = shares.cumsum(-1)
+    kept = torch.where(ends - shares < top_p, shares, 0.0).cumsum(-1)
+    place = (kept < uniform[:, None].double() * kept[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return order.gather(-1, place[:, None])[:, 0]
+
+
+class _Walk:
+    """The sequences as far as they are drawn, once under the condition and, for guidance, once under none."""
+
+    def __init__(self, network: TokenTransformer, conditions: Sequence[Condition], guidance: float) -> None:
+        self.network, self.guidance = network, guidance
+        starts = [network.condition(condition) for condition in conditions]
+        self.kept = [Kept([], start.shape[1] - 1) for start in starts]
+        self.last = [network.walk(start, kept)[:, -1] for start, kept in zip(starts, self.kept, strict=True)]
+
+    def extend(self, states: Tensor) -> None:
+        self.last = [self.network.walk(states, kept)[:, -1] for kept in self.kept]
+
+    def logits(self, head: torch.nn.Linear) -> tuple[Tensor, Tensor]:
+        """Those under the condition, and those to draw from."""
+        asked, *free = (head(last).float() for last in self.last)
+        return asked, free[0] + self.guidance * (asked - free[0]) if free else asked
+
+
+@torch.no_grad()
+def draw_shapes(
+    network: TokenTransformer,
+    quantizer: ScaleQuantizer,
+    asked: Condition,
+    seeds: Sequence[Sequence[int]],
+    options: DrawOptions,
+    box: Int[Tensor, " b"] | None = None,
+    known: Sequence[Int[Tensor, "b _"]] = (),
+) -> Drawn:
+    """Draw shapes.
+
+    Parameters
+    ----------
+    network : TokenTransformer
+    quantizer : ScaleQuantizer
+    asked : Condition
+    seeds : sequence of b sequences of int
+        What a shape is depends on its own alone.
+    options : DrawOptions
+    box : int tensor of shape (b,), optional
+        Where it is given.
+    known : sequence of int tensors of shape (b, k), optional
+        Ids of the first scales, where they are given.
+
+    Returns
+    -------
+    Drawn
+    """
+    config, device, count = network.config, asked.name.device, len(seeds)
+    tokens = sum(config.tokens)
+    uniform = torch.stack([torch.rand(tokens + 1, generator=torch_generator(*seed, "draw")) for seed in seeds])
+    uniform = uniform.to(device)
+    conditions = [asked]
+    if options.guidance != 1 and not asked.empty:
+        conditions.append(Condition(torch.zeros_like(asked.name), torch.zeros_like(asked.words), empty=True))
+    walk, likelihood = _Walk(network, conditions, options.guidance), torch.zeros(count, device=device)
+
+    def draw(head: torch.nn.Linear, place: int) -> Tensor:
+        plain, logits = walk.logits(head)
+        chosen = draw_nucleus(logits / options.temperature, options.top_p, uniform[:, place])
+        likelihood.add_(torch.log_softmax(plain, -1).gather(1, chosen[:, None])[:, 0])
+        return chosen
+
+    box = draw(network.to_box, tokens) if box is None else box
+    scales, ids, first = [part.to(device) for part in known], torch.zeros(count, 0, dtype=torch.long, device=device), 0
+    for scale, size in enumerate(config.tokens):
+        told = running_reconstruction(quantizer, scales, scale, count)
+        if scale < len(known):
+            held = torch.cat([ids[:, -1:], scales[scale][:, :-1]], dim=1)
+            walk.extend(network.positions(first, box, held, quantizer.codebook, told))
+            ids = scales[scale]
+        else:
+            found = []
+            for k in range(size):
+                walk.extend(network.positions(first + k, box, ids[:, -1:], quantizer.codebook, told[:, k : k + 1]))
+                ids = draw(network.to_code, first + k)[:, None]
+                found.append(ids)
+            scales.append(torch.cat(found, dim=1))
+        first += size
+    if network.to_rest is not None:
+        walk.extend(network.positions(first, box, ids[:, -1:], quantizer.codebook, torch.zeros_like(told[:, :1])))
+        scales = finish(quantizer, scales, network.to_rest(walk.last[0]).float(), config.finished)
+    return Drawn(box, scales, likelihood / (tokens + 1))
+
+
+def finish(
+    quantizer: ScaleQuantizer, ids: Sequence[Int[Tensor, "b _"]], rest: Float[Tensor, "b m"], scales: int
+) -> list[Tensor]:
+    """The ids of the finer scales that come nearest to their mean.
+
+    Parameters
+    ----------
+    quantizer : ScaleQuantizer
+    ids : sequence of int tensors of shape (b, k)
+        Of the scales that were drawn.
+    rest : tensor of shape (b, m)
+        Mean of what these lack, as the vectors of the last finished scale.
+    scales : int
+        How many are finished.
+
+    Returns
+    -------
+    list of int tensors of shape (b, k)
+        Of all scales.
+    """
+    found = list(ids)
+    last = len(ids) + scales - 1
+    lacking = quantizer.expand(rest.unflatten(1, (-1, quantizer.channels)), last)
+    for scale in range(len(ids), last + 1):
+        vectors = quantizer.reduce(lacking, scale)
+        chosen = quantizer.nearest(vectors.flatten(0, 1)).view(vectors.shape[:2])
+        lacking = lacking - quantizer.expand(quantizer.codebook[chosen], scale)
+        found.append(chosen)
+    return found
