@@ -12,6 +12,7 @@ from setcore.package import lazy_exports
 if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
     from braincl import datasets as datasets
     from braincl import plot as plot
+    from braincl.analysis.identify import identify_pictures as identify_pictures
     from braincl.analysis.image_selection import select_images as select_images
     from braincl.analysis.maps import picture_selectivity as picture_selectivity
     from braincl.analysis.maps import voxel_maps as voxel_maps
@@ -55,6 +56,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "embed_images": "braincl.embedding.embed",
         "from_arrays": "braincl.data.arrays",
         "evaluate": "braincl.evaluation.scores",
+        "identify_pictures": "braincl.analysis.identify",
         "join_embeddings": "braincl.data.responses",
         "mean_explained_variance": "braincl.estimators.base",
         "meta_train": "braincl.training.train",

@@ -39,7 +39,8 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"], ["select"], ["simulate"], ["info"]]
+    "command",
+    [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"], ["select"], ["identify"], ["simulate"], ["info"]],
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:

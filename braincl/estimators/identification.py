@@ -1,0 +1,342 @@
+"""Which picture was seen, from responses and what an encoder predicts: the mathematics of identification and decoding.
+
+A response of all voxels to one picture is taken for ``r = m(x) + e``, ``e ~ N(0, S)``. S is that of the residuals of
+left-out context pictures: what the encoder misses is noise, too. Voxels share some of it, so S has one common factor:
+``S = D (a a' + diag(1 - a^2)) D``. One factor and not a full covariance: on macaque V4 (contexts of 100 to 400, 55 and
+67 units) more factors, and Ledoit & Wolf's shrinkage, identified fewer pictures; so did variances that differ from
+candidate to candidate, as the encoder predicts them. `benchmarks/braincl/identification.py` measures the rest.
+
+Axes: m response, c candidate, n context image, V voxel, E feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from braincl.errors import ResponseError
+from setcore.seeding import numpy_generator
+
+Array = NDArray[np.float64]
+FOLDS = 10  # of the context's pictures, each left out once
+LEAST_PICTURES = 8  # of a context that noise can be told from
+LARGEST_SHARE = 0.95  # of a voxel's noise that may be common
+METHODS = ("auto", "gaussian", "correlation")
+
+
+class ResponseNoise(NamedTuple):
+    """Covariance of residuals with one common factor, ``D (a a' + diag(1 - a^2)) D``, D a diagonal.
+
+    Parameters
+    ----------
+    std : array of shape (V,)
+        Of the residuals; above 0.
+    loading : array of shape (V,)
+        a, from -1 to 1: correlation of every voxel's residual with the common factor.
+    """
+
+    std: Array
+    loading: Array
+
+    def whiten(self, values: Float[np.ndarray, "m v"]) -> Float[np.ndarray, "m v"]:
+        """Values whose inner products are those under the inverse covariance, ``w(x) . w(y) = x' S^-1 y``.
+
+        Parameters
+        ----------
+        values : array of shape (m, V)
+
+        Returns
+        -------
+        array of shape (m, V)
+        """
+        own = np.sqrt(1 - self.loading**2)
+        scaled, common = values / (self.std * own), self.loading / own
+        power = float(common @ common)
+        if not power:
+            return np.asarray(scaled)
+        # (I + c c')^-1/2 = I - (1 - 1 / sqrt(1 + c'c)) c c' / c'c
+        return np.asarray(scaled - np.outer(scaled @ common, common * (1 - 1 / np.sqrt(1 + power)) / power))
+
+    @property
+    def log_determinant(self) -> float:
+        """Of the covariance.
+
+        Returns
+        -------
+        float
+        """
+        own = 1 - self.loading**2
+        return float(2 * np.log(self.std).sum() + np.log(own).sum() + np.log1p((self.loading**2 / own).sum()))
+
+
+class LeftOutContext(NamedTuple):
+    """A context whose pictures were predicted without them, all of it standardised.
+
+    Parameters
+    ----------
+    responses, predicted : array of shape (n, V)
+    """
+
+    responses: Array
+    predicted: Array
+
+    def of(self, voxels: NDArray[Any]) -> LeftOutContext:
+        """Some of the voxels.
+
+        Parameters
+        ----------
+        voxels : bool or int array
+
+        Returns
+        -------
+        LeftOutContext
+        """
+        return LeftOutContext(self.responses[:, voxels], self.predicted[:, voxels])
+
+
+def leave_out(
+    predict: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]], responses: Float[np.ndarray, "n v"]
+) -> LeftOutContext:
+    """Predict every picture of a context from the others, in `FOLDS` folds drawn by a fixed seed.
+
+    Parameters
+    ----------
+    predict : callable
+        Predictions of the second rows, fitted to the first.
+    responses : array of shape (n, V)
+
+    Returns
+    -------
+    LeftOutContext
+
+    Raises
+    ------
+    ResponseError
+        There are fewer than `LEAST_PICTURES` pictures.
+    """
+    n = len(responses)
+    if n < LEAST_PICTURES:
+        raise ResponseError(
+            f"the context has {n} pictures; identification learns the noise from pictures that are left out, and needs "
+            f"{LEAST_PICTURES} or more"
+        )
+    predicted = np.empty(responses.shape)
+    for fold in np.array_split(numpy_generator(0, "identification").permutation(n), min(FOLDS, n)):
+        predicted[fold] = predict(np.setdiff1d(np.arange(n), fold), fold)
+    return LeftOutContext(np.asarray(responses, dtype=np.float64), predicted)
+
+
+def fit_noise(residuals: Float[np.ndarray, "n v"]) -> ResponseNoise:
+    """Covariance with one common factor, the first principal component of standardised residuals.
+
+    Parameters
+    ----------
+    residuals : array of shape (n, V)
+
+    Returns
+    -------
+    ResponseNoise
+    """
+    std = np.sqrt(np.square(residuals).mean(axis=0))
+    std = np.maximum(std, 1e-6 * std.max(initial=1e-300))
+    scaled = residuals / std
+    wide = scaled.shape[1] > scaled.shape[0]  # the smaller of two matrices
+    values, vectors = np.linalg.eigh((scaled @ scaled.T if wide else scaled.T @ scaled) / len(scaled))
+    first = vectors[:, -1]
+    loading = first @ scaled / np.sqrt(len(scaled)) if wide else first * np.sqrt(max(values[-1], 0.0))
+    if len(std) < 2 or not values[-1] > 0:
+        loading = np.zeros_like(std)
+    return ResponseNoise(std, np.clip(loading, -np.sqrt(LARGEST_SHARE), np.sqrt(LARGEST_SHARE)))
+
+
+def gaussian_scores(
+    responses: Float[np.ndarray, "m v"], predicted: Float[np.ndarray, "c v"], noise: ResponseNoise
+) -> Float[np.ndarray, "m c"]:
+    """Log likelihood of every response under every candidate, ``log N(r; m_c, S)``, in nats.
+
+    Parameters
+    ----------
+    responses : array of shape (m, V)
+    predicted : array of shape (c, V)
+    noise : ResponseNoise
+
+    Returns
+    -------
+    array of shape (m, c)
+    """
+    seen, expected = noise.whiten(responses), noise.whiten(predicted)
+    distance = np.square(seen).sum(axis=1)[:, None] + np.square(expected).sum(axis=1) - 2 * seen @ expected.T
+    return np.asarray(-0.5 * (distance + noise.log_determinant + responses.shape[1] * np.log(2 * np.pi)))
+
+
+def correlation_scores(
+    responses: Float[np.ndarray, "m v"], predicted: Float[np.ndarray, "c v"]
+) -> Float[np.ndarray, "m c"]:
+    """Pearson correlation over voxels of every response with every candidate's prediction (Kay et al. 2008).
+
+    Parameters
+    ----------
+    responses : array of shape (m, V)
+        Standardised per voxel.
+    predicted : array of shape (c, V)
+
+    Returns
+    -------
+    array of shape (m, c)
+        0 where either does not vary over voxels.
+    """
+
+    def unit(values: NDArray[Any]) -> NDArray[Any]:
+        centred = values - values.mean(axis=1, keepdims=True)
+        length = np.linalg.norm(centred, axis=1, keepdims=True)
+        return np.asarray(centred / np.where(length > 0, length, np.inf))
+
+    return np.asarray(unit(responses) @ unit(predicted).T)
+
+
+def better_method(context: LeftOutContext) -> str:
+    """Gaussian likelihood or correlation, whichever ranks the context's own pictures better when they are left out.
+
+    Every left-out response is identified among the left-out predictions of all context pictures.
+
+    Parameters
+    ----------
+    context : LeftOutContext
+
+    Returns
+    -------
+    {"gaussian", "correlation"}
+        The likelihood where they are level.
+    """
+    scores = (scores_by("gaussian", *context, context), scores_by("correlation", *context, context))
+    likelihood, correlation = (above_others(found, np.arange(len(found))).mean() for found in scores)
+    return "gaussian" if likelihood >= correlation else "correlation"
+
+
+def scores_by(
+    method: str, responses: NDArray[Any], predicted: NDArray[Any], context: LeftOutContext
+) -> Float[np.ndarray, "m c"]:
+    """Scores of candidates, more for those that are likelier.
+
+    Parameters
+    ----------
+    method : {"auto", "gaussian", "correlation"}
+        "auto": `better_method`.
+    responses : array of shape (m, V)
+    predicted : array of shape (c, V)
+    context : LeftOutContext
+        In the same units.
+
+    Returns
+    -------
+    array of shape (m, c)
+
+    Raises
+    ------
+    ResponseError
+        There is no such method.
+    """
+    if method not in METHODS:
+        raise ResponseError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
+    if method == "auto":
+        method = better_method(context)
+    if method == "correlation":
+        return correlation_scores(responses, predicted)
+    return gaussian_scores(responses, predicted, fit_noise(context.responses - context.predicted))
+
+
+def above_others(scores: Float[np.ndarray, "m c"], right: NDArray[np.int64]) -> Float[np.ndarray, "m"]:
+    """Share of the other candidates that score less than the right one: two-alternative forced choice.
+
+    Parameters
+    ----------
+    scores : array of shape (m, c)
+        Of two candidates or more.
+    right : int array of shape (m,)
+        Which candidate was seen.
+
+    Returns
+    -------
+    array of shape (m,)
+        Ties count half.
+    """
+    own = np.take_along_axis(scores, right[:, None], axis=1)
+    less, level = (scores < own).sum(axis=1), (scores == own).sum(axis=1) - 1
+    return np.asarray((less + 0.5 * level) / (scores.shape[1] - 1))
+
+
+def in_top(scores: Float[np.ndarray, "m c"], right: NDArray[np.int64], k: int) -> Float[np.ndarray, "m"]:
+    """Whether the right candidate is among the `k` best; with ties, how probable it is when they are broken at random.
+
+    Parameters
+    ----------
+    scores : array of shape (m, c)
+    right : int array of shape (m,)
+    k : int
+
+    Returns
+    -------
+    array of shape (m,)
+        0..1.
+    """
+    own = np.take_along_axis(scores, right[:, None], axis=1)
+    better, level = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+    return np.asarray(np.clip((k - better) / level, 0, 1))
+
+
+def posterior_of_candidates(scores: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
+    """Probability of every candidate, each as likely as another before the response was seen.
+
+    Parameters
+    ----------
+    scores : array of shape (m, c)
+        From `gaussian_scores`.
+
+    Returns
+    -------
+    array of shape (m, c)
+        Rows sum to one.
+    """
+    values = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(values / values.sum(axis=1, keepdims=True))
+
+
+def posterior_embedding(
+    responses: Float[np.ndarray, "m v"],
+    coef: Float[np.ndarray, "v e"],
+    intercept: Float[np.ndarray, "v"],
+    noise: ResponseNoise,
+    pictures: Float[np.ndarray, "n e"],
+) -> Float[np.ndarray, "m e"]:
+    """Posterior mean of the embedding under a Gaussian prior, ``mu + C W' (W C W' + S)^-1 (r - W mu - b)``.
+
+    mu and C are mean and covariance of pictures' embeddings, C shrunk towards the identity (Ledoit & Wolf 2004). See
+    Bishop 2006, equation 2.116; Thirion et al. 2006 for the inverse of an encoder.
+
+    Parameters
+    ----------
+    responses : array of shape (m, V)
+    coef : array of shape (V, E)
+    intercept : array of shape (V,)
+    noise : ResponseNoise
+    pictures : array of shape (n, E)
+
+    Returns
+    -------
+    array of shape (m, E)
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    mean = pictures.mean(axis=0)
+    covariance = ledoit_wolf(pictures)[0]
+    unexplained = noise.whiten(responses - (coef @ mean + intercept))
+    weights = noise.whiten(coef.T).T  # of whitened responses, whose noise is I
+    values, axes = np.linalg.eigh(covariance)
+    root = axes * np.sqrt(np.maximum(values, 0))
+    on_root = weights @ root
+    gain = np.linalg.solve(np.eye(len(values)) + on_root.T @ on_root, on_root.T @ unexplained.T)
+    return np.asarray(mean + (root @ gain).T)
