@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
     from braincl.analysis.maps import picture_selectivity as picture_selectivity
     from braincl.analysis.maps import voxel_maps as voxel_maps
     from braincl.analysis.maps import write_maps as write_maps
+    from braincl.analysis.names import fit_name_map as fit_name_map
+    from braincl.analysis.names import top_names as top_names
     from braincl.analysis.text_query import query_text as query_text
     from braincl.data.arrays import from_arrays as from_arrays
     from braincl.data.nifti import to_nifti as to_nifti
@@ -54,6 +56,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "average_duplicates": "braincl.data.responses",
         "convert_published": "braincl.models.published_checkpoint",
         "embed_images": "braincl.embedding.embed",
+        "fit_name_map": "braincl.analysis.names",
         "from_arrays": "braincl.data.arrays",
         "evaluate": "braincl.evaluation.scores",
         "identify_pictures": "braincl.analysis.identify",
@@ -65,6 +68,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "query_text": "braincl.analysis.text_query",
         "save_responses": "braincl.data.responses",
         "select_images": "braincl.analysis.image_selection",
+        "top_names": "braincl.analysis.names",
         "to_nifti": "braincl.data.nifti",
         "voxel_maps": "braincl.analysis.maps",
         "voxel_table": "braincl.data.nifti",

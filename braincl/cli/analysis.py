@@ -56,6 +56,14 @@ def _add_query(commands: Any) -> None:
         "--weights", metavar="CLIP", help="weights of the whole CLIP model that the pictures were embedded with: a "
         "file or hf-hub:ORG/NAME (default: from the hub)"
     )  # fmt: skip
+    command.add_argument(
+        "--bank", choices=("names",), help="take the prompts for names out of 1,391 whose text vectors (CLIP ViT-B/32) "
+        "are embedded, so that no CLIP model is needed"
+    )  # fmt: skip
+    command.add_argument(
+        "--map-to-names", action="store_true", help="with --bank, for an embedding that is not CLIP's: learn where "
+        "names lie in it from pictures of CONTEXT.nc whose names are known (coordinate `name`, or `image_file`)"
+    )  # fmt: skip
     command.add_argument("--backbone", metavar="NAME", help="the CLIP model, where CONTEXT.nc does not state it")
     out = command.add_argument("--out", required=True, metavar="MAP.nii.gz", help="4-D where there are several prompts")
     writes_file(out, ".nii", ".nii.gz")
@@ -84,7 +92,7 @@ def _query(args: argparse.Namespace) -> None:
     found = query_text(
         load_model(args), context, args.prompts, args.weights,
         backbone=args.backbone, templates=args.template or TEMPLATES, similarity=args.similarity,
-        contrast=args.contrast,
+        contrast=args.contrast, bank=args.bank, map_to_names=args.map_to_names,
     )  # fmt: skip
     values = found["selectivity"].values
     to_nifti(values[0] if len(values) == 1 else values, found, args.out)
@@ -92,7 +100,14 @@ def _query(args: argparse.Namespace) -> None:
     prompts = found["prompt"].values.tolist()
     result = {"out": args.out, "prompts": prompts, "similarity": args.similarity,
               "templates": list(args.template or TEMPLATES), "voxels": values.shape[1], "rois": rows}  # fmt: skip
+    learned = {name: found.attrs[name] for name in found.attrs if name.startswith("map_")}
     lines = [f"{args.out}: {values.shape[1]} voxels, {args.similarity}, maps: {'; '.join(prompts)}"]
+    if learned:
+        result |= learned
+        lines.append(
+            f"map from {learned['map_names']} names, each left out in turn: explained variance "
+            f"{learned['map_explained_variance']:.3f}, 2AFC {learned['map_two_alternative']:.3f} (chance .5)"
+        )
     lines += [
         f"{row['roi']:16}{row['voxels']:>7} voxels  {row['mean']:+.4f} ({row['interval_low']:+.4f} .. "
         f"{row['interval_high']:+.4f})  {row['prompt']}"

@@ -13,6 +13,7 @@ from braincl.errors import ResponseError
 from braincl.estimators.decoding import Decoder
 from braincl.estimators.identification import (
     LEAST_PICTURES,
+    SHRINKAGE,
     LeftOutContext,
     ResponseNoise,
     above_others,
@@ -31,9 +32,15 @@ VOXELS = 6
 
 
 def a_noise(rng, voxels=VOXELS):
-    noise = ResponseNoise(rng.uniform(0.5, 2, voxels), rng.uniform(-0.9, 0.9, voxels))
-    own = np.diag(1 - noise.loading**2)
-    return noise, (np.outer(noise.loading, noise.loading) + own) * np.outer(noise.std, noise.std)
+    noise = ResponseNoise(
+        rng.uniform(0.5, 2, voxels), np.linalg.qr(rng.standard_normal((voxels, 2)))[0], rng.uniform(0, 5, 2)
+    )
+    inner = np.eye(voxels) + noise.axes * noise.gain @ noise.axes.T
+    return noise, inner * np.outer(noise.scale, noise.scale)
+
+
+def dense(noise):
+    return (np.eye(len(noise.scale)) + noise.axes * noise.gain @ noise.axes.T) * np.outer(noise.scale, noise.scale)
 
 
 def test_gaussian_scores_are_the_log_density_of_the_whole_covariance():
@@ -44,22 +51,21 @@ def test_gaussian_scores_are_the_log_density_of_the_whole_covariance():
     np.testing.assert_allclose(gaussian_scores(responses, predicted, noise), expected, rtol=1e-10)
 
 
-def test_without_a_common_factor_voxels_are_independent():
-    rng = np.random.default_rng(1)
-    noise = ResponseNoise(rng.uniform(0.5, 2, VOXELS), np.zeros(VOXELS))
-    values = rng.standard_normal((3, VOXELS))
-    np.testing.assert_array_equal(noise.whiten(values), values / noise.std)
-    np.testing.assert_allclose(noise.log_determinant, np.log(noise.std**2).sum())
-
-
-def test_the_common_factor_of_many_residuals_is_found():
+@pytest.mark.parametrize("images", [4, 200])
+def test_the_noise_is_the_covariance_shrunk_towards_one_factor(images):
     rng = np.random.default_rng(2)
-    noise, covariance = a_noise(rng, voxels=60)
-    residuals = rng.multivariate_normal(np.zeros(60), covariance, size=20_000)
-    found = fit_noise(residuals)
-    np.testing.assert_allclose(found.std, noise.std, rtol=0.03)
-    sign = np.sign(found.loading @ noise.loading)
-    np.testing.assert_allclose(sign * found.loading, noise.loading, atol=0.07)
+    residuals = rng.standard_normal((images, 9)) + 0.7 * rng.standard_normal((images, 1)) * rng.choice([-2.0, 1], 9)
+    std = np.sqrt(np.square(residuals).mean(axis=0))
+    sample = residuals.T @ residuals / images
+    correlation = sample / np.outer(std, std)
+    values, vectors = np.linalg.eigh(correlation)
+    loading = np.clip(vectors[:, -1] * np.sqrt(values[-1]), -np.sqrt(0.95), np.sqrt(0.95))
+    factor = (np.outer(loading, loading) + np.diag(1 - loading**2)) * np.outer(std, std)
+    noise = fit_noise(residuals)
+    np.testing.assert_allclose(dense(noise), SHRINKAGE * factor + (1 - SHRINKAGE) * sample, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(noise.log_determinant, np.linalg.slogdet(dense(noise))[1])
+    white = noise.whiten(np.eye(9))
+    np.testing.assert_allclose(white @ white.T, np.linalg.inv(dense(noise)), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("residuals", [np.zeros((9, 3)), np.ones((9, 3)), np.arange(9.0)[:, None]])
@@ -131,7 +137,7 @@ def test_shared_noise_is_told_from_the_picture():
     context = left_out_context(np.random.default_rng(5), gain=3)
     right = np.arange(200)
     noise = fit_noise(context.responses - context.predicted)
-    independent = noise._replace(loading=np.zeros(40))
+    independent = ResponseNoise(np.sqrt(np.diag(dense(noise))), noise.axes, 0 * noise.gain)
     top = [in_top(gaussian_scores(*context, n), right, 1).mean() for n in (noise, independent)]
     assert top[0] > top[1] + 0.1
 
