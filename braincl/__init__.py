@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
     from braincl.analysis.maps import write_maps as write_maps
     from braincl.analysis.names import fit_name_map as fit_name_map
     from braincl.analysis.names import top_names as top_names
+    from braincl.analysis.partition import partition_variance as partition_variance
     from braincl.analysis.text_query import query_text as query_text
     from braincl.data.arrays import from_arrays as from_arrays
     from braincl.data.nifti import to_nifti as to_nifti
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
     from braincl.errors import ImageError as ImageError
     from braincl.errors import ModelError as ModelError
     from braincl.errors import ResponseError as ResponseError
+    from braincl.estimators.banded_ridge import BandedRidgeCV as BandedRidgeCV
     from braincl.estimators.base import mean_explained_variance as mean_explained_variance
     from braincl.estimators.in_context import InContextEncoder as InContextEncoder
     from braincl.estimators.prior_ensemble import PriorEnsemble as PriorEnsemble
@@ -45,6 +47,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "BandedRidgeCV": "braincl.estimators.banded_ridge",
         "ImageError": "braincl.errors",
         "InContextEncoder": "braincl.estimators.in_context",
         "ModelError": "braincl.errors",
@@ -64,6 +67,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "mean_explained_variance": "braincl.estimators.base",
         "meta_train": "braincl.training.train",
         "open_responses": "braincl.data.responses",
+        "partition_variance": "braincl.analysis.partition",
         "picture_selectivity": "braincl.analysis.maps",
         "query_text": "braincl.analysis.text_query",
         "save_responses": "braincl.data.responses",

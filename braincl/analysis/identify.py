@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from braincl.analysis.predict import shared_pictures
 from braincl.data.responses import average_duplicates, check_model_backbone, check_same_embedding
+from braincl.data.splits import image_groups
 from braincl.data.stores.blocks import VoxelBlocks
 from braincl.errors import ResponseError
 from braincl.estimators.decoding import Decoder
@@ -30,6 +31,7 @@ def identify_pictures(
     candidates: xr.Dataset,
     method: str = "auto",
     seed: int = 0,
+    groups: str | None = None,
 ) -> dict[str, Any]:
     """Fit an encoder to a context, and identify which candidate evoked each new response, by region.
 
@@ -46,6 +48,8 @@ def identify_pictures(
         As of `InContextEncoder.identify`; "auto" chooses by the context, for each region.
     seed : int
         Of the bootstrap.
+    groups : str, optional
+        Coordinate of the context's images that are left out together when the noise is measured, such as the run.
 
     Returns
     -------
@@ -90,7 +94,8 @@ def identify_pictures(
     right = np.array([row_of.get(image_id, -1) for image_id in seen], dtype=np.int64)
     warnings = _warnings(context, responses, right)
     X, Y = blocks.head["embedding"].values, blocks.read()
-    decoder = Decoder(encoder.fit(X, Y), X, Y)
+    labels = image_groups(blocks.head, groups)
+    decoder = Decoder(encoder.fit(X, Y), X, Y, labels)
     known, rows = right >= 0, []
     ranked: list[dict[str, Any]] = []
     for roi, voxels in _regions(blocks.head, decoder):

@@ -1,4 +1,4 @@
-"""Commands that ask a fitted encoder: `query`, `identify` and `select`."""
+"""Commands that ask a fitted encoder: `query`, `identify`, `partition` and `select`."""
 
 from __future__ import annotations
 
@@ -131,6 +131,7 @@ def _add_identify(commands: Any) -> None:
         help="Gaussian likelihood with noise that voxels share, correlation over voxels, or that of them which "
         "identifies the context's own pictures better",
     )  # fmt: skip
+    _add_groups(command)
     command.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     out = command.add_argument(
         "--json", required=True, metavar="OUT.json", help="scores by region, ranks and best candidates; a plot (.png) "
@@ -148,12 +149,51 @@ def _identify(args: argparse.Namespace) -> None:
     report = identify_pictures(
         load_model(args), open_responses(args.context, lazy=True),
         open_responses(args.responses, require_embedding=False, lazy=True), open_embeddings(args.candidates),
-        args.method, args.seed,
+        args.method, args.seed, args.groups,
     )  # fmt: skip
     for warning in report["warnings"]:
         warn(warning)
     print(format_identification(report))
     _write_report(report, args.json, plot_identification)
+
+
+def _add_partition(commands: Any) -> None:
+    command = commands.add_parser(
+        "partition", help="tell what each of several feature spaces explains, and what they share"
+    )
+    command.add_argument("subject", metavar="SUBJECT.nc", help="response set with embedding_A, embedding_B, ...")
+    command.add_argument("--spaces", required=True, metavar="A,B,...", help="two to four feature spaces by name")
+    command.add_argument("--folds", type=int, default=5, help="in which pictures are left out")
+    _add_groups(command)
+    command.add_argument("--seed", type=int, default=0, help="of the folds and of the bootstrap")
+    out = command.add_argument(
+        "--json", required=True, metavar="OUT.json", help="means by region; values per voxel (.nc) and a plot (.png) "
+        "beside it"
+    )  # fmt: skip
+    writes_file(out, ".json", beside=(".nc", ".png"))
+    command.set_defaults(handler=_partition)
+
+
+def _partition(args: argparse.Namespace) -> None:
+    from braincl.analysis.partition import format_partition, partition_report, partition_variance
+    from braincl.data.responses import open_responses, save_netcdf
+    from braincl.plot.decoding import plot_partition
+
+    spaces = [name.strip() for name in args.spaces.split(",") if name.strip()]
+    given = open_responses(args.subject, require_embedding=False, lazy=True)
+    found = partition_variance(given, spaces, args.groups, args.folds, args.seed)
+    report = partition_report(found, args.seed)
+    print(format_partition(report))
+    voxels = Path(args.json).with_suffix(".nc")
+    save_netcdf(found, voxels)
+    _write_report(report | {"voxel_file": voxels.name}, args.json, plot_partition)
+
+
+def _add_groups(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--groups", metavar="NAME", help="coordinate of pictures that are left out together, such as the run: folds "
+        "drawn at random flatter time series"
+    )  # fmt: skip
 
 
 def _write_report(report: dict[str, Any], path: str, plot: Callable[[dict[str, Any], Path], None]) -> None:
@@ -164,4 +204,4 @@ def _write_report(report: dict[str, Any], path: str, plot: Callable[[dict[str, A
     print(f"written: {path} {picture}")
 
 
-COMMANDS = (_add_query, _add_identify, _add_select)
+COMMANDS = (_add_query, _add_identify, _add_partition, _add_select)

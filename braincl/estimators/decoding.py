@@ -35,6 +35,8 @@ class Decoder:
         Fitted to X and Y. One without weights identifies, and decodes among given pictures only.
     X : array of shape (n_images, n_features)
     Y : array of shape (n_images, n_voxels)
+    groups : array of shape (n_images,), optional
+        Pictures that are left out together, such as the runs of a time series.
 
     Examples
     --------
@@ -49,8 +51,8 @@ class Decoder:
     20
     """
 
-    def __init__(self, encoder: VoxelEncoder, X: NDArray[Any], Y: NDArray[Any]) -> None:
-        self.encoder, self.X, self.Y = encoder, X, Y
+    def __init__(self, encoder: VoxelEncoder, X: NDArray[Any], Y: NDArray[Any], groups: Any = None) -> None:
+        self.encoder, self.X, self.Y, self.groups = encoder, X, Y, groups
         self._standardise = standardiser(Y, np.float64)
         self._left_out: LeftOutContext | None = None
 
@@ -74,7 +76,7 @@ class Decoder:
                 fitted = type(self.encoder)(**parameters).fit(self.X[seen], self.Y[seen])
                 return self._in_units(fitted.predict(self.X[asked]))
 
-            self._left_out = leave_out(predict, self._in_units(self.Y))
+            self._left_out = leave_out(predict, self._in_units(self.Y), self.groups)
         return self._left_out
 
     @property

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from braincl.data.splits import grouped_folds
 from braincl.errors import ResponseError
-from setcore.seeding import numpy_generator
 
 Array = NDArray[np.float64]
 FOLDS = 10  # of the context's pictures, each left out once
@@ -99,7 +99,9 @@ class LeftOutContext(NamedTuple):
 
 
 def leave_out(
-    predict: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]], responses: Float[np.ndarray, "n v"]
+    predict: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]],
+    responses: Float[np.ndarray, "n v"],
+    groups: ArrayLike | None = None,
 ) -> LeftOutContext:
     """Predict every picture of a context from the others, in `FOLDS` folds drawn by a fixed seed.
 
@@ -108,6 +110,8 @@ def leave_out(
     predict : callable
         Predictions of the second rows, fitted to the first.
     responses : array of shape (n, V)
+    groups : array of shape (n,), optional
+        Rows that are left out together, such as the runs of a time series.
 
     Returns
     -------
@@ -116,7 +120,7 @@ def leave_out(
     Raises
     ------
     ResponseError
-        There are fewer than `LEAST_PICTURES` pictures.
+        The groups cannot be used, or there are fewer than `LEAST_PICTURES` pictures.
     """
     n = len(responses)
     if n < LEAST_PICTURES:
@@ -125,7 +129,7 @@ def leave_out(
             f"{LEAST_PICTURES} or more"
         )
     predicted = np.empty(responses.shape)
-    for fold in np.array_split(numpy_generator(0, "identification").permutation(n), min(FOLDS, n)):
+    for fold in grouped_folds(n, FOLDS, groups):
         predicted[fold] = predict(np.setdiff1d(np.arange(n), fold), fold)
     return LeftOutContext(np.asarray(responses, dtype=np.float64), predicted)
 

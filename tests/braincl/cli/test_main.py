@@ -40,7 +40,19 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"], ["select"], ["identify"], ["simulate"], ["info"]],
+    [
+        [],
+        ["join"],
+        ["train"],
+        ["predict"],
+        ["evaluate"],
+        ["convert"],
+        ["select"],
+        ["identify"],
+        ["partition"],
+        ["simulate"],
+        ["info"],
+    ],
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
