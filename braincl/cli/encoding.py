@@ -115,6 +115,11 @@ def _add_evaluate(commands: Any) -> None:
         "--test-ids", metavar="FILE", help="the pictures to score on: one image_id a line, or a CSV file with a column "
         "image_id; contexts come from the others"
     )  # fmt: skip
+    command.add_argument(
+        "--ceiling", choices=("auto", "stored", "repeats", "ncsnr", "split_half"), default="auto",
+        help="noise ceiling: the stored one, or of the trials by analysis of variance, signal-to-noise ratio or split "
+        "halves; auto takes the stored one where there is one, else the analysis of variance",
+    )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of the split and of the bootstrap")
     out = command.add_argument(
         "--json",
@@ -135,7 +140,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     evaluation = evaluate(
         load_model(args), args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=True,
-        test_ids=read_image_ids(args.test_ids) if args.test_ids else None,
+        test_ids=read_image_ids(args.test_ids) if args.test_ids else None, ceiling=args.ceiling,
     )  # fmt: skip
     for warning in evaluation.report["warnings"]:
         warn(warning)
