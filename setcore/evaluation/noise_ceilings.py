@@ -7,6 +7,8 @@ is the image.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -61,6 +63,26 @@ def _trials(trials: npt.ArrayLike) -> tuple[Array, npt.NDArray[np.bool_], npt.ND
     return np.where(present, values - mean, 0), present, varies
 
 
+class _OneWay(NamedTuple):
+    """Trials (n, repeat, V) centred per voxel; of each image (n, V) their number and mean; their variance within (V,)."""
+
+    values: Array
+    n: npt.NDArray[np.int64]
+    means: Array
+    within: Array
+    known: npt.NDArray[np.bool_]  # two images, one of them with two trials, and any variation
+
+
+def _within_images(trials: npt.ArrayLike) -> _OneWay:
+    values, present, varies = _trials(trials)
+    n = present.sum(axis=1)
+    total, groups = n.sum(axis=0), (n > 0).sum(axis=0)
+    known = varies & (groups > 1) & (total > groups)
+    means = values.sum(axis=1) / np.maximum(n, 1)
+    squares = (np.where(present, values - means[:, None], 0) ** 2).sum(axis=(0, 1))
+    return _OneWay(values, n, means, squares / np.maximum(total - groups, 1), known)
+
+
 def noise_ceiling_from_repeats(trials: npt.ArrayLike) -> Array:
     """Explainable share of the variance of averaged responses, from repeated presentations.
 
@@ -83,18 +105,14 @@ def noise_ceiling_from_repeats(trials: npt.ArrayLike) -> Array:
     InputError
         `trials` does not have three axes.
     """
-    values, present, varies = _trials(trials)
-    n = present.sum(axis=1)  # (image, voxel)
-    total, groups = n.sum(axis=0), (n > 0).sum(axis=0)
-    known = varies & (groups > 1) & (total > groups)
-    means = values.sum(axis=1) / np.maximum(n, 1)
+    found = _within_images(trials)
+    n, total, groups = found.n, found.n.sum(axis=0), (found.n > 0).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        within = (np.where(present, values - means[:, None], 0) ** 2).sum(axis=(0, 1)) / (total - groups)
-        between = (n * means**2).sum(axis=0) / (groups - 1)
+        between = (n * found.means**2).sum(axis=0) / (groups - 1)
         size = (total - (n**2).sum(axis=0) / total) / (groups - 1)
-        signal = np.maximum(between - within, 0) / size
+        signal = np.maximum(between - found.within, 0) / size
         inverse = np.where(n > 0, 1 / np.maximum(n, 1), 0).sum(axis=0) / groups
-        return np.where(known, signal / (signal + within * inverse), np.nan)
+        return np.where(found.known, signal / (signal + found.within * inverse), np.nan)
 
 
 def ncsnr_from_repeats(trials: npt.ArrayLike) -> Array:
@@ -119,15 +137,11 @@ def ncsnr_from_repeats(trials: npt.ArrayLike) -> Array:
     InputError
         `trials` does not have three axes.
     """
-    values, present, varies = _trials(trials)
-    n = present.sum(axis=1)
-    total, groups = n.sum(axis=0), (n > 0).sum(axis=0)
-    known = varies & (groups > 1) & (total > groups)
-    means = values.sum(axis=1) / np.maximum(n, 1)
+    found = _within_images(trials)
     with np.errstate(invalid="ignore", divide="ignore"):
-        noise = (np.where(present, values - means[:, None], 0) ** 2).sum(axis=(0, 1)) / (total - groups)
-        signal = np.maximum((values**2).sum(axis=(0, 1)) / (total - 1) - noise, 0)
-        return np.where(known, np.sqrt(signal / noise), np.nan)
+        variance = (found.values**2).sum(axis=(0, 1)) / (found.n.sum(axis=0) - 1)
+        signal = np.maximum(variance - found.within, 0)
+        return np.where(found.known, np.sqrt(signal / found.within), np.nan)
 
 
 def split_half_reliability(trials: npt.ArrayLike, *, splits: int = 20, seed: int = 0) -> Array:
