@@ -49,9 +49,9 @@ def draw_identification(report: dict[str, Any], axes: Any = None) -> Any:
     axes.set(ylim=(0, 1), xlabel="region, number of voxels", ylabel="share of responses")
     axes.set_title(
         f"{report['subject'] or 'subject without a name'}\n{len(report['responses'])} responses, {count} candidates",
-        fontsize="medium", wrap=True,
+        fontsize="medium", wrap=True, pad=22,
     )  # fmt: skip
-    axes.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.12))
+    axes.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return axes
 
 

@@ -64,7 +64,7 @@ def _trials(trials: npt.ArrayLike) -> tuple[Array, npt.NDArray[np.bool_], npt.ND
 
 
 class _OneWay(NamedTuple):
-    """Trials (n, repeat, V) centred per voxel; of each image (n, V) their number and mean; their variance within (V,)."""
+    """Centred trials (n, repeat, V), their number and mean for each image (n, V), and their variance within (V,)."""
 
     values: Array
     n: npt.NDArray[np.int64]
