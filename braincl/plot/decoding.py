@@ -46,7 +46,7 @@ def draw_identification(report: dict[str, Any], axes: Any = None) -> Any:
         axes.errorbar(at, values, spread, fmt="o", color=colour, capsize=3, label=label)
         axes.axhline(chance[name], color=colour, linestyle=":", linewidth=1)
     axes.set_xticks(range(len(rows)), [f"{row['roi']}\n{row['voxels']}" for row in rows])
-    axes.set(ylim=(0, 1), xlabel="region, number of voxels", ylabel="share of responses")
+    axes.set(xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1), xlabel="region, number of voxels", ylabel="share of responses")
     axes.set_title(
         f"{report['subject'] or 'subject without a name'}\n{len(report['responses'])} responses, {count} candidates",
         fontsize="medium", wrap=True, pad=22,

@@ -72,6 +72,23 @@ def test_what_is_not_among_the_candidates_is_said_and_not_scored(subject, model)
     assert overlap["warnings"] == ["5 pictures shown are in the context, too: scores on them flatter the model"]
 
 
+def test_groups_of_the_context_are_left_out_whole(subject, model, monkeypatch):
+    context, new, bank = parts(subject)
+    context = context.assign_coords(run=("image", np.repeat(np.arange(8), 5)))
+    folds = []
+    fit = braincl.InContextEncoder.fit
+    monkeypatch.setattr(
+        braincl.InContextEncoder, "fit", lambda self, X, y: (folds.append(y[:, 0].tolist()), fit(self, X, y))[1]
+    )
+    braincl.identify_pictures(braincl.InContextEncoder.from_pretrained(model), context, new, bank, groups="run")
+    runs = context["response"].values[:, 0].reshape(8, 5)
+    assert len(folds) == 1 + 8  # the fit itself, and one without each run
+    for seen in folds[1:]:
+        assert sorted(np.isin(run, seen).sum() for run in runs) == [0] + [5] * 7
+    with pytest.raises(ResponseError, match=r"no coordinate 'session' \(image\) to group by; there are image_id, run"):
+        braincl.identify_pictures(braincl.InContextEncoder.from_pretrained(model), context, new, bank, groups="session")
+
+
 def test_wrong_input_names_both_sides(subject, model):
     context, new, bank = parts(subject)
     encoder = braincl.InContextEncoder.from_pretrained(model)
