@@ -12,10 +12,14 @@ from setcore.package import lazy_exports
 if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
     from braincl import datasets as datasets
     from braincl import plot as plot
+    from braincl.analysis.identify import identify_pictures as identify_pictures
     from braincl.analysis.image_selection import select_images as select_images
     from braincl.analysis.maps import picture_selectivity as picture_selectivity
     from braincl.analysis.maps import voxel_maps as voxel_maps
     from braincl.analysis.maps import write_maps as write_maps
+    from braincl.analysis.names import fit_name_map as fit_name_map
+    from braincl.analysis.names import top_names as top_names
+    from braincl.analysis.partition import partition_variance as partition_variance
     from braincl.analysis.text_query import query_text as query_text
     from braincl.data.arrays import from_arrays as from_arrays
     from braincl.data.nifti import to_nifti as to_nifti
@@ -29,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
     from braincl.errors import ImageError as ImageError
     from braincl.errors import ModelError as ModelError
     from braincl.errors import ResponseError as ResponseError
+    from braincl.estimators.banded_ridge import BandedRidgeCV as BandedRidgeCV
     from braincl.estimators.base import mean_explained_variance as mean_explained_variance
     from braincl.estimators.in_context import InContextEncoder as InContextEncoder
     from braincl.estimators.prior_ensemble import PriorEnsemble as PriorEnsemble
@@ -42,6 +47,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below is what runs
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "BandedRidgeCV": "braincl.estimators.banded_ridge",
         "ImageError": "braincl.errors",
         "InContextEncoder": "braincl.estimators.in_context",
         "ModelError": "braincl.errors",
@@ -53,16 +59,20 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "average_duplicates": "braincl.data.responses",
         "convert_published": "braincl.models.published_checkpoint",
         "embed_images": "braincl.embedding.embed",
+        "fit_name_map": "braincl.analysis.names",
         "from_arrays": "braincl.data.arrays",
         "evaluate": "braincl.evaluation.scores",
+        "identify_pictures": "braincl.analysis.identify",
         "join_embeddings": "braincl.data.responses",
         "mean_explained_variance": "braincl.estimators.base",
         "meta_train": "braincl.training.train",
         "open_responses": "braincl.data.responses",
+        "partition_variance": "braincl.analysis.partition",
         "picture_selectivity": "braincl.analysis.maps",
         "query_text": "braincl.analysis.text_query",
         "save_responses": "braincl.data.responses",
         "select_images": "braincl.analysis.image_selection",
+        "top_names": "braincl.analysis.names",
         "to_nifti": "braincl.data.nifti",
         "voxel_maps": "braincl.analysis.maps",
         "voxel_table": "braincl.data.nifti",

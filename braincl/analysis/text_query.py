@@ -1,4 +1,4 @@
-"""Language: what voxels are selective for, asked in words, through the text tower of the CLIP model of the embeddings.
+"""Language: what voxels are selective for, asked in words, through CLIP's text tower or a bank of names.
 
 CLIP puts texts and pictures into one space, so that a voxel's weights can be compared with the embedding of a text as
 with that of a picture. The bias is left out: it is the same for all texts.
@@ -18,6 +18,7 @@ import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from braincl.analysis.names import name_directions
 from braincl.data.responses import EMBEDDING_ATTRIBUTES, check_model_backbone
 from braincl.data.stores.blocks import VoxelBlocks
 from braincl.data.torch_settings import plain_torch
@@ -43,6 +44,8 @@ def query_text(
     templates: Sequence[str] = TEMPLATES,
     similarity: str = "cosine",
     contrast: bool = False,
+    bank: str | None = None,
+    map_to_names: bool = False,
 ) -> xr.Dataset:
     """Fit an encoder to a context and ask what its voxels are selective for.
 
@@ -63,12 +66,18 @@ def query_text(
         of the text, but for the bias, in the units of the responses; the cosine tells direction from strength.
     contrast : bool
         Of exactly two prompts: one map, the first minus the second.
+    bank : {"names"}, optional
+        Take the prompts for names of `setcore.name_bank`, whose text vectors are at hand, in place of a text tower.
+    map_to_names : bool
+        With a bank: learn from the context's pictures whose names are known where the names lie in its embedding, which
+        need not be CLIP's. See `braincl.analysis.names`.
 
     Returns
     -------
     Dataset
         ``selectivity (prompt, voxel)`` with the coordinate `prompt` and those of the voxels; attributes `similarity`,
-        `templates` and those of the embedding. 0 for voxels that are constant in the context.
+        `templates` or `bank` and those of the embedding; of a map `map_names`, `map_explained_variance` and
+        `map_two_alternative`, cross-validated. 0 for voxels that are constant in the context.
 
     Raises
     ------
@@ -103,12 +112,23 @@ def query_text(
     """
     prompts, templates = list(prompts), list(templates)
     _check_question(prompts, templates, similarity, contrast)
+    if bank not in (None, "names") or (bank and weights) or (map_to_names and not bank):
+        raise ResponseError("give the weights of a CLIP model or bank='names'; only the latter can be mapped to")
     check_model_backbone(encoder, context=context)
     blocks = VoxelBlocks(context)
-    text = load_text_encoder(_backbone_of(context, backbone), weights)
-    _check_same_weights(context, text)
-    text.network.to(find_device(encoder.device))
-    directions = embed_prompts(text, prompts, templates)
+    if bank:
+        directions, name_map = name_directions(blocks.head, prompts, map_to_names)
+        source: dict[str, Any] = {"bank": bank}
+        if name_map is not None:
+            source |= {"map_names": len(name_map.names), "map_explained_variance": name_map.explained_variance,
+                       "map_two_alternative": name_map.two_alternative}  # fmt: skip
+            if similarity == "cosine":
+                directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    else:
+        text = load_text_encoder(_backbone_of(context, backbone), weights)
+        _check_same_weights(context, text)
+        text.network.to(find_device(encoder.device))
+        directions, source = embed_prompts(text, prompts, templates), {"templates": " | ".join(templates)}
     parts = [_text_selectivity(np.asarray(f.coef_), directions, similarity) for _, f in fit_blocks(encoder, blocks)]
     values = np.concatenate(parts, axis=1)
     names = prompts
@@ -122,7 +142,7 @@ def query_text(
             **{name: c for name, c in blocks.head.coords.items() if c.dims == ("voxel",)},
         },
         attrs={name: context.attrs[name] for name in kept if name in context.attrs}
-        | {"similarity": similarity, "templates": " | ".join(templates)},
+        | {"similarity": similarity, **source},
     )
 
 

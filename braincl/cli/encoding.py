@@ -1,4 +1,4 @@
-"""Commands that fit encoders to a subject: `predict`, `evaluate`, `query` and `select`."""
+"""Commands that fit encoders to a subject: `predict` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _add_predict(commands: Any) -> None:
     command = commands.add_parser("predict", help="predict a subject's responses to new images from a context")
-    _add_model(command)
+    add_model(command)
     command.add_argument("--context", required=True, metavar="CONTEXT.nc", help="response set with embeddings")
     command.add_argument("--images", required=True, metavar="QUERY.nc", help="embeddings of the images to predict")
     out = command.add_argument(
@@ -51,10 +51,10 @@ def _predict(args: argparse.Namespace) -> None:
     if args.pictures and not args.page:
         raise InputError("--pictures are shown on a page; name it with --page PAGE.html")
     pictures = _pictures_of_page(args) if args.page else {}
-    encoder = _load_model(args)
+    encoder = load_model(args)
     images, voxels = write_predictions(args.out, encoder, context, query)
     if shared := shared_pictures(context, query):
-        _warn(f"{shared} query images are in the context, too: scores on them would flatter the model")
+        warn(f"{shared} query images are in the context, too: scores on them would flatter the model")
     if args.nifti:
         with xr.open_dataset(args.out, cache=False) as predicted:
             to_nifti(predicted["prediction"].values, predicted, args.nifti)
@@ -97,7 +97,7 @@ def _write_page(args: argparse.Namespace, query: Any, files: dict[str, Path]) ->
 def _add_evaluate(commands: Any) -> None:
     command = commands.add_parser("evaluate", help="score a model on a subject beside its baselines")
     command.add_argument("subject", metavar="SUBJECT.nc", help="response set with embeddings")
-    _add_model(command)
+    add_model(command)
     command.add_argument(
         "--contexts",
         type=number_list,
@@ -114,6 +114,11 @@ def _add_evaluate(commands: Any) -> None:
     command.add_argument(
         "--test-ids", metavar="FILE", help="the pictures to score on: one image_id a line, or a CSV file with a column "
         "image_id; contexts come from the others"
+    )  # fmt: skip
+    command.add_argument(
+        "--ceiling", choices=("auto", "stored", "repeats", "ncsnr", "split_half"), default="auto",
+        help="noise ceiling: the stored one, or of the trials by analysis of variance, signal-to-noise ratio or split "
+        "halves; auto takes the stored one where there is one, else the analysis of variance",
     )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of the split and of the bootstrap")
     out = command.add_argument(
@@ -134,106 +139,23 @@ def _evaluate(args: argparse.Namespace) -> None:
     from braincl.plot.curves import plot_scores
 
     evaluation = evaluate(
-        _load_model(args), args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=True,
-        test_ids=read_image_ids(args.test_ids) if args.test_ids else None,
+        load_model(args), args.subject, args.contexts, args.draws, args.test_images, args.seed, progress=True,
+        test_ids=read_image_ids(args.test_ids) if args.test_ids else None, ceiling=args.ceiling,
     )  # fmt: skip
     for warning in evaluation.report["warnings"]:
-        _warn(warning)
+        warn(warning)
     write_evaluation(evaluation, args.json, plot_scores)
     print(format_table(evaluation.report))
     print("written: " + " ".join(map(str, output_paths(args.json))))
 
 
-def _add_select(commands: Any) -> None:
-    command = commands.add_parser("select", help="pick the pictures to show next, those that would teach most")
-    command.add_argument("candidates", metavar="CANDIDATES.nc", help="embeddings, written by `braincl embed`")
-    _add_model(command)
-    command.add_argument("--context", metavar="CONTEXT.nc", help="responses so far (default: nothing shown yet)")
-    command.add_argument(
-        "--targets", metavar="TARGETS.nc", help="embeddings of the pictures to be predicted (default: the candidates)"
-    )
-    command.add_argument("--count", type=int, required=True, help="pictures to pick")
-    out = command.add_argument("--out", required=True, metavar="LIST.csv", help="the pictures in the order of choice")
-    writes_file(out, ".csv")
-    add_json_flag(command)
-    command.set_defaults(handler=_select)
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Add `--model`, `--any-backbone` and `--device`; `load_model` loads what they name.
 
-
-def _select(args: argparse.Namespace) -> None:
-    from braincl.analysis.image_selection import select_images, write_selection
-    from braincl.data.responses import open_embeddings, open_responses
-
-    candidates = open_embeddings(args.candidates)
-    chosen = select_images(
-        _load_model(args), candidates, args.count,
-        context=open_responses(args.context, lazy=True) if args.context else None,
-        targets=open_embeddings(args.targets) if args.targets else None,
-    )  # fmt: skip
-    write_selection(chosen, candidates, args.out)
-    result = {"out": args.out, "row": chosen.rows.tolist(), "unexplained": chosen.unexplained.tolist()}
-    if "image_id" in candidates.coords:
-        result["image_id"] = candidates["image_id"].values[chosen.rows].tolist()
-    left = chosen.unexplained[-1]
-    text = f"{args.out}: {len(chosen.rows)} pictures; of the signal's variance {left:.1%} is left open"
-    text += " (more than there is, since so few pictures do not tell voxels' offsets either)" if left > 1 else ""
-    print_result(result, args.json, text)
-
-
-def _add_query(commands: Any) -> None:
-    command = commands.add_parser("query", help="map how selective voxels are for what a text says")
-    command.add_argument("prompts", nargs="+", metavar="PROMPT", help='such as "a photo of a face"')
-    _add_model(command)
-    command.add_argument("--context", required=True, metavar="CONTEXT.nc", help="response set with CLIP embeddings")
-    command.add_argument(
-        "--weights", metavar="CLIP", help="weights of the whole CLIP model that the pictures were embedded with: a "
-        "file or hf-hub:ORG/NAME (default: from the hub)"
-    )  # fmt: skip
-    command.add_argument("--backbone", metavar="NAME", help="the CLIP model, where CONTEXT.nc does not state it")
-    out = command.add_argument("--out", required=True, metavar="MAP.nii.gz", help="4-D where there are several prompts")
-    writes_file(out, ".nii", ".nii.gz")
-    command.add_argument(
-        "--similarity",
-        choices=("cosine", "dot"),
-        default="cosine",
-        help="cosine: direction of the weights alone; dot: predicted response, strength included",
-    )
-    command.add_argument("--contrast", action="store_true", help="one map: the first of two prompts minus the second")
-    command.add_argument(
-        "--template", action="append", metavar="TEXT", help="such as 'a photo of {}'; give several to average over"
-    )
-    add_json_flag(command)
-    command.set_defaults(handler=_query)
-
-
-def _query(args: argparse.Namespace) -> None:
-    from braincl.analysis.text_query import TEMPLATES, query_text, roi_summary
-    from braincl.data.nifti import check_nifti_name, grid_of, to_nifti
-    from braincl.data.responses import open_responses
-
-    check_nifti_name(args.out)
-    context = open_responses(args.context, lazy=True)
-    grid_of(context)
-    found = query_text(
-        _load_model(args), context, args.prompts, args.weights,
-        backbone=args.backbone, templates=args.template or TEMPLATES, similarity=args.similarity,
-        contrast=args.contrast,
-    )  # fmt: skip
-    values = found["selectivity"].values
-    to_nifti(values[0] if len(values) == 1 else values, found, args.out)
-    rows = roi_summary(found)
-    prompts = found["prompt"].values.tolist()
-    result = {"out": args.out, "prompts": prompts, "similarity": args.similarity,
-              "templates": list(args.template or TEMPLATES), "voxels": values.shape[1], "rois": rows}  # fmt: skip
-    lines = [f"{args.out}: {values.shape[1]} voxels, {args.similarity}, maps: {'; '.join(prompts)}"]
-    lines += [
-        f"{row['roi']:16}{row['voxels']:>7} voxels  {row['mean']:+.4f} ({row['interval_low']:+.4f} .. "
-        f"{row['interval_high']:+.4f})  {row['prompt']}"
-        for row in rows
-    ]
-    print_result(result, args.json, "\n".join(lines))
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
+    Parameters
+    ----------
+    command : ArgumentParser
+    """
     command.add_argument(
         "--model", metavar="MODEL_DIR", help="model folder or name of embedded weights (default: the embedded ones)"
     )
@@ -243,14 +165,30 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     add_device_option(command)
 
 
-def _load_model(args: argparse.Namespace) -> InContextEncoder:
+def load_model(args: argparse.Namespace) -> InContextEncoder:
+    """The encoder that the options of `add_model` name.
+
+    Parameters
+    ----------
+    args : Namespace
+
+    Returns
+    -------
+    InContextEncoder
+    """
     from braincl.estimators.in_context import InContextEncoder
 
     return InContextEncoder.from_pretrained(args.model, device=args.device, any_backbone=args.any_backbone)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Say something on standard error.
+
+    Parameters
+    ----------
+    message : str
+    """
     print(f"braincl: warning: {message}", file=sys.stderr)
 
 
-COMMANDS = (_add_predict, _add_evaluate, _add_query, _add_select)
+COMMANDS = (_add_predict, _add_evaluate)

@@ -1,4 +1,4 @@
-"""The command `braincl`: options and handlers of its subcommands are in `data`, `encoding` and `training` beside it."""
+"""The command `braincl`: options and handlers of its subcommands are in the modules beside this one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from braincl.cli import data, encoding, training
+from braincl.cli import analysis, data, encoding, training
 from setcore.cli import Parser, run
 
 
@@ -47,6 +47,6 @@ def build_parser() -> Parser:
     """
     parser = Parser(prog="braincl", description="Linear encoders for the voxels of a new subject, learned in context.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (*data.COMMANDS, *training.COMMANDS, *encoding.COMMANDS):
+    for add in (*data.COMMANDS, *training.COMMANDS, *encoding.COMMANDS, *analysis.COMMANDS):
         add(commands)
     return parser

@@ -1,12 +1,18 @@
-"""Which pictures are kept for testing: the column or coordinate `split`, and lists of pictures in files."""
+"""Which pictures are kept for testing, by a split or a list, and which are left out together."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 
 from braincl.errors import ResponseError
+from setcore.seeding import numpy_generator
 
 SPLITS = ("test", "context")
 
@@ -74,3 +80,82 @@ def read_image_ids(path: str | Path) -> list[str]:
     if not found:
         raise ResponseError(f"{path}: lists no picture; write one image_id a line")
     return found
+
+
+def grouped_folds(images: int, folds: int, groups: ArrayLike | None = None, seed: int = 0) -> list[NDArray[np.int64]]:
+    """Rows that are left out together, in folds of about equal size; groups, such as runs of a scan, stay whole.
+
+    Responses of a time series resemble their neighbours whatever was shown, so that a fold drawn at random is
+    predicted from its own noise. Folds of whole runs or blocks are not.
+
+    Parameters
+    ----------
+    images : int
+    folds : int
+        As many as there are images or groups, where these are fewer.
+    groups : array of shape (images,), optional
+        Which rows stay together. None: each for itself.
+    seed : int
+        Of the order in which rows or groups are dealt out.
+
+    Returns
+    -------
+    list of int array
+        Every row is in one.
+
+    Raises
+    ------
+    ResponseError
+        There are fewer than two images or folds, groups are of another length, there is one group only, or each has a
+        single member.
+    """
+    if images < 2 or folds < 2:
+        raise ResponseError(f"{images} images in {folds} folds: both must be 2 or more")
+    rng = numpy_generator(seed, "folds")
+    if groups is None:
+        return [np.sort(fold) for fold in np.array_split(rng.permutation(images), min(folds, images))]
+    labels = np.asarray(groups)
+    if labels.shape != (images,):
+        raise ResponseError(f"groups have shape {labels.shape}, there are {images} images; give one group for each")
+    names, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise ResponseError(
+            f"all {images} images are in the one group {str(names[0])!r}; leaving one out leaves nothing"
+        )
+    if counts.max() == 1:
+        raise ResponseError(
+            f"each of the {len(names)} groups has one member, so that they keep nothing together; give runs or blocks"
+        )
+    order = rng.permutation(len(names))
+    sizes = np.zeros(min(folds, len(names)))
+    fold_of = np.empty(len(names), dtype=np.int64)
+    for name in order[np.argsort(-counts[order], kind="stable")]:  # the largest first, each to the smallest fold so far
+        fold_of[name] = sizes.argmin()
+        sizes[fold_of[name]] += counts[name]
+    return [np.flatnonzero(fold_of[group] == fold) for fold in range(len(sizes))]
+
+
+def image_groups(dataset: xr.Dataset, name: str | None) -> NDArray[Any] | None:
+    """The coordinate of a response set that says which pictures are left out together.
+
+    Parameters
+    ----------
+    dataset : response set
+    name : str or None
+        None: no coordinate, every picture is for itself.
+
+    Returns
+    -------
+    array of shape (image,) or None
+
+    Raises
+    ------
+    ResponseError
+        There is no such coordinate of images.
+    """
+    if name is None:
+        return None
+    along = [str(known) for known, c in dataset.coords.items() if c.dims == ("image",)]
+    if name not in along:
+        raise ResponseError(f"there is no coordinate {name!r} (image) to group by; there are {', '.join(along)}")
+    return np.asarray(dataset[name].values)

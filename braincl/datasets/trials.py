@@ -15,7 +15,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from braincl.errors import ResponseError
-from setcore.evaluation.metrics import noise_ceiling_from_ncsnr, noise_ceiling_from_repeats, split_half_reliability
+from setcore.evaluation.noise_ceilings import (
+    noise_ceiling_from_ncsnr,
+    noise_ceiling_from_repeats,
+    split_half_reliability,
+)
 
 ZSCORES = ("session", "context", None)
 CEILINGS = ("ncsnr", "repeats", "split_half", None)

@@ -16,6 +16,7 @@ from braincl.data.scatter import scatter
 from braincl.data.torch_settings import plain_torch
 from braincl.errors import ModelError
 from braincl.estimators.base import LinearEncoder
+from braincl.estimators.decoding import Decoder
 from braincl.estimators.mean_dependent_noise import MeanDependence, fit_mean_dependence
 from braincl.estimators.prior_ridge import PriorRidge
 from braincl.models.model_folder import ModelCard, find_model, load_model
@@ -264,13 +265,14 @@ class InContextEncoder(LinearEncoder):
             raw = scatter(np.zeros(len(standardise.varying)), standardise.varying, Y[0].shape, fill=standardise.shift)
             standardise = standardise._replace(shift=raw, scale=np.ones(Y.shape[1]))
         self._standardiser = standardise
+        self._decoder: Decoder | None = None
         self._X, self._Y = torch.as_tensor(X), torch.as_tensor(standardise(Y, np.float32)).to(device)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy does without what `fit` kept at hand and `predict` can find anew."""
         state: dict[str, Any] = super().__getstate__()
         if "_conditioned" in state:
-            state |= {"_conditioned": state["_conditioned"].compact(), "_told": {}}
+            state |= {"_conditioned": state["_conditioned"].compact(), "_told": {}, "_decoder": None}
         return state
 
     def _find_network(self) -> InContextNetwork:
@@ -350,3 +352,80 @@ class InContextEncoder(LinearEncoder):
             for part in batches(voxels, self.voxel_batch):
                 shares[part] = self._network.context_shares(self._conditioned, self._Y[:, part], part).cpu()
         return scatter(shares, self._standardiser.varying, (len(self.coef_), images), fill=np.nan)
+
+    def identify(
+        self, responses: Any, candidates: Any, method: str = "auto", voxels: Any = None
+    ) -> NDArray[np.float64]:
+        """Which of several pictures evoked each response: a score of every candidate, the likeliest highest.
+
+        Noise is that of context pictures which are left out: the first call after a fit takes ten more fits.
+
+        Parameters
+        ----------
+        responses : array of shape (m, n_voxels)
+            To new pictures, in the units of the context.
+        candidates : array of shape (n_candidates, n_features)
+            Embeddings of the pictures that may have been seen, two or more.
+        method : {"auto", "gaussian", "correlation"}
+            "gaussian": log likelihood, in nats, with noise that voxels share. "correlation": Pearson's over voxels, of
+            responses standardised on the context. "auto": that which identifies the context's own pictures better.
+        voxels : bool or int array, optional
+            Those to identify by, such as one region's. None: all. Voxels that are constant in the context say nothing.
+
+        Returns
+        -------
+        array of shape (m, n_candidates)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+        ResponseError
+            Responses are of other voxels than the context's, candidates of another width or fewer than two, or the
+            context has fewer than 8 pictures.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.standard_normal((60, 8))  # embeddings of 60 pictures
+        >>> Y = X @ rng.standard_normal((8, 5)) + 0.1 * rng.standard_normal((60, 5))  # responses of 5 voxels
+        >>> from braincl import InContextEncoder
+        >>> scores = InContextEncoder.from_pretrained().fit(X[:40], Y[:40]).identify(Y[40:], X[40:])
+        >>> scores.shape, int((scores.argmax(axis=1) == np.arange(20)).sum())
+        ((20, 20), 20)
+        """
+        return self._turned_round().identify(responses, candidates, method, voxels)
+
+    def decode(self, responses: Any, pictures: Any = None, voxels: Any = None) -> NDArray[np.float32]:
+        """The embedding of the picture that evoked each response: its posterior mean.
+
+        Parameters
+        ----------
+        responses : array of shape (m, n_voxels)
+            To new pictures, in the units of the context.
+        pictures : array of shape (n_pictures, n_features), optional
+            Embeddings of the pictures that may have been seen: their mean, each weighted by how probable the response
+            makes it; the nearest of them is the likeliest. None: any embedding, under a Gaussian with mean and
+            covariance of the context's. That is the least squared error, but shrunk most along what voxels tell least,
+            and so a poor key to a bank: to find a picture in one, give it here.
+        voxels : bool or int array, optional
+            As of `identify`.
+
+        Returns
+        -------
+        array of shape (m, n_features)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+        ResponseError
+            As of `identify`.
+        """
+        return self._turned_round().decode(responses, pictures, voxels)
+
+    def _turned_round(self) -> Decoder:
+        check_is_fitted(self, "coef_")
+        if self._decoder is None:
+            responses = self._standardiser.undo(self._Y.cpu().numpy())
+            self._decoder = Decoder(self, self._X.numpy(), responses)
+        return self._decoder

@@ -38,10 +38,21 @@ class Decomposition(NamedTuple):
     analysis: Tensor
 
 
-def _decompose(X: NDArray[Any], like: Tensor) -> Decomposition:
+def decompose(X: NDArray[Any], like: Tensor) -> Decomposition:
     """Eigendecomposition of the smaller of X X' and X' X, once for all voxels and all alphas.
 
     Computed on the CPU in float64, whatever the precision and device that it is brought to.
+
+    Parameters
+    ----------
+    X : array of shape (n, E)
+        Centred.
+    like : tensor
+        Whose precision and device the result has.
+
+    Returns
+    -------
+    Decomposition
     """
     wide = X.astype(np.float64)
     if X.shape[0] <= X.shape[1]:
@@ -53,7 +64,7 @@ def _decompose(X: NDArray[Any], like: Tensor) -> Decomposition:
     return Decomposition(*(torch.as_tensor(p).to(like) for p in (synthesis, np.maximum(eigenvalues, 0), analysis)))
 
 
-def _cross_validated_errors(
+def cross_validated_errors(
     X: NDArray[Any], Y: Tensor, alphas: NDArray[Any], folds: Iterable[tuple[NDArray[Any], NDArray[Any]]]
 ) -> Tensor:
     """Mean squared error of ridge on held-out images, averaged over the folds.
@@ -74,7 +85,7 @@ def _cross_validated_errors(
     count = 0
     for count, (train, held_out) in enumerate(folds, start=1):  # noqa: B007
         x_mean = X[train].mean(axis=0)
-        parts = _decompose(X[train] - x_mean, Y)
+        parts = decompose(X[train] - x_mean, Y)
         seen, asked = (Y[torch.as_tensor(rows, device=Y.device)] for rows in (train, held_out))
         y_mean = seen.mean(dim=0)
         projected = parts.analysis @ (seen - y_mean)
@@ -157,9 +168,9 @@ class RidgeCV(LinearEncoder):
         """
         X, Y, standardise = self._validate_fit(X, y)
         x_mean, Z = X.mean(axis=0, dtype=np.float64), self._on_device(standardise(Y, X.dtype))
-        parts = _decompose((X - x_mean).astype(X.dtype), Z)
+        parts = decompose((X - x_mean).astype(X.dtype), Z)
         alphas = self._candidates(float(parts.eigenvalues.sum()) / len(X)).astype(X.dtype)
-        errors = _cross_validated_errors(X, Z, alphas, self._folds(X, Z.shape[1], groups)).cpu().numpy()
+        errors = cross_validated_errors(X, Z, alphas, self._folds(X, Z.shape[1], groups)).cpu().numpy()
         scale = standardise.scale[standardise.varying]
         shared = errors @ np.square(scale / scale.max(initial=1e-300))  # in units of the responses, up to a factor
         best = errors.argmin(axis=0) if self.per_voxel else np.full(Z.shape[1], shared.argmin())

@@ -99,7 +99,7 @@ def format_table(report: dict[str, Any]) -> str:
             f"({row['interval_low']:+.3f}..{row['interval_high']:+.3f})"
         )
     if report["noise_ceiling_r"] is not None:
-        lines.append(f"noise ceiling: r {report['noise_ceiling_r']:.3f}")
+        lines.append(f"noise ceiling: r {report['noise_ceiling_r']:.3f}, from {report['noise_ceiling_from']}")
     if report["prior_reason"]:
         lines.append(f"closed forms under a population prior are left out: {report['prior_reason']}")
     return "\n".join(lines)

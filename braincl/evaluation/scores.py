@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from braincl.data.responses import average_duplicates, check_model_backbone, open_responses
 from braincl.data.scatter import scatter
 from braincl.data.stores.blocks import BLOCK_BYTES
+from braincl.errors import ResponseError
 from braincl.estimators.base import VoxelEncoder, standardiser
 from braincl.estimators.in_blocks import fit_part, summaries
 from braincl.estimators.in_context import InContextEncoder
@@ -33,14 +34,25 @@ from setcore.evaluation.metrics import (
     explained_variance,
     gaussian_nll,
     interval_coverage,
-    noise_ceiling_from_repeats,
     pearson_r,
+)
+from setcore.evaluation.noise_ceilings import (
+    ncsnr_from_repeats,
+    noise_ceiling_from_ncsnr,
+    noise_ceiling_from_repeats,
+    split_half_reliability,
 )
 from setcore.progress import progress_bar
 
 METHODS = ("model", "prior_ensemble", "prior_kernel", "prior_ridge", "ridge", "mean")
 SCORES = ("pearson_r", "explained_variance", "coverage_90", "nll")
 CLOSED_FORMS = {"prior_ensemble": PriorEnsemble, "prior_kernel": PriorKernelRidge, "prior_ridge": PriorRidge}
+CEILINGS = ("auto", "stored", "repeats", "ncsnr", "split_half")
+SOURCES = {
+    "repeats": "trial variance (one-way analysis of variance; Searle et al. 1992)",
+    "ncsnr": "ncsnr (Allen et al. 2022)",
+    "split_half": "split halves of the repeats (Guttman 1945)",
+}
 BASELINES = (*CLOSED_FORMS, "ridge")  # those that the model is compared with, pair by pair
 
 
@@ -55,6 +67,7 @@ def evaluate(
     progress: bool = False,
     device: str = "auto",
     test_ids: Sequence[str] | None = None,
+    ceiling: str = "auto",
 ) -> Evaluation:
     """Score a model on a subject, beside its baselines on the same context and test images.
 
@@ -80,6 +93,10 @@ def evaluate(
         has its own.
     test_ids : sequence of str, optional
         The `image_id` of the test pictures; contexts come from the others.
+    ceiling : {"auto", "stored", "repeats", "ncsnr", "split_half"}
+        Which noise ceiling scores are normalised by: the coordinate of the set, or one of its trials by analysis of
+        variance, NSD's signal-to-noise ratio, or split halves. "auto": the stored one, else that by analysis of
+        variance, else none. The report says which in `noise_ceiling_from`.
 
     Returns
     -------
@@ -88,7 +105,8 @@ def evaluate(
     Raises
     ------
     ResponseError
-        The response set cannot be used, or a context size is beyond the pool; before any work.
+        The response set cannot be used, a context size is beyond the pool, or the ceiling that is asked for is not
+        there; before any work.
     ModelError
         The model does not take embeddings of this width, or was trained on those of another backbone.
     InputError
@@ -109,7 +127,8 @@ def evaluate(
     encoder = _load_encoder(model, device)
     check_model_backbone(encoder, subject=given)
     estimators, reason = _estimators(encoder, data.X.shape[1], device)
-    test, ceiling, voxels = data.splits.test, _ceiling(given), len(data.kept)
+    test, voxels = data.splits.test, len(data.kept)
+    limit, limit_from = _ceiling(given, ceiling)
     shape = (len(METHODS), len(contexts), draws)
     scores = {name: np.full((*shape, voxels), np.nan, dtype=np.float32) for name in SCORES}
     scores["seconds"] = np.full(shape, np.nan)
@@ -148,17 +167,18 @@ def evaluate(
                 rows.append(null_row(method, n, reason))
             else:
                 of_method = {name: values[index, size] for name, values in scores.items()}
-                rows.append(score_row(method, n, of_method, ceiling, intervals[method]))
+                rows.append(score_row(method, n, of_method, limit, intervals[method]))
         differences += [difference_row(pair[1], n, compared[pair]) for pair in pairs]
     report = {
         "results": rows,
         "differences": differences,
         **metadata(given, data, encoder, contexts, draws, seed, listed=test_ids is not None),
-        "noise_ceiling_r": None if ceiling is None else mean_ceiling(ceiling[data.kept]),
+        "noise_ceiling_r": None if limit is None else mean_ceiling(limit[data.kept]),
+        "noise_ceiling_from": limit_from,
         "mean_is": "context mean" if reason else "population mean weights",
         "prior_reason": reason or None,
     }
-    return Evaluation(report, _voxel_scores(scores, data, contexts, draws, ceiling))
+    return Evaluation(report, _voxel_scores(scores, data, contexts, draws, limit))
 
 
 def _load_encoder(model: Any, device: str) -> Any:
@@ -184,15 +204,38 @@ def _estimators(encoder: Any, features: int, device: str) -> tuple[dict[str, Vox
     }, reason  # fmt: skip
 
 
-def _ceiling(given: xr.Dataset) -> NDArray[Any] | None:
-    if "noise_ceiling" in given.coords:
-        return given["noise_ceiling"].values
+def _ceiling(given: xr.Dataset, which: str) -> tuple[NDArray[Any] | None, str | None]:
+    """Noise ceilings, and how they were estimated."""
+    if which not in CEILINGS:
+        raise ResponseError(f"ceiling is {which!r}; it must be one of {', '.join(CEILINGS)}")
+    stored = "noise_ceiling" in given.coords
+    if which == "auto":
+        which = "stored" if stored else "repeats" if "response_trials" in given else ""
+    if not which:
+        return None, None
+    if which == "stored":
+        if not stored:
+            raise ResponseError(
+                "the response set has no coordinate 'noise_ceiling' (voxel), and the stored one is wanted"
+            )
+        method = str(given.attrs.get("noise_ceiling", "unknown"))
+        return given["noise_ceiling"].values, f"the set's noise_ceiling: {SOURCES.get(method, 'of unknown method')}"
     if "response_trials" not in given:
-        return None
+        raise ResponseError(
+            f"a ceiling by {which} is of 'response_trials' (image, repeat, voxel), which the response set does not have"
+        )
     trials = average_duplicates(given.drop_vars("response"))["response_trials"]
     step = max(1, BLOCK_BYTES // (4 * trials[:, :, 0].size))
     parts = [slice(start, start + step) for start in range(0, trials.sizes["voxel"], step)]
-    return np.concatenate([noise_ceiling_from_repeats(trials.isel(voxel=part).values) for part in parts])
+    return np.concatenate([_of_trials(which, trials.isel(voxel=part).values) for part in parts]), SOURCES[which]
+
+
+def _of_trials(which: str, trials: NDArray[Any]) -> NDArray[Any]:
+    if which == "ncsnr":
+        repeats = np.isfinite(trials).sum(axis=1)
+        return noise_ceiling_from_ncsnr(ncsnr_from_repeats(trials), repeats)
+    found = noise_ceiling_from_repeats(trials) if which == "repeats" else split_half_reliability(trials)
+    return np.clip(found, 0, 1)
 
 
 def _voxel_scores(

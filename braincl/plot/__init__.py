@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "draw_context": "braincl.plot.pictures",
         "draw_glass_brain": "braincl.plot.brain",
+        "draw_identification": "braincl.plot.decoding",
+        "draw_partition": "braincl.plot.decoding",
         "draw_pictures": "braincl.plot.pictures",
         "draw_reliability": "braincl.plot.curves",
         "draw_roi_bars": "braincl.plot.curves",
@@ -20,6 +22,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "draw_slices": "braincl.plot.brain",
         "draw_surface": "braincl.plot.brain",
         "draw_tuning": "braincl.plot.tuning",
+        "plot_identification": "braincl.plot.decoding",
+        "plot_partition": "braincl.plot.decoding",
         "plot_scores": "braincl.plot.curves",
         "project_to_surface": "braincl.plot.brain",
         "view_surface": "braincl.plot.interactive",

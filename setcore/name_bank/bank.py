@@ -51,7 +51,7 @@ class NameBank:
         Parameters
         ----------
         text : str
-            "donkey", "Jackass", "bat" for "bat (animal)".
+            "donkey", "Jackass", "bat" for "bat (animal)", "tv" for "monitor/tv".
 
         Returns
         -------
@@ -118,7 +118,8 @@ class NameBank:
         words = [(name, row) for row, name in enumerate(self.names)]
         words += [(word, row) for row, others in enumerate(self.synonyms) for word in others]
         yield from ((_plain(word), row) for word, row in words)
-        yield from ((_plain(_SENSE.sub("", word)), row) for word, row in words)
+        for word, row in words:
+            yield from ((_plain(part), row) for part in _SENSE.sub("", word).split("/"))  # as in "monitor/tv"
 
 
 def _plain(text: str) -> str:

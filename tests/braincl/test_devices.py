@@ -88,7 +88,7 @@ COPIES = {
     ) | copies("out", *KERNELS),
     "prior ridge": CONTEXT | GIVEN | copies("in", *PRIOR_RIDGE) | copies("out", *PRIOR_RIDGE),
     "ridge": GIVEN | copies("out", "estimators.ridge.RidgeCV.fit") | copies(
-        "in", "estimators.ridge.RidgeCV.fit", "estimators.ridge._cross_validated_errors", "estimators.ridge._decompose"
+        "in", "estimators.ridge.RidgeCV.fit", "estimators.ridge.cross_validated_errors", "estimators.ridge.decompose"
     ),
 }  # fmt: skip
 

@@ -39,7 +39,20 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["join"], ["train"], ["predict"], ["evaluate"], ["convert"], ["select"], ["simulate"], ["info"]]
+    "command",
+    [
+        [],
+        ["join"],
+        ["train"],
+        ["predict"],
+        ["evaluate"],
+        ["convert"],
+        ["select"],
+        ["identify"],
+        ["partition"],
+        ["simulate"],
+        ["info"],
+    ],
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:

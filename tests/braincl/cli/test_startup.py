@@ -10,6 +10,7 @@ HEAVY = {"torch", "numpy", "scipy", "xarray", "sklearn", "h5py", "nibabel", "mat
 MAIN = "braincl.cli.main"
 COMMANDS = [
     "data", "embed", "join", "simulate", "train", "info", "convert", "predict", "evaluate", "query", "select",
+    "identify", "partition",
 ]  # fmt: skip
 
 

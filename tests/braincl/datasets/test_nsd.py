@@ -17,7 +17,7 @@ from braincl.datasets import export_nsd_pictures, read_nsd
 from braincl.datasets.miniature import write_nsd_miniature
 from braincl.embedding.embed import read_picture
 from setcore.errors import InputError
-from setcore.evaluation.metrics import noise_ceiling_from_repeats, split_half_reliability
+from setcore.evaluation.noise_ceilings import noise_ceiling_from_repeats, split_half_reliability
 
 SUBJECT = "subj02"
 SESSIONS, TRIALS = 3, 23

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 
 from braincl.errors import ResponseError
-from braincl.estimators.ridge import Decomposition, RidgeCV, _cross_validated_errors, _decompose
+from braincl.estimators.ridge import Decomposition, RidgeCV, cross_validated_errors, decompose
 
 ALPHAS = [0.1, 1.0, 10.0, 100.0, 1000.0]
 
@@ -64,7 +64,7 @@ def test_one_shared_alpha_equals_scikit_learn():
 def test_decomposition_solves_the_normal_equations(images, features):
     X, Y = data(images, features)
     X, Y = X - X.mean(axis=0), Y - Y.mean(axis=0)
-    parts = Decomposition(*(part.numpy() for part in _decompose(X, torch.as_tensor(Y))))
+    parts = Decomposition(*(part.numpy() for part in decompose(X, torch.as_tensor(Y))))
     for alpha in (0.3, 70.0):
         weights = (parts.synthesis / (parts.eigenvalues + alpha)) @ parts.analysis @ Y
         np.testing.assert_allclose(weights, np.linalg.solve(X.T @ X + alpha * np.eye(features), X.T @ Y), rtol=1e-7)
@@ -73,7 +73,7 @@ def test_decomposition_solves_the_normal_equations(images, features):
 def test_cross_validated_errors_equal_refits():
     X, Y = data(20, 33)
     folds = list(KFold(3).split(X))
-    errors = _cross_validated_errors(X, torch.as_tensor(Y), np.array(ALPHAS), folds)
+    errors = cross_validated_errors(X, torch.as_tensor(Y), np.array(ALPHAS), folds)
     for index, alpha in enumerate(ALPHAS):
         refits = [np.square(Y[out] - Ridge(alpha=alpha).fit(X[train], Y[train]).predict(X[out])).mean(axis=0)
                   for train, out in folds]  # fmt: skip

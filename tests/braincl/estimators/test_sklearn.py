@@ -16,6 +16,7 @@ from synthetic import make_responses
 
 import braincl
 from braincl.errors import ResponseError
+from braincl.estimators.banded_ridge import BandedRidgeCV
 from braincl.estimators.base import LinearEncoder
 from braincl.estimators.in_context import InContextEncoder
 from braincl.estimators.population_mean import PopulationMean
@@ -25,8 +26,8 @@ from braincl.estimators.prior_ridge import PriorRidge
 from braincl.estimators.ridge import RidgeCV
 
 ESTIMATORS = [
-    RidgeCV(), RidgeCV(per_voxel=False), PopulationMean(), PriorRidge(), PriorEnsemble(), PriorKernelRidge(),
-    InContextEncoder(small_network()),
+    RidgeCV(), RidgeCV(per_voxel=False), BandedRidgeCV(bands=2), PopulationMean(), PriorRidge(), PriorEnsemble(),
+    PriorKernelRidge(), InContextEncoder(small_network()),
 ]  # fmt: skip
 
 

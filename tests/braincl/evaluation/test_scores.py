@@ -204,6 +204,21 @@ def test_the_ceiling_comes_from_trials_where_there_are_some():
     found = evaluate(StandInEncoder(), dataset, **OPTIONS)
     assert row(found.report, "ridge", 10)["normalized_explained_variance"] is not None
     assert (found.voxels["noise_ceiling"] > 0.5).all()
+    assert found.report["noise_ceiling_from"].startswith("trial variance")
+    for which, source in (("ncsnr", "Allen et al. 2022"), ("split_half", "Guttman 1945")):
+        other = evaluate(StandInEncoder(), dataset, **OPTIONS, ceiling=which)
+        assert source in other.report["noise_ceiling_from"]
+        np.testing.assert_allclose(other.voxels["noise_ceiling"], found.voxels["noise_ceiling"], atol=0.06)
+    with pytest.raises(ResponseError, match="no coordinate 'noise_ceiling'"):
+        evaluate(StandInEncoder(), dataset, **OPTIONS, ceiling="stored")
+    with pytest.raises(ResponseError, match="ceiling by ncsnr is of 'response_trials'"):
+        evaluate(StandInEncoder(), make_responses(), **OPTIONS, ceiling="ncsnr")
+    with pytest.raises(ResponseError, match="must be one of auto, stored"):
+        evaluate(StandInEncoder(), dataset, **OPTIONS, ceiling="best")
+    stored = dataset.assign_coords(noise_ceiling=("voxel", np.full(7, 0.5))).assign_attrs(noise_ceiling="ncsnr")
+    named = evaluate(StandInEncoder(), stored, **OPTIONS).report["noise_ceiling_from"]
+    assert named == "the set's noise_ceiling: ncsnr (Allen et al. 2022)"
+    assert evaluate(StandInEncoder(), make_responses(), **OPTIONS).report["noise_ceiling_from"] is None
 
 
 def test_voxels_constant_in_the_test_are_excluded_and_counted():

@@ -12,14 +12,11 @@ from setcore.evaluation.metrics import (
     explained_variance,
     gaussian_nll,
     interval_coverage,
-    noise_ceiling_from_ncsnr,
-    noise_ceiling_from_repeats,
     normalized_explained_variance,
     pearson_r,
-    split_half_reliability,
 )
 
-IMAGES, REPEATS, VOXELS = 31, 5, 7
+IMAGES, VOXELS = 31, 7
 
 
 @pytest.fixture
@@ -31,11 +28,6 @@ def rng() -> np.random.Generator:
 def pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     y = rng.normal(3, 2, (IMAGES, VOXELS))
     return y, 0.5 * y + rng.normal(size=y.shape)
-
-
-def simulated_trials(rng: np.random.Generator, images: int, repeats: int, noise: np.ndarray) -> np.ndarray:
-    signal = rng.normal(size=(images, 1, len(noise)))
-    return 1e3 + signal + noise * rng.normal(size=(images, repeats, len(noise)))
 
 
 def test_explained_variance_equals_scikit_learn(pair):
@@ -78,87 +70,6 @@ def test_shape_errors_are_typed(score):
         score(np.zeros((4, 3)), np.zeros((4, 2)))
     with pytest.raises(InputError, match="no image"):
         score(np.zeros((0, 3)), np.zeros((0, 3)))
-
-
-def test_ceiling_from_ncsnr_is_the_share_of_signal_in_the_average():
-    ncsnr = np.array([0.0, 0.5, 2.0])
-    np.testing.assert_allclose(noise_ceiling_from_ncsnr(ncsnr, 3), ncsnr**2 / (ncsnr**2 + 1 / 3))
-    unequal = ncsnr**2 / (ncsnr**2 + (2 / 3 + 1 / 2 + 1) / 4)  # two images of three trials, one of two, one of one
-    np.testing.assert_allclose(noise_ceiling_from_ncsnr(ncsnr, [3, 2, 1, 3]), unequal)
-    with pytest.raises(InputError, match="n_repeats"):
-        noise_ceiling_from_ncsnr(ncsnr, [3, 0])
-    with pytest.raises(InputError, match="negative"):
-        noise_ceiling_from_ncsnr([-1.0], 3)
-
-
-def test_ceiling_from_balanced_repeats_is_one_minus_one_over_f(rng):
-    trials = simulated_trials(rng, IMAGES, REPEATS, np.linspace(0.3, 1.5, VOXELS))
-    f = [stats.f_oneway(*trials[:, :, voxel]).statistic for voxel in range(VOXELS)]
-    np.testing.assert_allclose(noise_ceiling_from_repeats(trials), 1 - 1 / np.array(f), rtol=1e-9)
-
-
-def unbalanced_ceiling(trials: np.ndarray) -> float:
-    """One voxel, written out with a list for each image."""
-    groups = [row[~np.isnan(row)] for row in trials]
-    groups = [group for group in groups if len(group)]
-    n = np.array([len(group) for group in groups])
-    grand = np.concatenate(groups).mean()
-    within = sum(((group - group.mean()) ** 2).sum() for group in groups) / (n.sum() - len(n))
-    between = sum(len(group) * (group.mean() - grand) ** 2 for group in groups) / (len(n) - 1)
-    signal = (between - within) / ((n.sum() - (n**2).sum() / n.sum()) / (len(n) - 1))
-    return max(0.0, signal / (signal + within * (1 / n).mean())) if signal > 0 else 0.0
-
-
-def test_ceiling_from_unbalanced_repeats_equals_written_out_analysis_of_variance(rng):
-    trials = simulated_trials(rng, IMAGES, REPEATS, np.linspace(0.3, 5, VOXELS))
-    trials[rng.random(trials.shape) < 0.4] = np.nan  # other trials in other voxels, and images without any
-    expected = [unbalanced_ceiling(trials[:, :, voxel]) for voxel in range(VOXELS)]
-    np.testing.assert_allclose(noise_ceiling_from_repeats(trials), expected, rtol=1e-9)
-
-
-def test_ceilings_find_the_simulated_share(rng):
-    noise = np.array([0.5, 1.0, 2.0, 4.0])
-    trials = simulated_trials(rng, 4000, REPEATS, noise)
-    missing = rng.random((4000, REPEATS)) < 0.3
-    missing[:, 0] = False
-    trials[missing] = np.nan
-    truth = 1 / (1 + noise**2 * (1 / (~missing).sum(axis=1)).mean())
-    np.testing.assert_allclose(noise_ceiling_from_repeats(trials), truth, atol=0.02)
-    np.testing.assert_allclose(noise_ceiling_from_ncsnr(1 / noise, (~missing).sum(axis=1)), truth, rtol=1e-12)
-    full = simulated_trials(rng, 4000, 6, noise)
-    np.testing.assert_allclose(split_half_reliability(full), noise_ceiling_from_repeats(full), atol=0.02)
-
-
-def test_ceiling_is_the_squared_correlation_of_the_true_signal_with_the_average(rng):
-    """What a ceiling means: no predictor explains more of the averaged response than the signal itself does."""
-    signal = rng.normal(size=(5000, 1, 3))
-    trials = signal + np.array([0.5, 1.0, 2.0]) * rng.normal(size=(5000, 4, 3))
-    reached = explained_variance(trials.mean(axis=1), signal[:, 0])
-    np.testing.assert_allclose(noise_ceiling_from_repeats(trials), reached, atol=0.03)
-
-
-def test_ceiling_of_voxels_that_tell_nothing_is_nan(rng):
-    trials = rng.normal(size=(IMAGES, REPEATS, 3))
-    trials[:, 1:, 0] = np.nan  # one trial an image
-    trials[1:, :, 1] = np.nan  # one image
-    trials[:, :, 2] = 0.1  # no variation
-    assert np.isnan(noise_ceiling_from_repeats(trials)).all()
-    assert np.isnan(split_half_reliability(trials)).all()
-    noiseless = np.broadcast_to(rng.normal(size=(IMAGES, 1, 2)), (IMAGES, REPEATS, 2))
-    np.testing.assert_allclose(noise_ceiling_from_repeats(noiseless), 1)
-    np.testing.assert_allclose(split_half_reliability(noiseless), 1)
-    with pytest.raises(InputError, match="image, repeat, voxel"):
-        noise_ceiling_from_repeats(trials[:, 0])
-
-
-def test_split_half_of_two_repeats_equals_the_correlation_of_the_two(rng):
-    trials = simulated_trials(rng, 50, 2, np.array([0.5, 1.0]))
-    # Which trial falls into which half is drawn for each image; with equal expectation the mean over splits is close.
-    direct = pearson_r(trials[:, 0], trials[:, 1])
-    np.testing.assert_allclose(
-        split_half_reliability(trials, splits=200), 2 * direct / (1 + direct), atol=0.01
-    )  # fmt: skip
-    np.testing.assert_array_equal(split_half_reliability(trials, seed=3), split_half_reliability(trials, seed=3))
 
 
 def test_normalized_explained_variance_is_a_ratio_of_sums_over_counted_voxels():
