@@ -1,4 +1,4 @@
-"""`make demo`, the mesh half: a mesh into at most 512 bytes and back, with the embedded weights."""
+"""`make demo`, the mesh half: a mesh into at most 512 bytes and back, and two new shapes, with the embedded weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from setcore.files import write_bytes
 from vat3d.evaluation.draco import best_at_budgets, draco_mesh
+from vat3d.generation.generator import MeshGenerator
 from vat3d.mesh.compare import evaluate
 from vat3d.mesh.render import save_gallery
 from vat3d.mesh_io.save import save_mesh
@@ -15,6 +16,8 @@ from vat3d.tokenizer import MeshTokenizer
 
 MESH = Path(__file__).parent / "embedded" / "vertebra.ply"
 MAX_BYTES = 512
+NEW = ("chair", "sword")
+"""Asked of the generator."""
 SCORES = {
     "f_score@0.02": "F@.02",
     "f_score@0.01": "F@.01",
@@ -46,7 +49,11 @@ def main() -> None:
     captions = (MESH.name, *(f"{name}: {row['bytes']} bytes, F@.01 {row['f_score@0.01']:.3f}"
                              for name, row in (("vat3d", found), ("Draco", rival))))  # fmt: skip
     save_gallery(out / "vertebra.png", [[MESH, mesh, draco_mesh(MESH, rival)]], [captions])
-    print(f"vat3d: tokens, mesh and picture lie in {out}/")
+    generator = MeshGenerator.from_pretrained()
+    shapes = [generator.tokenizer.decode(generator.sample(1, name)[0]) for name in NEW]
+    save_gallery(out / "new_shapes.png", [shapes], [NEW], together=False)
+    print(f"vat3d: two new shapes, the first draws of {' and '.join(NEW)}: rough, see docs/results/vat3d.md")
+    print(f"vat3d: tokens, mesh and pictures lie in {out}/")
 
 
 def comparison(found: dict[str, Any], rival: dict[str, Any]) -> str:

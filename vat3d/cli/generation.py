@@ -66,12 +66,9 @@ def _generate(args: argparse.Namespace) -> None:
     generator = MeshGenerator.from_pretrained(args.generator, args.model, args.device)
     asked: dict[str, Any] = {
         "category": args.category, "text": args.text, "image": args.image, "seed": args.seed, "options": options,
-        "best_of": args.best_of, "clip": args.clip,
+        "best_of": args.best_of, "clip": args.clip, "coarse": args.complete, "scales": args.scales,
     }  # fmt: skip
-    if args.complete is None:
-        streams = generator.sample(len(paths), **asked)
-    else:
-        streams = generator.complete(args.complete, args.scales, len(paths), **asked)
+    streams = generator.sample(len(paths), **asked)
     report = streams[0].report
     for hint in report["hints"]:
         print(f"vat3d: {hint}", file=sys.stderr)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from setcore.checkpoint import load_state, read_foreign_tensors
 from setcore.errors import InputError
 from setcore.name_bank import load_name_bank
 from vat3d.data.catalogue import bank_name, nearest_names
+from vat3d.generation.network import TEXT_WIDTH
 
 CLIP_MODEL = "ViT-B-32-quickgelu"
 """As open_clip calls the network whose text vectors the bank holds."""
@@ -88,6 +90,30 @@ def ask_name(name: str, names: Sequence[str]) -> Asked:
             "words"
         )
     return Asked(plain, name_vectors([plain])[0], f"the name {plain!r}")
+
+
+def ask_vector(vector: Any) -> Asked:
+    """A text vector itself, such as a mean of two.
+
+    Parameters
+    ----------
+    vector : array of shape (512,)
+        Of any length but 0.
+
+    Returns
+    -------
+    Asked
+
+    Raises
+    ------
+    InputError
+        It is no such array.
+    """
+    found = np.asarray(vector, np.float32)
+    length = float(np.linalg.norm(found)) if found.shape == (TEXT_WIDTH,) else 0.0
+    if not 0 < length < np.inf:
+        raise InputError(f"a text vector holds {TEXT_WIDTH} finite numbers, not all 0; this is of shape {found.shape}")
+    return Asked("", found / length, "a text vector")
 
 
 def ask_words(text: str, names: Sequence[str], weights: str | Path | None = None) -> Asked:

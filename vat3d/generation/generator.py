@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_network, load_config, load_tensors
@@ -182,12 +183,14 @@ class MeshGenerator:
         count: int = 1,
         category: str | None = None,
         *,
-        text: str | None = None,
+        text: str | NDArray[np.floating] | None = None,
         image: Picture | Sequence[Picture] = (),
         seed: int = 0,
         options: DrawOptions | None = None,
         best_of: int = 1,
         clip: str | Path | None = None,
+        coarse: TokenStream | bytes | str | Path | None = None,
+        scales: int = 2,
     ) -> list[TokenStream]:
         """Draw new shapes, asked for by a name, by words, by pictures, or by nothing.
 
@@ -196,8 +199,8 @@ class MeshGenerator:
         count : int
         category : str, optional
             One of `categories`.
-        text : str, optional
-            Words, see `vat3d.generation.conditions.ask_words`.
+        text : str or array of shape (512,), optional
+            Words, see `vat3d.generation.conditions.ask_words`, or a text vector of CLIP ViT-B/32, as a mean of two.
         image : path, uint8 array of shape (h, w, 3), or sequence of these
             Pictures of one object, see `vat3d.generation.picture_encoder.read_pictures`.
         seed : int
@@ -207,6 +210,8 @@ class MeshGenerator:
             Draw so many of each and keep the one that the network finds likeliest.
         clip : path, optional
             A checkpoint of CLIP ViT-B/32, for words.
+        coarse, scales : TokenStream, bytes or path, and int
+            As in `complete`.
 
         Returns
         -------
@@ -218,26 +223,25 @@ class MeshGenerator:
         ------
         InputError
             The category is unknown, or the words are, or both are given; a picture is none, or shows no object, or the
-            generator was trained without pictures; or a number is out of range.
+            generator was trained without pictures; a number is out of range; or the coarse shape has fewer whole
+            scales, or none would be drawn.
+        CodecError
+            The coarse shape is of another model.
         """
         asked, report = self._ask(category, text, image, clip)
-        drawn = self._draw(asked, count, seed, options, best_of)
-        boxes = [class_box(number) for number in drawn.box.tolist()]
-        return self._streams(drawn, [Frame.from_corners(-half, half) for half in boxes], report)
+        if coarse is None:
+            drawn = self._draw(asked, count, seed, options, best_of)
+            frames = [Frame.from_corners(-half, half) for half in map(class_box, drawn.box.tolist())]
+        else:
+            stream = self._opened(coarse, scales)
+            known = [torch.from_numpy(part) for part in stream.tokens[:scales]]
+            box = torch.from_numpy(box_class(stream.frame.aspect[None]))
+            drawn = self._draw(asked, count, seed, options, best_of, box, known)
+            frames = [stream.frame] * count
+        return self._streams(drawn, frames, report)
 
     def complete(
-        self,
-        stream: TokenStream | bytes | str | Path,
-        scales: int,
-        count: int = 1,
-        category: str | None = None,
-        *,
-        text: str | None = None,
-        image: Picture | Sequence[Picture] = (),
-        seed: int = 0,
-        options: DrawOptions | None = None,
-        best_of: int = 1,
-        clip: str | Path | None = None,
+        self, stream: TokenStream | bytes | str | Path, scales: int, count: int = 1, **request: Any
     ) -> list[TokenStream]:
         """Draw the finer scales of a coarse shape: several shapes that share its first tokens.
 
@@ -248,22 +252,18 @@ class MeshGenerator:
         stream : TokenStream, bytes or path
         scales : int
             Scales that are kept.
-        count, category, text, image, seed, options, best_of, clip
-            As in `sample`.
+        count, **request
+            As in `sample`, which raises the same errors.
 
         Returns
         -------
         list of TokenStream
-
-        Raises
-        ------
-        CodecError
-            The stream is of another model.
-        InputError
-            It has fewer whole scales, or none would be drawn; or as `sample`.
         """
-        stream = self.tokenizer.open(stream)
-        sizes = self.network.config.tokens
+        return self.sample(count, coarse=stream, scales=scales, **request)
+
+    def _opened(self, coarse: TokenStream | bytes | str | Path, scales: int) -> TokenStream:
+        """The stream of a coarse shape, of which so many scales can be kept."""
+        stream, sizes = self.tokenizer.open(coarse), self.network.config.tokens
         if stream.model_id != self.tokenizer.model.model_id:
             raise CodecError(
                 f"the stream is of model {stream.model_id}, the generator draws tokens of model "
@@ -275,14 +275,14 @@ class MeshGenerator:
                 f"scales is {scales}; of this stream 1 to {min(whole, len(sizes) - 1)} can be kept: it has {whole} "
                 f"whole ones, and the generator draws {len(sizes)}"
             )
-        asked, report = self._ask(category, text, image, clip)
-        known = [torch.from_numpy(part) for part in stream.tokens[:scales]]
-        box = torch.from_numpy(box_class(stream.frame.aspect[None]))
-        drawn = self._draw(asked, count, seed, options, best_of, box, known)
-        return self._streams(drawn, [stream.frame] * count, report)
+        return stream
 
     def _ask(
-        self, category: str | None, text: str | None, image: Picture | Sequence[Picture], clip: str | Path | None
+        self,
+        category: str | None,
+        text: str | NDArray[np.floating] | None,
+        image: Picture | Sequence[Picture],
+        clip: str | Path | None,
     ) -> tuple[Condition, dict[str, Any]]:
         """What is asked for, and the report of how it was understood."""
         if category is not None and text is not None:
@@ -292,9 +292,12 @@ class MeshGenerator:
         said: list[str] = []
         hints: list[str] = []
         if category is not None or text is not None:
-            from vat3d.generation.conditions import ask_name, ask_words
+            from vat3d.generation.conditions import ask_name, ask_vector, ask_words
 
-            asked = ask_name(category, names) if category is not None else ask_words(text or "", names, clip)
+            if category is not None:
+                asked = ask_name(category, names)
+            else:
+                asked = ask_words(text, names, clip) if isinstance(text, str) else ask_vector(text)
             number, vector = 1 + names.index(asked.name) if asked.name else 0, asked.vector
             said.append(asked.said)
         if paths := [image] if isinstance(image, str | Path | np.ndarray) else list(image):

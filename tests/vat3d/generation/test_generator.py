@@ -60,12 +60,13 @@ def test_a_request_says_how_it_was_understood(generator, picture):
     assert asked() == "anything"
     assert asked(category=" Chair ") == "the name 'chair'"
     assert asked(text="some old chair") == "the name 'chair'"
+    assert asked(text=np.arange(512.0)) == "a text vector"
     assert asked(text="a purple motorcycle", image=picture) == "'motorcycle' of the name bank and 1 picture"
 
 
 def test_completions_keep_the_first_scales_and_the_frame(generator, tokenizer):
     coarse = generator.sample(1, "chair", seed=0)[0]
-    found = generator.complete(coarse.to_bytes(), 2, 3, "chair", seed=5)
+    found = generator.complete(coarse.to_bytes(), 2, 3, category="chair", seed=5)
     assert len({stream.to_bytes() for stream in found}) == 3
     for stream in found:
         assert all((a == b).all() for a, b in zip(stream.ids[:2], coarse.ids[:2], strict=True))
@@ -86,6 +87,9 @@ def test_completions_keep_the_first_scales_and_the_frame(generator, tokenizer):
         ({"category": "chair", "text": "a chair"}, "not both"),
         ({"text": " \n"}, "empty"),
         ({"text": "xyzzy plugh"}, "CLIP weights"),
+        ({"text": np.zeros(512)}, "not all 0"),
+        ({"text": np.ones(500)}, "512 finite numbers"),
+        ({"text": np.full(512, np.nan)}, "512 finite numbers"),
         ({"text": "a chair", "clip": "nowhere.safetensors"}, "nowhere"),
         ({"image": "nowhere.png"}, "does not exist"),
         ({"count": 0}, "count"),
