@@ -174,6 +174,7 @@ def add_train_generator(commands: Any) -> None:
         "train-generator", help="train a generator of new shapes on data sets", epilog=SEVERAL
     )
     _add_training_options(command)
+    command.add_argument("--preset", choices=("default", "large"), default="default", help="large: for GPUs")
     command.add_argument("--start", metavar="GENERATOR", help="begin with the weights of this folder or embedded name")
     command.add_argument(
         "--views", type=int, default=1, metavar="N", help="pictures of each moved shape; 0: none are shown"
@@ -190,7 +191,7 @@ def _train_generator(args: argparse.Namespace) -> None:
     result = train(
         _datasets(args), args.out, load_tokenizer(args.model), _budget(args), precision=args.precision,
         device=args.device, microbatch=args.microbatch, seed=args.seed, resume=args.resume, cache=args.cache,
-        views=args.views, start=args.start,
+        views=args.views, start=args.start, preset=args.preset,
     )  # fmt: skip
     _print_figures(args, result)
 

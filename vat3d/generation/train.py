@@ -57,6 +57,11 @@ ROUNDS, REFINEMENT = 6, 0
 """Times a training shape is encoded, and gradient steps that refine its tokens."""
 DRAWN, FINISHED = 4, 2
 """Scales that are drawn, and finer ones that are their mean."""
+SIZES: dict[str, dict[str, int]] = {
+    "default": {},
+    "large": {"width": 768, "heads": 12, "hidden": 2048, "layers": 16},
+}
+"""Of the transformer: one that a processor trains, and one of some 120 million parameters for GPUs."""
 FEWEST = 3
 """Meshes that a name must have."""
 BATCH, LEARNING_RATE = 32, 6e-4
@@ -355,6 +360,7 @@ def train(
     cache: str | Path = CACHE,
     views: int = VIEWS,
     start: str | Path | None = None,
+    preset: str = "default",
 ) -> dict[str, Any]:
     """Train a generator of a tokenizer's tokens.
 
@@ -383,6 +389,8 @@ def train(
         Pictures of a training shape; 0: a generator that is shown none.
     start : path or name, optional
         A generator whose weights the run begins with, as far as they fit.
+    preset : {"default", "large"}
+        Size of the network.
 
     Returns
     -------
@@ -396,6 +404,7 @@ def train(
         trains there, or the loss is no longer finite.
     """
     settings = {"model": tokenizer.model.model_id, "seed": seed, "data set": data_fingerprint(datasets), "views": views}
+    settings["preset"] = preset
     settings["start"] = None if start is None else str(start)
     with join_ranks(device) as ranks, training_folder(out, resume, NAMES_FILE, ranks=ranks) as folder:
         codec = tokenizer.network.to(ranks.device)
@@ -417,7 +426,7 @@ def train(
                 raise InputError(f"{folder} holds tokens of {name} {facts.get(name)}, not {value}; name that one")
         pictures = load_tensors(folder / PICTURES_FILE) if (folder / PICTURES_FILE).exists() else {}
         precision = check_precision(precision)
-        config = generator_config(codec, tokenizer.model.model_id, tuple(facts["names"]), bool(pictures))
+        config = generator_config(codec, tokenizer.model.model_id, tuple(facts["names"]), bool(pictures), preset)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             network = TokenTransformer(config)
@@ -448,7 +457,9 @@ def start_from(network: TokenTransformer, other: TokenTransformer) -> None:
             state["name.weight"][1 + place] = trained["name.weight"][places[name]]
 
 
-def generator_config(codec: CodecNetwork, model_id: str, names: tuple[str, ...], pictures: bool) -> GeneratorConfig:
+def generator_config(
+    codec: CodecNetwork, model_id: str, names: tuple[str, ...], pictures: bool, preset: str
+) -> GeneratorConfig:
     """The architecture for a tokenizer.
 
     Parameters
@@ -458,6 +469,8 @@ def generator_config(codec: CodecNetwork, model_id: str, names: tuple[str, ...],
     names : tuple of str
     pictures : bool
         Whether it is shown pictures.
+    preset : str
+        A key of `SIZES`.
 
     Returns
     -------
@@ -468,7 +481,7 @@ def generator_config(codec: CodecNetwork, model_id: str, names: tuple[str, ...],
     return GeneratorConfig(
         model_id, scales[:DRAWN], finished, codec.config.codes, codec.config.channels,
         scales[-1] * codec.config.channels if finished > 0 else 0, names=names, picture=FEATURES if pictures else 0,
-        patches=PATCHES,
+        patches=PATCHES, **SIZES[preset],
     )  # fmt: skip
 
 

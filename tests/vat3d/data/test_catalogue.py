@@ -148,3 +148,9 @@ def test_turns_are_rotations_and_procedural_shapes_stand():
     turned = line("procedural/none", category="quadruped")
     assert (orientation(turned) == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]).all()  # z was up, x the front
     assert orientation(turned) is not orientation(turned)
+
+
+def test_the_docs_list_the_names_without_a_near_one_in_the_bank():
+    page = Path(__file__).resolve().parents[3] / "docs" / "how_to" / "new_shapes.md"
+    listed = " ".join(page.read_text(encoding="utf-8").split()).partition("which was learned: ")[2].partition(".")[0]
+    assert listed.split(", ") == [name for name in all_names() if not bank_name(name)]
