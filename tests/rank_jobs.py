@@ -59,7 +59,7 @@ def train_generator(out: Path, args: argparse.Namespace) -> None:
 
     tokenizer = MeshTokenizer.from_pretrained(TESTS / "data" / "tiny", "float32", "cpu")
     small = partial(generation.GeneratorConfig, width=16, heads=2, hidden=24, layers=2)
-    with mock.patch.multiple(generation, REPORT_EVERY=1, BATCH=4, DRAWN=3, FINISHED=1, GeneratorConfig=small):
+    with mock.patch.multiple(generation, REPORT_EVERY=1, BATCH=4, GeneratorConfig=small):
         generation.train(
             [Named()], out, tokenizer, Budget(steps=STEPS), resume=args.resume, progress=False,
             precision="float32", device="cpu", microbatch=args.microbatch,

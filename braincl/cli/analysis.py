@@ -9,6 +9,7 @@ from typing import Any
 
 from braincl.cli.encoding import add_model, load_model, warn
 from setcore.cli import add_json_flag, print_result, writes_file
+from setcore.errors import InputError
 from setcore.files import write_json
 
 
@@ -87,6 +88,8 @@ def _query(args: argparse.Namespace) -> None:
     from braincl.data.responses import open_responses
 
     check_nifti_name(args.out)
+    if args.bank and args.template:
+        raise InputError("--template is for texts that go through CLIP; names of the bank have their vectors already")
     context = open_responses(args.context, lazy=True)
     grid_of(context)
     found = query_text(
@@ -153,8 +156,7 @@ def _identify(args: argparse.Namespace) -> None:
     )  # fmt: skip
     for warning in report["warnings"]:
         warn(warning)
-    print(format_identification(report))
-    _write_report(report, args.json, plot_identification)
+    _write_report(report, args.json, plot_identification, format_identification(report))
 
 
 def _add_partition(commands: Any) -> None:
@@ -183,10 +185,9 @@ def _partition(args: argparse.Namespace) -> None:
     given = open_responses(args.subject, require_embedding=False, lazy=True)
     found = partition_variance(given, spaces, args.groups, args.folds, args.seed)
     report = partition_report(found, args.seed)
-    print(format_partition(report))
     voxels = Path(args.json).with_suffix(".nc")
     save_netcdf(found, voxels)
-    _write_report(report | {"voxel_file": voxels.name}, args.json, plot_partition)
+    _write_report(report | {"voxel_file": voxels.name}, args.json, plot_partition, format_partition(report))
 
 
 def _add_groups(command: argparse.ArgumentParser) -> None:
@@ -196,12 +197,12 @@ def _add_groups(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _write_report(report: dict[str, Any], path: str, plot: Callable[[dict[str, Any], Path], None]) -> None:
-    """A plot, then the report beside it: where that is, both are."""
+def _write_report(report: dict[str, Any], path: str, plot: Callable[[dict[str, Any], Path], None], text: str) -> None:
+    """A plot, then the report beside it: where that is, both are. Then a text, for who still reads."""
     picture = Path(path).with_suffix(".png")
     plot(report, picture)
     write_json(path, report | {"plot_file": picture.name})
-    print(f"written: {path} {picture}")
+    print(f"{text}\nwritten: {path} {picture}")
 
 
 COMMANDS = (_add_query, _add_identify, _add_partition, _add_select)

@@ -106,8 +106,8 @@ def grouped_folds(images: int, folds: int, groups: ArrayLike | None = None, seed
     Raises
     ------
     ResponseError
-        There are fewer than two images or folds, groups are of another length, there is one group only, or each has a
-        single member.
+        There are fewer than two images or folds, groups are of another length or NaN, there is one group only, or each
+        has a single member.
     """
     if images < 2 or folds < 2:
         raise ResponseError(f"{images} images in {folds} folds: both must be 2 or more")
@@ -117,6 +117,8 @@ def grouped_folds(images: int, folds: int, groups: ArrayLike | None = None, seed
     labels = np.asarray(groups)
     if labels.shape != (images,):
         raise ResponseError(f"groups have shape {labels.shape}, there are {images} images; give one group for each")
+    if missing := int((labels != labels).sum()):
+        raise ResponseError(f"the groups of {missing} of {images} images are NaN; say for each what it belongs to")
     names, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ResponseError(

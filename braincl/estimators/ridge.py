@@ -15,6 +15,7 @@ from sklearn.model_selection import check_cv
 from torch import Tensor
 
 from braincl.data.scatter import scatter
+from braincl.data.splits import grouped_folds
 from braincl.data.torch_settings import plain_torch
 from braincl.errors import ResponseError
 from braincl.estimators.base import LinearEncoder
@@ -106,8 +107,8 @@ class RidgeCV(LinearEncoder):
         Candidates, as in `sklearn.linear_model.Ridge`. None: 15 values from 1e-3 to 1e4 times the mean eigenvalue of
         the Gram matrix of the centred context, which makes the choice independent of the scale of the embedding.
     cv : int or splitter
-        Folds (consecutive images; as many as there are images where these are fewer), or a scikit-learn splitter; one
-        that needs groups, such as `GroupKFold`, takes those given to `fit`.
+        Folds (consecutive images; as many as there are images where these are fewer; of whole groups, where `fit` is
+        given some), or a scikit-learn splitter; one that needs groups, such as `GroupKFold`, takes those of `fit`.
     per_voxel : bool
         Choose alpha for each voxel; False: one alpha, which has the least mean error over the voxels.
     device : str
@@ -152,7 +153,7 @@ class RidgeCV(LinearEncoder):
         X : array of shape (n_images, n_features)
         y : array of shape (n_images, n_voxels) or (n_images,)
         groups : array of shape (n_images,), optional
-            For a splitter that keeps groups of images together, such as the sessions they were shown in.
+            Images that are left out together, such as those of a run or a session.
 
         Returns
         -------
@@ -183,6 +184,9 @@ class RidgeCV(LinearEncoder):
         return self
 
     def _folds(self, X: NDArray[Any], voxels: int, groups: Any) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        if groups is not None and isinstance(self.cv, int):
+            every = np.arange(len(X))
+            return [(np.setdiff1d(every, fold), fold) for fold in grouped_folds(len(X), self.cv, groups)]
         try:
             cv = check_cv(min(self.cv, len(X)) if isinstance(self.cv, int) else self.cv)
             return list(cv.split(X, np.broadcast_to(np.zeros(1), (len(X), voxels)), groups))

@@ -102,9 +102,9 @@ def draw_partition(report: dict[str, Any], axes: Any = None) -> Any:
     kept = f", {report['groups']} left out whole" if report["groups"] else ""
     axes.set_title(
         f"{report['subject'] or 'subject without a name'}\n{report['images']} pictures, {report['folds']} folds{kept}",
-        fontsize="medium", wrap=True,
+        fontsize="medium", wrap=True, pad=36,
     )  # fmt: skip
-    axes.legend(frameon=False, fontsize="small", ncols=2)
+    axes.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return axes
 
 

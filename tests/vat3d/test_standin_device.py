@@ -89,7 +89,6 @@ def test_tuning_a_tokenizer(notes: Notes, model: Path, tmp_path: Path) -> None:
 
 def test_training_a_generator(notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vat3d.generation.train.BATCH", 4)
-    monkeypatch.setattr("vat3d.generation.train.DRAWN", 3)
     tokenizer = MeshTokenizer.from_pretrained(DATA / "tiny", "float32", "meta")
     train_generator([Named()], tmp_path, tokenizer, Budget(steps=3), progress=False, device="meta")
     tokens = "vat3d.generation.shape_tokens.shape_tokens"

@@ -1,6 +1,6 @@
 """Drawing the tokens of new shapes, one after another, from a trained transformer.
 
-Axes: b batch, k token, v code, m number of the finer scales' mean.
+Axes: b batch, k token, v code.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Drawn:
     box : int tensor of shape (b,)
         As in `vat3d.generation.boxes.box_class`.
     ids : list of int tensors of shape (b, k)
-        Of each scale, the finished ones included.
+        Of each scale.
     likelihood : tensor of shape (b,)
         Mean logarithm of the probability of the drawn ids under the condition, as they are without temperature and
         guidance.
@@ -173,38 +173,4 @@ def draw_shapes(
                 found.append(ids)
             scales.append(torch.cat(found, dim=1))
         first += size
-    if network.to_rest is not None:
-        walk.extend(network.positions(first, box, ids[:, -1:], quantizer.codebook, torch.zeros_like(told[:, :1])))
-        scales = finish(quantizer, scales, network.to_rest(walk.last[0]).float(), config.finished)
     return Drawn(box, scales, likelihood / (tokens + 1))
-
-
-def finish(
-    quantizer: ScaleQuantizer, ids: Sequence[Int[Tensor, "b _"]], rest: Float[Tensor, "b m"], scales: int
-) -> list[Tensor]:
-    """The ids of the finer scales that come nearest to their mean.
-
-    Parameters
-    ----------
-    quantizer : ScaleQuantizer
-    ids : sequence of int tensors of shape (b, k)
-        Of the scales that were drawn.
-    rest : tensor of shape (b, m)
-        Mean of what these lack, as the vectors of the last finished scale.
-    scales : int
-        How many are finished.
-
-    Returns
-    -------
-    list of int tensors of shape (b, k)
-        Of all scales.
-    """
-    found = list(ids)
-    last = len(ids) + scales - 1
-    lacking = quantizer.expand(rest.unflatten(1, (-1, quantizer.channels)), last)
-    for scale in range(len(ids), last + 1):
-        vectors = quantizer.reduce(lacking, scale)
-        chosen = quantizer.nearest(vectors.flatten(0, 1)).view(vectors.shape[:2])
-        lacking = lacking - quantizer.expand(quantizer.codebook[chosen], scale)
-        found.append(chosen)
-    return found

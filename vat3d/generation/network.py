@@ -4,9 +4,8 @@ Next-scale prediction (Tian et al., arXiv 2404.02905) over the codec's ids, as i
 each token depends on those before it, as in a language model: all tokens of a scale drawn at once would each be likely
 and together no shape. The sequence is a condition (a name or words, and pictures), a start, the proportions of the box,
 and the tokens of the first scales, coarse to fine. A position holds the id before it and is told the running
-reconstruction of the coarser scales at its place; it says which id comes next. After the last token it says what the
-finer scales hold in the mean. Axes: b batch, k token, n position, p patch of a picture, c latent channel, v code, d
-width.
+reconstruction of the coarser scales at its place; it says which id comes next. Axes: b batch, k token, n position, p
+patch of a picture, c latent channel, v code, d width.
 """
 
 from __future__ import annotations
@@ -37,12 +36,8 @@ class GeneratorConfig:
         Id of the tokenizer whose ids are generated.
     tokens : tuple of int
         Tokens of each of that tokenizer's first scales; these are drawn.
-    finished : int
-        Scales after those that are what their mean is, given what was drawn.
     codes, channels : int
         Size of its codebook and length of a code.
-    rest : int
-        Numbers of the last finished scale: its tokens times `channels`; 0 without any.
     width, heads, hidden, layers : int
     names : tuple of str
         What shapes may be asked for by.
@@ -54,10 +49,8 @@ class GeneratorConfig:
 
     codec: str
     tokens: tuple[int, ...]
-    finished: int = 0
     codes: int = 512
     channels: int = 8
-    rest: int = 0
     width: int = 192
     heads: int = 4
     hidden: int = 512
@@ -208,7 +201,7 @@ class Condition:
 
 
 class TokenTransformer(nn.Module):
-    """Condition, box and ids to the logits of the box and of each id, and the mean of the finer scales.
+    """Condition, box and ids to the logits of the box and of each id.
 
     Parameters
     ----------
@@ -230,12 +223,11 @@ class TokenTransformer(nn.Module):
         self.held = nn.Embedding(config.codes, width)
         self.held_vector = nn.Linear(config.channels, width, bias=False)
         self.told = nn.Linear(config.channels, width, bias=False)
-        self.place = nn.Parameter(torch.randn(count + 1, width) * 0.5)
+        self.place = nn.Parameter(torch.randn(count, width) * 0.5)
         self.layers = nn.ModuleList(CausalBlock(width, config.heads, config.hidden) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.to_box = nn.Linear(width, BOXES)
         self.to_code = nn.Linear(width, config.codes)
-        self.to_rest = nn.Linear(width, config.rest) if config.rest else None
         for embedding in (self.name, self.box, self.held):
             nn.init.normal_(embedding.weight, std=0.5)
         nn.init.normal_(self.words.weight, std=1.0)  # text vectors have unit length
@@ -272,7 +264,7 @@ class TokenTransformer(nn.Module):
             Those before each position: from token ``first - 1`` on; from token 0 on where `first` is 0.
         codebook : tensor of shape (v, c)
         told : tensor of shape (b, n, c)
-            Running reconstruction at the place of each token that is asked for; zero after the last.
+            Running reconstruction at the place of each token that is asked for.
 
         Returns
         -------
@@ -310,8 +302,8 @@ class TokenTransformer(nn.Module):
     def forward(
         self, asked: Condition, box: Int[Tensor, " b"], ids: Int[Tensor, "b k"], codebook: Float[Tensor, "v c"],
         told: Float[Tensor, "b k c"],
-    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k v"], Float[Tensor, "b m"]]:  # fmt: skip
-        """Logits of the box and of every id, and the mean of what comes after, of whole sequences.
+    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k v"]]:  # fmt: skip
+        """Logits of the box and of every id, of whole sequences.
 
         Parameters
         ----------
@@ -328,15 +320,12 @@ class TokenTransformer(nn.Module):
             Sees the condition alone.
         codes : tensor of shape (b, k, v)
             Each sees the condition, the box and the ids before.
-        rest : tensor of shape (b, m)
         """
         condition = self.condition(asked)
-        told = torch.cat([told, torch.zeros_like(told[:, :1])], dim=1)
-        states = torch.cat([condition, self.positions(0, box, ids, codebook, told)], dim=1)
+        states = torch.cat([condition, self.positions(0, box, ids[:, :-1], codebook, told)], dim=1)
         count = condition.shape[1]
         found = self.walk(states, Kept([], count - 1))
-        rest: Tensor = self.to_rest(found[:, -1]) if self.to_rest is not None else found[:, -1, :0]
-        return self.to_box(found[:, count - 1]), self.to_code(found[:, count:-1]), rest
+        return self.to_box(found[:, count - 1]), self.to_code(found[:, count:])
 
 
 def running_reconstruction(

@@ -39,6 +39,7 @@ from vat3d.generation.shape_tokens import (
     NAMES_FILE,
     PARTS,
     PICTURES_FILE,
+    SCALES,
     NamedMesh,
     NamedSamples,
     Shapes,
@@ -55,8 +56,6 @@ from vat3d.training.validation import data_fingerprint
 
 ROUNDS, REFINEMENT = 6, 0
 """Times a training shape is encoded, and gradient steps that refine its tokens."""
-DRAWN, FINISHED = 4, 2
-"""Scales that are drawn, and finer ones that are their mean."""
 SIZES: dict[str, dict[str, int]] = {
     "default": {},
     "large": {"width": 768, "heads": 12, "hidden": 2048, "layers": 16},
@@ -71,8 +70,6 @@ asked for by it alone, as words are that were never trained on; and share of ids
 be."""
 UNNAMED, SHOWN = 0.7, (1, 1, 2)
 """Share of shapes with pictures whose name is withheld, and numbers of pictures, in turn."""
-REST = 0.2
-"""Weight of the finer scales' mean."""
 REPORT_EVERY, MOST_VALIDATED, ALL = 200, 256, 10**9
 """Steps between reports, and how many shapes of each held-out part one looks at; the last looks at all."""
 
@@ -223,8 +220,8 @@ def as_they_are(shapes: Shapes, vectors: Tensor, pictures: Tensor | None = None)
 
 def errors(
     network: TokenTransformer, quantizer: ScaleQuantizer, told: TrainingShapes, precision: str = "float32"
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Cross-entropy of the box and of each drawn id, and the squared error of the finer scales' mean.
+) -> tuple[Tensor, list[Tensor]]:
+    """Cross-entropy of the box and of each id.
 
     Parameters
     ----------
@@ -239,51 +236,16 @@ def errors(
         In nats.
     scales : list of tensors of shape (b, k)
         In nats.
-    rest : tensor of shape (2, b)
-        Squared error, and that of the mean zero; both 0 where nothing is finished.
     """
-    config, shapes = network.config, told.shapes
-    sizes = list(config.tokens)
+    shapes, sizes = told.shapes, list(network.config.tokens)
     with torch.no_grad():
-        drawn = shapes.ids[:, : sum(sizes)]
-        parts = told.held[:, : sum(sizes)].split(sizes, dim=1)
+        parts = told.held.split(sizes, dim=1)
         running = [running_reconstruction(quantizer, parts, scale, len(shapes)) for scale in range(len(sizes))]
-        target = rest_vectors(quantizer, shapes.ids, len(sizes), config.finished)
-    with autocast(precision, drawn.device):
-        box, codes, rest = network(
-            told.condition(), shapes.box, torch.cat(parts, dim=1), quantizer.codebook, torch.cat(running, dim=1)
-        )
-    entropy = functional.cross_entropy(codes.float().flatten(0, 1), drawn.flatten(), reduction="none")
-    squares = torch.stack([(rest.float() - target).square().sum(1), target.square().sum(1)])
-    return (
-        functional.cross_entropy(box.float(), shapes.box, reduction="none"),
-        list(entropy.view_as(drawn).split(sizes, dim=1)),
-        squares,
-    )
-
-
-def rest_vectors(quantizer: ScaleQuantizer, ids: Tensor, drawn: int, finished: int) -> Tensor:
-    """What the drawn scales lack of all that are kept, as the vectors of the last finished scale.
-
-    Parameters
-    ----------
-    quantizer : ScaleQuantizer
-    ids : int tensor of shape (b, tokens)
-        Of all scales that are kept.
-    drawn, finished : int
-        Scales.
-
-    Returns
-    -------
-    tensor of shape (b, m)
-        Of no numbers where nothing is finished.
-    """
-    if not finished:
-        return quantizer.codebook.new_zeros(len(ids), 0)
-    sizes = quantizer.scales[: drawn + finished]
-    parts = [quantizer.codebook[part] for part in ids[:, : sum(sizes)].split(list(sizes), dim=1)]
-    lacking = quantizer.assemble(parts) - quantizer.assemble(parts[:drawn])
-    return quantizer.reduce(lacking, drawn + finished - 1).flatten(1)
+    with autocast(precision, shapes.ids.device):
+        box, codes = network(told.condition(), shapes.box, told.held, quantizer.codebook, torch.cat(running, dim=1))
+    entropy = functional.cross_entropy(codes.float().flatten(0, 1), shapes.ids.flatten(), reduction="none")
+    scales = list(entropy.view_as(shapes.ids).split(sizes, dim=1))
+    return functional.cross_entropy(box.float(), shapes.box, reduction="none"), scales
 
 
 def training_loss(network: TokenTransformer, told: TrainingShapes, quantizer: ScaleQuantizer, precision: str) -> Tensor:
@@ -299,12 +261,9 @@ def training_loss(network: TokenTransformer, told: TrainingShapes, quantizer: Sc
     Returns
     -------
     tensor of shape ()
-        With the finer scales' squared error, in shares of what they hold.
     """
-    box, scales, (rest, power) = errors(network, quantizer, told, precision)
-    entropy = torch.stack([box.mean(), *(part.mean() for part in scales)]).mean()
-    loss: Tensor = entropy + REST * rest.sum() / power.sum().clamp_min(1e-6)
-    return loss
+    box, scales = errors(network, quantizer, told, precision)
+    return torch.stack([box.float().mean(), *(part.mean() for part in scales)]).mean()
 
 
 @torch.no_grad()
@@ -324,22 +283,19 @@ def validate(
     Returns
     -------
     dict
-        `rest` is the share of what the finer scales hold that their mean does not say.
     """
     found = [errors(network, quantizer, part) for part in told.split(64)]
     scales = [torch.cat(parts) for parts in zip(*(part[1] for part in found), strict=True)]
-    rest, power = torch.cat([part[2] for part in found], dim=1).sum(1)
     sizes = list(network.config.tokens)
     unigram = [
         -(share[ids] / share.sum()).log()
-        for share, ids in zip(counts, told.shapes.ids[:, : sum(sizes)].split(sizes, dim=1), strict=True)
+        for share, ids in zip(counts, told.shapes.ids.split(sizes, dim=1), strict=True)
     ]
     return {
         "nats": round(float(torch.cat(scales, dim=1).mean()), 4),
         "unigram": round(float(torch.cat(unigram, dim=1).mean()), 4),
         "uniform": round(float(np.log(network.config.codes)), 4),
         "box": round(float(torch.cat([part[0] for part in found]).mean()), 3),
-        "rest": round(float(rest / power.clamp_min(1e-6)), 3),
         "nats_by_scale": [round(float(part.mean()), 3) for part in scales],
         "unigram_by_scale": [round(float(part.mean()), 3) for part in unigram],
     }
@@ -476,12 +432,9 @@ def generator_config(
     -------
     GeneratorConfig
     """
-    scales = codec.config.scales[: DRAWN + FINISHED]
-    finished = len(scales) - DRAWN
     return GeneratorConfig(
-        model_id, scales[:DRAWN], finished, codec.config.codes, codec.config.channels,
-        scales[-1] * codec.config.channels if finished > 0 else 0, names=names, picture=FEATURES if pictures else 0,
-        patches=PATCHES, **SIZES[preset],
+        model_id, codec.config.scales[:SCALES], codec.config.codes, codec.config.channels, names=names,
+        picture=FEATURES if pictures else 0, patches=PATCHES, **SIZES[preset],
     )  # fmt: skip
 
 
@@ -496,7 +449,7 @@ def _train(
     sizes, vectors = list(config.tokens), torch.from_numpy(name_vectors(config.names))
     counts = [
         (1.0 + torch.bincount(part.flatten(), minlength=config.codes)).to(ranks.device)
-        for part in shapes["train"].ids[:, : sum(sizes)].split(sizes, dim=1)
+        for part in shapes["train"].ids.split(sizes, dim=1)
     ]
     averaged = TokenTransformer(config).eval().to(ranks.device)
     held = {part: as_they_are(shapes[part], vectors, pictures.get(part)).to(ranks.device) for part in PARTS[1:]}

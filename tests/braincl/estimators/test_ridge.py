@@ -7,6 +7,7 @@ from himalaya.ridge import RidgeCV as HimalayaRidgeCV
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 
+from braincl.data.splits import grouped_folds
 from braincl.errors import ResponseError
 from braincl.estimators.ridge import Decomposition, RidgeCV, cross_validated_errors, decompose
 
@@ -149,3 +150,17 @@ def test_reference_on_real_recordings(shared_data):
         for c in splits.contexts[100]
     ]
     assert np.mean(r) == pytest.approx(0.380, abs=0.02)
+
+
+def test_groups_stay_whole_where_folds_are_a_number():
+    """As with a splitter of those folds; a group of its own for each image keeps nothing together."""
+    rng = np.random.default_rng(4)
+    X, Y = rng.standard_normal((30, 4)), rng.standard_normal((30, 3))
+    groups = np.repeat([5, 3, 9, 1, 7, 2], [3, 7, 4, 6, 5, 5])
+    folds = [(np.setdiff1d(np.arange(30), fold), fold) for fold in grouped_folds(30, 5, groups)]
+    one, other = RidgeCV(device="cpu").fit(X, Y, groups), RidgeCV(cv=folds, device="cpu").fit(X, Y)
+    np.testing.assert_array_equal(one.residual_std_, other.residual_std_)
+    assert (one.residual_std_ != RidgeCV(device="cpu").fit(X, Y).residual_std_).all()
+    for wrong, message in ((np.arange(30), "one member"), (np.zeros(30), "one group"), (groups / np.nan, "30 of 30")):
+        with pytest.raises(ResponseError, match=message):
+            RidgeCV(device="cpu").fit(X, Y, wrong)

@@ -17,10 +17,10 @@ def tokenizer() -> MeshTokenizer:
 
 @pytest.fixture(scope="session")
 def config(tokenizer) -> GeneratorConfig:
-    """Three scales that are drawn and one that is finished, with pictures of five patches."""
+    """Three scales, with pictures."""
     scales = tokenizer.model.scales
     return GeneratorConfig(
-        tokenizer.model.model_id, scales[:3], 1, codes=32, channels=4, rest=4 * scales[3], width=16, heads=2,
+        tokenizer.model.model_id, scales[:3], codes=32, channels=4, width=16, heads=2,
         hidden=24, layers=2, names=("chair", "lamp", "skull"), picture=320, patches=16,
     )  # fmt: skip
 

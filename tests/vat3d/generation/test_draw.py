@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vat3d.generation.draw import DrawOptions, draw_nucleus, draw_shapes, finish
+from vat3d.generation.draw import DrawOptions, draw_nucleus, draw_shapes
 from vat3d.generation.network import Condition, running_reconstruction
 
 PLAIN = DrawOptions(1.0, 1.0, 1.0)
@@ -32,17 +32,13 @@ def test_the_likelihood_is_that_of_the_whole_sequence(transformer, tokenizer, co
     quantizer = tokenizer.network.quantizer
     drawn = draw_shapes(transformer, quantizer, asked(3), seeds(3), DrawOptions(0.7, 0.8, 2.5))
     sizes = list(config.tokens)
-    assert [part.shape for part in drawn.ids] == [(3, count) for count in tokenizer.model.scales[:4]]
+    assert [part.shape for part in drawn.ids] == [(3, count) for count in tokenizer.model.scales[:3]]
     told = torch.cat([running_reconstruction(quantizer, drawn.ids, scale, 3) for scale in range(len(sizes))], dim=1)
     ids = torch.cat(drawn.ids[: len(sizes)], dim=1)
-    box, codes, rest = transformer(asked(3), drawn.box, ids, quantizer.codebook, told)
+    box, codes = transformer(asked(3), drawn.box, ids, quantizer.codebook, told)
     logarithms = torch.log_softmax(codes, -1).gather(2, ids[..., None])[..., 0].sum(1)
     logarithms += torch.log_softmax(box, -1).gather(1, drawn.box[:, None])[:, 0]
     torch.testing.assert_close(drawn.likelihood, logarithms / (sum(sizes) + 1), rtol=1e-4, atol=1e-4)
-    assert all(
-        torch.equal(one, other)
-        for one, other in zip(finish(quantizer, drawn.ids[: len(sizes)], rest, 1), drawn.ids, strict=True)
-    )
 
 
 def test_a_shape_depends_on_its_own_seed_alone(transformer, tokenizer):
@@ -72,15 +68,3 @@ def test_known_scales_stay_and_the_rest_is_what_follows_them(transformer, tokeni
     other = draw_shapes(transformer, quantizer, asked(2), seeds(2, 9), PLAIN, whole.box, whole.ids[:kept])
     assert all(torch.equal(a, b) for a, b in zip(whole.ids[:kept], other.ids[:kept], strict=True))
     assert (other.ids[kept] != whole.ids[kept]).any()
-
-
-def test_what_the_finer_scales_hold_becomes_their_nearest_codes(tokenizer):
-    quantizer = tokenizer.network.quantizer
-    torch.manual_seed(0)
-    coarse = [torch.randint(32, (2, count)) for count in quantizer.scales[:3]]
-    wanted = torch.randint(32, (2, quantizer.scales[3]))
-    lacking = quantizer.expand(quantizer.codebook[wanted], 3)
-    found = finish(quantizer, coarse, quantizer.codebook[wanted].flatten(1), 1)
-    assert all(torch.equal(a, b) for a, b in zip(coarse, found[:3], strict=True))
-    expected = quantizer.nearest(quantizer.reduce(lacking, 3).flatten(0, 1)).view_as(wanted)
-    assert torch.equal(found[3], expected)

@@ -26,7 +26,7 @@ def picture(tmp_path) -> str:
 
 def test_samples_are_files_of_watertight_meshes(generator, tokenizer):
     streams = generator.sample(3, "lamp", seed=4)
-    assert [tuple(part.size for part in stream.ids) for stream in streams] == [tokenizer.model.scales[:4]] * 3
+    assert [tuple(part.size for part in stream.ids) for stream in streams] == [tokenizer.model.scales[:3]] * 3
     for stream in streams:
         mesh = tokenizer.decode(stream.to_bytes(), 32)
         assert accepted(mesh.vertices, mesh.faces)
@@ -50,7 +50,7 @@ def test_the_likeliest_of_several_is_kept(generator):
     several = generator.sample(2, "chair", seed=3, best_of=4)
     for number, stream in enumerate(several):
         others = generator.sample(number + 1, "chair", seed=3, best_of=1)
-        assert stream.report["likelihood"] >= others[number].report["likelihood"]
+        assert stream.report["likelihood"] >= others[number].report["likelihood"] - 1e-5
 
 
 def test_a_request_says_how_it_was_understood(generator, picture):

@@ -20,8 +20,7 @@ from setcore.training import STATE_FILE, Budget
 from vat3d import MeshGenerator, MeshTokenizer
 from vat3d.generation.boxes import box_class
 from vat3d.generation.conditions import name_vectors
-from vat3d.generation.draw import finish
-from vat3d.generation.network import TokenTransformer
+from vat3d.generation.network import TokenTransformer, running_reconstruction
 from vat3d.generation.picture_encoder import load_picture_encoder
 from vat3d.generation.pictures import render_views
 from vat3d.generation.shape_tokens import (
@@ -36,7 +35,7 @@ from vat3d.generation.shape_tokens import (
     save_shapes,
     shape_tokens,
 )
-from vat3d.generation.train import ShapeDraws, as_they_are, errors, rest_vectors, start_from, train, used_names
+from vat3d.generation.train import ShapeDraws, as_they_are, errors, start_from, train, used_names
 from vat3d.generation.training_pictures import picture_features, training_mesh
 from vat3d.network.losses import field_loss
 from vat3d.training.augment import make_batch
@@ -107,7 +106,7 @@ def test_refined_tokens_decode_nearer_to_their_shapes(tokenizer):
 def test_tokens_of_shapes_are_those_of_the_codec(tokenizer, tmp_path):
     meshes = named_meshes([Named()])["validation"]
     shapes = shape_tokens(tokenizer.network, meshes, NAMES, 3, 0, 0)
-    assert shapes.ids.shape == (24, sum(tokenizer.model.scales[:6]))
+    assert shapes.ids.shape == (24, sum(tokenizer.model.scales[:4]))
     assert [mesh.line["name"] for mesh in meshes] == [f"robosuite/{i}.obj" for i in range(32, 40)]
     assert shapes.names[:, 0].tolist() == [1, 2] * 12
     assert (shapes.names[:, 1:] == 0).all()
@@ -126,7 +125,7 @@ def test_tokens_of_shapes_are_those_of_the_codec(tokenizer, tmp_path):
 
 def some_shapes(tokenizer: MeshTokenizer, count: int = 5) -> Shapes:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(32, (count, sum(tokenizer.model.scales[:6])), generator=generator)
+    ids = torch.randint(32, (count, sum(tokenizer.model.scales[:3])), generator=generator)
     box = torch.randint(768, (count,), generator=generator)
     names = torch.tensor([[1, 2, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0], [3, 0, 0, 0], [1, 0, 0, 0]])[:count]
     return Shapes(ids, box, names, torch.arange(count), torch.tensor([0, 1, 2, 0, 2])[:count])
@@ -173,29 +172,13 @@ def test_errors_are_those_of_the_probabilities(tokenizer, transformer, config):
     shapes, quantizer = some_shapes(tokenizer), tokenizer.network.quantizer
     told = as_they_are(shapes, torch.from_numpy(name_vectors(config.names)))
     with torch.no_grad():
-        box, scales, (rest, power) = errors(transformer, quantizer, told)
-    assert [part.shape for part in scales] == [(5, count) for count in config.tokens]
-    assert box.shape == (5,)
-    rows = rest_vectors(quantizer, shapes.ids, 3, 1)
-    assert rows.shape == (5, config.rest)
-    torch.testing.assert_close(power, rows.square().sum(1))
-    assert (rest > 0).all()
-    uniform = float(torch.cat(scales, 1).exp().reciprocal().mean())
-    assert 0 < uniform < 1
-
-
-def test_what_drawn_scales_lack_finishes_them_near_the_truth(tokenizer):
-    """The finer scales' own codes come back for the most part: they are the nearest ones to what they hold."""
-    quantizer = tokenizer.network.quantizer
-    batch = make_batch(Toy().batch(range(6)), TrainConfig(volume=8, near=8), generators(6), augment=False)
-    ids = refined_ids(tokenizer.network, batch, 0, 0)
-    parts = list(ids.split(list(quantizer.scales[:6]), dim=1))
-    with torch.no_grad():
-        found = finish(quantizer, parts[:3], rest_vectors(quantizer, ids, 3, 1), 1)
-        whole = quantizer.assemble([quantizer.codebook[part] for part in parts[:4]])
-        near = quantizer.assemble([quantizer.codebook[part] for part in found])
-        far = quantizer.assemble([quantizer.codebook[part] for part in parts[:3]])
-    assert (near - whole).square().sum() < 0.5 * (far - whole).square().sum()
+        box, scales = errors(transformer, quantizer, told)
+        parts = list(shapes.ids.split(list(config.tokens), dim=1))
+        running = torch.cat([running_reconstruction(quantizer, parts, scale, 5) for scale in range(3)], dim=1)
+        to_box, codes = transformer(told.condition(), shapes.box, shapes.ids, quantizer.codebook, running)
+    expected = -torch.log_softmax(codes, -1).gather(2, shapes.ids[..., None])[..., 0]
+    torch.testing.assert_close(torch.cat(scales, 1), expected)
+    torch.testing.assert_close(box, -torch.log_softmax(to_box, -1)[torch.arange(5), shapes.box])
 
 
 def test_pictures_are_of_the_turned_meshes_of_the_cache(tmp_path):
@@ -263,6 +246,6 @@ def test_a_run_may_begin_with_the_weights_of_another(transformer, config):
     before = other.name.weight.clone()
     start_from(other, transformer)
     assert torch.equal(other.place, transformer.place)
-    assert torch.equal(other.to_rest.weight, transformer.to_rest.weight)
+    assert torch.equal(other.to_code.weight, transformer.to_code.weight)
     assert torch.equal(other.name.weight[[2, 3]], transformer.name.weight[[2, 1]])
     assert torch.equal(other.name.weight[[0, 1, 4]], before[[0, 1, 4]])
