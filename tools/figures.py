@@ -25,7 +25,8 @@ from vat3d.generation.generator import MeshGenerator
 from vat3d.mesh.render import save_gallery
 
 OUT, RESULTS = ROOT / "docs" / "figures", ROOT / "benchmarks" / "results"
-SAMPLES, ROW, SEED = 12, 6, 1
+DRAWS = 6
+NAMES = ("chair", "table", "couch", "bed", "lamp", "car", "tree", "sword", "fish", "house", "ship", "mushroom")
 
 
 def draw_optimum(path: Path) -> None:
@@ -50,13 +51,11 @@ def draw_held_out(path: Path) -> None:
 
 
 def draw_samples(path: Path) -> None:
-    """The first samples of the generator, as they come."""
+    """The first draws of the generator for twelve names, seeds 0 to 5, none chosen."""
     generator = MeshGenerator.from_pretrained()
-    meshes = [generator.tokenizer.decode(stream, 96) for stream in generator.sample(SAMPLES, seed=SEED)]
-    rows = [meshes[start : start + ROW] for start in range(0, SAMPLES, ROW)]
-    save_gallery(
-        path, rows, [[f"sample {start + n}" for n in range(ROW)] for start in range(0, SAMPLES, ROW)], size=200
-    )
+    streams = [[generator.sample(1, name, seed=seed)[0] for seed in range(DRAWS)] for name in NAMES]
+    rows = [[generator.tokenizer.decode(stream, 64) for stream in row] for row in streams]
+    save_gallery(path, rows, [[f"{name} {n}" for n in range(DRAWS)] for name in NAMES], size=120, together=False)
 
 
 def draw_braincl_design(path: Path) -> None:

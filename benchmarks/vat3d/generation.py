@@ -9,7 +9,7 @@ to `generation.json`:
 - nats a token by scale, beside the unigram coder;
 - for as many samples as held-out shapes, asked for by their names: coverage, minimum matching distance (Achlioptas et
   al., arXiv 1707.02392) and the accuracy of a nearest neighbour that tells samples from held-out shapes (1-NNA, .5 is
-  best; Yang et al., arXiv 1906.12320), by chamfer distance between 2,048 points; the same of training shapes of other
+  best; Yang et al., arXiv 1906.12320), by chamfer distance between as many points; the same of training shapes of other
   names, which are to be beaten, and of the same names, which are the ceiling;
 - how near samples and held-out shapes lie to the nearest training shape: much nearer would be memory;
 - the share of samples in one piece;
@@ -52,16 +52,18 @@ from vat3d.mesh.render import save_gallery
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench_common import OUTPUT, skip
 
-POINTS, DRAWS, RESOLUTION, VIEWS, THRESHOLD = 2048, 3, 64, 4, 0.05
+DRAWS, RESOLUTION, VIEWS, THRESHOLD = 2, 64, 4, 0.05
 SHEET = ("chair", "table", "couch", "bed", "lamp", "car", "tree", "sword", "fish", "house", "ship", "mushroom")
 SEEDS, SHOWN = 6, 12
+AT_ONCE = 1 << 25
+"""Distances between points that are held in memory."""
 
 Cloud = NDArray[np.float64]
 
 
-def stored_cloud(mesh: NamedMesh) -> Cloud:
+def stored_cloud(mesh: NamedMesh, count: int) -> Cloud:
     """Surface points of a data set's shape, turned as the catalogue says, in the evaluation frame."""
-    points = mesh.dataset.batch([mesh.row])["surface"][0, :: 8192 // POINTS, :3].double().numpy()
+    points = mesh.dataset.batch([mesh.row])["surface"][0, :: 8192 // count, :3].double().numpy()
     return framed(points @ mesh.move(0, 0)[0].double().numpy().T)
 
 
@@ -71,21 +73,19 @@ def framed(points: Cloud) -> Cloud:
     return (points - (low + high) / 2) / ((high - low).max() / 2)
 
 
-def mesh_cloud(mesh: trimesh.Trimesh) -> Cloud:
-    return framed(sample_surface(mesh.vertices, mesh.faces, POINTS, 0).points)
+def mesh_cloud(mesh: trimesh.Trimesh, count: int) -> Cloud:
+    return framed(sample_surface(mesh.vertices, mesh.faces, count, 0).points)
 
 
 def chamfer_matrix(one: list[Cloud], other: list[Cloud]) -> NDArray[np.float64]:
     """Chamfer distance, the mean of both directions, of every pair, shape (len(one), len(other))."""
-    trees = [cKDTree(cloud) for cloud in other]
-    result = np.empty((len(one), len(other)))
-    for i, cloud in enumerate(tqdm(one, desc="compare")):
-        tree = cKDTree(cloud)
-        result[i] = [
-            (near.query(cloud)[0].mean() + tree.query(points)[0].mean()) / 2
-            for near, points in zip(trees, other, strict=True)
-        ]
-    return result
+    first, second = (torch.from_numpy(np.stack(clouds)).float() for clouds in (one, other))
+    rows = []
+    for cloud in tqdm(first, desc="compare", leave=False):
+        parts = second.split(max(1, AT_ONCE // (len(cloud) * second.shape[1])))
+        apart = (torch.cdist(cloud.expand(len(part), -1, -1), part) for part in parts)
+        rows.append(torch.cat([(part.amin(1).mean(1) + part.amin(2).mean(1)) / 2 for part in apart]))
+    return torch.stack(rows).double().numpy()
 
 
 def set_figures(made: list[Cloud], held: list[Cloud], among_held: NDArray[np.float64]) -> dict[str, float]:
@@ -115,7 +115,7 @@ def interval(differences: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def from_pictures(
-    generator: MeshGenerator, held: list[NamedMesh], cache: Path, train: list[NamedMesh], bank: torch.Tensor
+    generator: MeshGenerator, held: list[NamedMesh], cache: Path, train: list[NamedMesh], bank: torch.Tensor, count: int
 ) -> tuple[dict[str, Any], list[list[Any]]]:
     """Samples from one picture of each shape beside the training shape whose pictures are nearest; what to show."""
     found, rows = [], []
@@ -128,7 +128,7 @@ def from_pictures(
         sample = generator.tokenizer.decode(generator.sample(1, image=picture)[0], RESOLUTION)
         features = load_picture_encoder()(torch.from_numpy(read_pictures([picture])[0])).mean(1)
         near = train[int((bank - features).square().sum(-1).amin(1).argmin())]
-        cloud, pair = stored_cloud(mesh), (mesh_cloud(sample), stored_cloud(near))
+        cloud, pair = stored_cloud(mesh, count), (mesh_cloud(sample, count), stored_cloud(near, count))
         found.append([*(chamfer_matrix([part], [cloud])[0, 0] for part in pair), *(f_score(p, cloud) for p in pair)])
         if len(rows) < SHOWN and (other := training_mesh(near.line, cache)):
             rows.append([whole, sample, (other[0] @ near.move(0, 0)[0].double().numpy().T, other[1])])
@@ -154,7 +154,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="folder of `vat3d train-generator`")
     parser.add_argument("--out", type=Path, default=OUTPUT / "vat3d_generation")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where `vat3d corpus` left the meshes")
-    parser.add_argument("--count", type=int, default=192)
+    parser.add_argument("--count", type=int, default=192, help="samples and held-out shapes, at most")
+    parser.add_argument("--points", type=int, default=2048, help="on each surface")
     args = parser.parse_args()
     if not args.datasets or args.run is None:
         skip("needs data sets (vat3d corpus) and a generator trained on them (--run)")
@@ -171,15 +172,16 @@ def main() -> None:
 
     held = [mesh for mesh in (*meshes["models"], *meshes["validation"]) if name_of(mesh)]
     held = [held[i] for i in rng.permutation(len(held))[: args.count]]
-    asked = [name_of(held[i % len(held)]) for i in range(max(args.count, len(held)))]
+    asked = [name_of(held[i % len(held)]) for i in range(args.count)]
     samples = []
     for number, name in enumerate(tqdm(asked, desc="sample")):
         stream = generator.sample(1, name, seed=1000 + number)[0]
         samples.append(generator.tokenizer.decode(stream, RESOLUTION))
-    clouds, held_clouds = [mesh_cloud(mesh) for mesh in samples], [stored_cloud(mesh) for mesh in held]
+    clouds = [mesh_cloud(mesh, args.points) for mesh in samples]
+    held_clouds = [stored_cloud(mesh, args.points) for mesh in held]
     among = chamfer_matrix(held_clouds, held_clouds)
     matched = clouds[: len(held)]
-    result["shapes"] = {"samples": len(samples), "held_out": len(held), "names": len(set(asked))}
+    result["shapes"] = {"samples": len(samples), "held_out": len(held), "points": args.points, "names": len(set(asked))}
     result["samples"] = set_figures(matched, held_clouds, among)
     result["one_piece"] = float(np.mean([mesh.body_count == 1 for mesh in samples]))
     result["watertight"] = float(np.mean([mesh.is_watertight for mesh in samples]))
@@ -191,14 +193,14 @@ def main() -> None:
             drawn = []
             for name in asked[: len(held)]:
                 pool = by_name[name] if kind == "same_names" else [mesh for mesh in train if name not in mesh.names]
-                drawn.append(stored_cloud(pool[rng.integers(len(pool))]))
+                drawn.append(stored_cloud(pool[rng.integers(len(pool))], args.points))
             rows.append(set_figures(drawn, held_clouds, among))
         result[kind] = {
             key: {"mean": float(np.mean([row[key] for row in rows])), "sd": float(np.std([row[key] for row in rows]))}
             for key in rows[0]
         }
-    some = [train[i] for i in rng.permutation(len(train))[:800]]
-    train_clouds = [stored_cloud(mesh) for mesh in some]
+    some = [train[i] for i in rng.permutation(len(train))[:400]]
+    train_clouds = [stored_cloud(mesh, args.points) for mesh in some]
     result["nearest_training_shape"] = {
         "samples": float(chamfer_matrix(matched, train_clouds).min(1).mean()),
         "held_out": float(chamfer_matrix(held_clouds, train_clouds).min(1).mean()),
@@ -226,18 +228,20 @@ def main() -> None:
     ]
     result["class_accuracy"] = {"samples": float(np.mean(made)), "held_out": float(np.mean(real))}
     for part in ("models", "validation"):
-        result[f"from_pictures_{part}"], rows = from_pictures(generator, meshes[part], args.cache, train, table)
+        result[f"from_pictures_{part}"], rows = from_pictures(
+            generator, meshes[part][: args.count], args.cache, train, table, args.points
+        )
         if rows:
             captions = [["true", "sample", "retrieval"] for _ in rows]
             save_gallery(args.out / f"from_pictures_{part}.png", rows, captions, size=160, together=False)
     write_json(args.out / "generation.json", result)
     for key, value in result.items():
         print(key, value)
-    rows = [
-        [generator.tokenizer.decode(s, 96) for s in generator.sample(SEEDS, name)] for name in SHEET if name in names
-    ]
-    captions = [[f"{name} {seed}" for seed in range(SEEDS)] for name in SHEET if name in names]
-    save_gallery(args.out / "generation.png", rows, captions, size=160, together=False)
+    known = [name for name in SHEET if name in names]
+    streams = [[generator.sample(1, name, seed=seed)[0] for seed in range(SEEDS)] for name in known]
+    sheet = [[generator.tokenizer.decode(stream, RESOLUTION) for stream in row] for row in streams]
+    captions = [[f"{name} {seed}" for seed in range(SEEDS)] for name in known]
+    save_gallery(args.out / "generation.png", sheet, captions, size=160, together=False)
 
 
 if __name__ == "__main__":
