@@ -25,7 +25,7 @@ from vat3d.bitstream.stream import THICKNESSES, TokenStream, any_levels
 from vat3d.bitstream.token_model import TokenModel
 from vat3d.codec.decode import StreamDecoder
 from vat3d.codec.effort import EFFORTS, RESIDUAL_EFFORTS, Schedule
-from vat3d.codec.fidelity import CELLS, FEW_CELLS, FEW_SAMPLES, ROUGH_CELLS, FScoreEstimator
+from vat3d.codec.fidelity import CELLS, FEW_SAMPLES, ROUGH_CELLS, FScoreEstimator
 from vat3d.codec.level_search import better, with_levels
 from vat3d.codec.refine_residual import refine_residual
 from vat3d.codec.refine_tokens import refine
@@ -120,10 +120,10 @@ class _Task:
         return self.deadline is not None and time.perf_counter() > self.deadline
 
     def f_score(self, stream: TokenStream) -> float:
-        """The F-score of what decodes, from fewer samples on a coarser grid at effort "fast"; on a rough grid when it
-        is late, or at "fast" where the surface is so large that a finer look would take longer than all else."""
+        """The F-score of what decodes, from fewer samples at effort "fast"; on a rough grid when it is late,
+        or at "fast" where the surface is so large that a finer look would take longer than all else."""
         field, options = self.decoder.field(stream), self.options
-        count, cells = (SAMPLES, CELLS) if options.measures else (FEW_SAMPLES, FEW_CELLS)
+        count, cells = (SAMPLES if options.measures else FEW_SAMPLES), CELLS
         if self.late:
             count, cells = FEW_SAMPLES, ROUGH_CELLS
         elif not options.measures and len(self.estimator.surface(field, stream.level, ROUGH_CELLS)[1]) > LARGE_SURFACE:

@@ -247,7 +247,12 @@ def named_meshes(datasets: Sequence[NamedSamples]) -> dict[str, list[NamedMesh]]
                 held = split == "train" and split_share(str(line["name"])) < MODELS
                 found["models" if held else split].append(NamedMesh(dataset, int(row), names_of(line)))
     named = {part: [mesh for mesh in meshes if mesh.names] for part, meshes in found.items()}
-    return named if named["train"] else found
+    kept = named if named["train"] else found
+    if not kept["models"] and len(kept["train"]) > 1:  # a small data set
+        first = min(kept["train"], key=lambda mesh: split_share(str(mesh.line["name"])))
+        kept["train"].remove(first)
+        kept["models"].append(first)
+    return kept
 
 
 @torch.no_grad()

@@ -151,7 +151,7 @@ class ShapeDraws:
 
     def __init__(self, shapes: Shapes, vectors: Tensor, codes: int, seed: int, pictures: Tensor | None = None) -> None:
         self.shapes, self.codes, self.seed, self.pictures = shapes, codes, seed, pictures
-        self.vectors = torch.cat([torch.zeros_like(vectors[:1]), vectors])
+        self.vectors = functional.pad(vectors, (0, 0, 1, 0))
         first = shapes.names[:, 0]
         weight = 1 / torch.bincount(first)[first].double().sqrt()
         self.ends = [_ends(weight)]
@@ -213,7 +213,7 @@ def as_they_are(shapes: Shapes, vectors: Tensor, pictures: Tensor | None = None)
         With the first picture of each.
     """
     name = shapes.names[:, 0]
-    words = torch.cat([torch.zeros_like(vectors[:1]), vectors])[name]
+    words = functional.pad(vectors, (0, 0, 1, 0))[name]
     seen = None if pictures is None else pictures[shapes.mesh, 0, 0].float()
     return TrainingShapes(shapes, shapes.ids, name, words, seen)
 

@@ -55,6 +55,7 @@ def test_a_share_of_the_training_meshes_is_held_out_by_name():
     found = {part: len(meshes) for part, meshes in named_meshes([Named(400)]).items()}
     assert (found["train"] + found["models"], found["validation"]) == (392, 8)
     assert 0.03 < found["models"] / 392 < 0.1
+    assert [len(meshes) for meshes in named_meshes([Named(12)]).values()] == [3, 1, 8]
     nameless = Named(40)
     for line in nameless.index:
         line["group"] = "random 7"
