@@ -310,7 +310,7 @@ class MeshGenerator:
             said.append(f"{len(paths)} picture{'s' * (len(paths) > 1)}")
         words = torch.from_numpy(np.array(vector))[None].to(device)
         report = {"asked": " and ".join(said) or "anything", "hints": hints}
-        return Condition(torch.tensor([number], device=device), words, pictures, empty=not said), report
+        return Condition(torch.tensor([number]).to(device), words, pictures, empty=not said), report
 
     def _draw(
         self, asked: Condition, count: int, seed: int, options: DrawOptions | None, best_of: int,

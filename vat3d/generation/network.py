@@ -80,18 +80,20 @@ class Kept:
         return self.pairs[0][0].shape[2]
 
 
-def seen_positions(first: int, count: int, condition: int) -> Bool[Tensor, "q n"]:
+def seen_positions(first: int, count: int, condition: int, device: torch.device) -> Bool[Tensor, "q n"]:
     """What each of `count` positions from `first` on sees: the whole condition, and what is not after it.
 
     Parameters
     ----------
     first, count, condition : int
+    device : torch.device
 
     Returns
     -------
     bool tensor of shape (count, first + count)
     """
-    key, query = torch.arange(first + count), torch.arange(first, first + count)[:, None]
+    key = torch.arange(first + count, device=device)
+    query = key[first:, None]
     return (key < condition) | (key <= query)
 
 
@@ -290,7 +292,7 @@ class TokenTransformer(nn.Module):
         tensor of shape (b, q, d)
         """
         first = kept.length if kept.pairs else 0
-        seen = seen_positions(first, states.shape[1], kept.condition).to(states.device)
+        seen = seen_positions(first, states.shape[1], kept.condition, states.device)
         pairs = []
         for number, layer in enumerate(self.layers):
             states, pair = layer(states, seen, kept.pairs[number] if kept.pairs else None)
