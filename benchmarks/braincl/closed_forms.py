@@ -2,12 +2,13 @@
 
     python benchmarks/braincl/closed_forms.py [--v4 V4] [--human OBJECT2VEC] [--seeds 10] [--steps N] [--json OUT.json]
 
-Macaque V4: the prior is that of all sessions of one animal, and a session of the other is predicted; a split draws 300
-test pictures and a context of every size. Human objects (object2vec): one person is left out, and with every fold of 20
-or 21 test categories these too, so that the prior has seen neither. Mean Pearson r over splits, with the standard
-deviation of a single one; below it the mean paired difference to population-prior ridge, likewise. `--steps` trains a
-network on the same subjects and pictures for every prior and puts it beside them: 400 steps take about a minute, and
-the human set takes twelve networks for every split.
+Macaque V4: the prior is that of all sessions of one animal, and every session of the other is predicted; a split draws
+300 test pictures and a context of every size from each. Human objects (object2vec): one person is left out, and with
+every fold of 20 or 21 test categories these too, so that the prior has seen neither. Mean Pearson r over splits (of an
+animal's sessions, or of people and folds, alike), with the standard deviation of a single one; below it the mean paired
+difference to the best linear closed form at that size, with the 95 % interval of the mean over splits. `--steps` trains
+a network on the same subjects and pictures for every prior and puts it beside them: 400 steps take about a minute, and
+the human set takes twelve networks for every split. The file is written after every split: `--resume` goes on with it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import stats
 from tqdm import tqdm
 
 from braincl import InContextEncoder, RidgeCV, meta_train, open_responses
@@ -31,16 +33,21 @@ from braincl.evaluation.splits import context_draws
 from braincl.models.prior import Prior
 from braincl.training.population_prior import Subject, fit_population
 from setcore.evaluation.metrics import pearson_r
-from setcore.files import write_json
+from setcore.files import read_json, write_json
 from setcore.seeding import numpy_generator
 from setcore.training import Budget
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import shared, skip
+from bench_common import commit, shared, skip
 
-V4_SESSIONS = {"PE_201025": "v4_WE_*.nc", "WE_190927": "v4_PE_*.nc"}
+ANIMALS = {"PE": "WE", "WE": "PE"}
+"""Whose sessions are predicted, and whose prior is used."""
 V4_CONTEXTS, V4_TEST_IMAGES = (20, 50, 100, 200, 400), 300
 HUMAN_CONTEXTS, FOLDS = (10, 20, 40, 60), 4
+LINEAR = ("prior_ridge", "prior_ensemble")
+"""Closed forms that emit weights, as the network does."""
+Found = dict[str, dict[str, list[list[float]]]]
+"""Mean r over units of every task, by method, size of the context, and split."""
 
 
 class Population(NamedTuple):
@@ -76,16 +83,21 @@ def trained(sets: list[xr.Dataset], steps: int) -> InContextEncoder:
         return InContextEncoder(meta_train(sets, out=Path(folder) / "model", budget=budget, progress=False))
 
 
-def v4_tasks(folder: Path, session: str, seeds: int) -> Iterator[Task]:
-    """A session of one animal under the prior of the other."""
-    pattern = V4_SESSIONS[session]
-    others = population([average_duplicates(open_responses(path)) for path in sorted(folder.glob(pattern))])
-    test = average_duplicates(open_responses(folder / f"v4_{session}.nc"))
-    X, Y, ids = test["embedding"].values, test["response"].values, test["image_id"].values
+def v4_tasks(folder: Path, animal: str, seeds: int) -> Iterator[Task]:
+    """The sessions of one animal under the prior of the other."""
+    others = population(sessions(folder, ANIMALS[animal]))
+    own = sessions(folder, animal)
     for seed in range(seeds):
-        splits = context_draws(ids, V4_CONTEXTS, 1, V4_TEST_IMAGES, seed)
-        for n in V4_CONTEXTS:
-            yield Task(seed, n, others, X, Y, splits.contexts[n][0], splits.test)
+        for test in own:
+            X, Y, ids = test["embedding"].values, test["response"].values, test["image_id"].values
+            splits = context_draws(ids, V4_CONTEXTS, 1, V4_TEST_IMAGES, seed)
+            for n in V4_CONTEXTS:
+                yield Task(seed, n, others, X, Y, splits.contexts[n][0], splits.test)
+
+
+def sessions(folder: Path, animal: str) -> list[xr.Dataset]:
+    """All recordings of an animal."""
+    return [average_duplicates(open_responses(path)) for path in sorted(folder.glob(f"v4_{animal}_*.nc"))]
 
 
 def human_tasks(folder: Path, seeds: int) -> Iterator[Task]:
@@ -104,35 +116,49 @@ def human_tasks(folder: Path, seeds: int) -> Iterator[Task]:
                     yield Task(seed, n, known, X, Y, context, test)
 
 
-def measure(name: str, tasks: Iterator[Task], contexts: tuple[int, ...], seeds: int, steps: int) -> dict[str, Any]:
-    """Mean r of every method, size and split, printed as a table."""
-    found: dict[str, dict[int, list[list[float]]]] = {}
-    known, network = None, {}
+def measure(tasks: Iterator[Task], steps: int, name: str, found: Found, save: Callable[[], None]) -> None:
+    """Mean r of every method in every split and size, added to those found so far; saved after every split."""
+    first = len(next(iter(next(iter(found.values())).values()))) if found else 0
+    known, network, now = None, {}, None
     for task in tqdm(tasks, desc=name):
+        if task.split < first:
+            continue
+        if now is not None and task.split != now:
+            save()
+        now = task.split
         if steps and known is not task.population:
             known, network = task.population, {"network": trained(task.population.sets, steps)}
         methods = {method: kind(task.population.prior) for method, kind in CLOSED_FORMS.items()}
         methods |= {"ridge": RidgeCV()} | network
         for method, estimator in methods.items():
             predicted = estimator.fit(task.X[task.context], task.Y[task.context]).predict(task.X[task.test])
-            r = float(np.nanmean(pearson_r(task.Y[task.test], predicted)))
-            found.setdefault(method, {n: [[] for _ in range(seeds)] for n in contexts})[task.n][task.split].append(r)
-    means = {
-        method: np.array([[np.mean(split) for split in sizes[n]] for n in contexts]) for method, sizes in found.items()
-    }
-    print(f"\n{name}, {seeds} splits\n\n| method | " + " | ".join(map(str, contexts)) + " |")
-    print("|---" * (1 + len(contexts)) + "|")
-    for method, values in means.items():
-        print(f"| {method} | " + " | ".join(_cell(row) for row in values) + " |")
-    for method, values in means.items():
-        if method != "prior_ridge":
-            rows = values - means["prior_ridge"]
-            print(f"| {method} - prior_ridge | " + " | ".join(_cell(row, "+") for row in rows) + " |", flush=True)
-    return {"contexts": contexts, **{method: values.tolist() for method, values in means.items()}}
+            splits = found.setdefault(method, {}).setdefault(str(task.n), [])
+            if len(splits) == task.split:
+                splits.append([])
+            splits[task.split].append(float(np.nanmean(pearson_r(task.Y[task.test], predicted))))
+    save()
 
 
-def _cell(values: NDArray[np.float64], sign: str = "") -> str:
-    return f"{values.mean():{sign}.3f} ± {values.std(ddof=1):.3f}"
+def report(name: str, found: Found) -> None:
+    """Print the table of a set: means over splits, and paired differences to the best linear closed form."""
+    sizes = list(found["ridge"])
+    means = {method: {n: np.mean(rows, axis=1) for n, rows in found[method].items()} for method in found}
+    best = {n: max(LINEAR, key=lambda method: means[method][n].mean()) for n in sizes}
+    print(f"\n{name}, {len(found['ridge'][sizes[0]])} splits\n\n| n | " + " | ".join(sizes) + " |")
+    print("|---" * (1 + len(sizes)) + "|")
+    for method, values in means.items():
+        cells = [f"{values[n].mean():.3f} ± {values[n].std(ddof=1):.3f}" for n in sizes]
+        print(f"| {method} | " + " | ".join(cells) + " |")
+    print("| best linear closed form | " + " | ".join(best.values()) + " |")
+    for method, values in means.items():
+        cells = [_interval(values[n] - means[best[n]][n]) if method != best[n] else "" for n in sizes]
+        print(f"| {method} - best | " + " | ".join(cells) + " |", flush=True)
+
+
+def _interval(values: NDArray[np.float64]) -> str:
+    """A mean with its 95 % interval, by Student's t."""
+    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return f"{values.mean():+.4f} ({values.mean() - reach:+.4f} to {values.mean() + reach:+.4f})"
 
 
 def main() -> None:
@@ -142,16 +168,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="splits, 2 or more")
     parser.add_argument("--steps", type=int, default=0, help="of training a network, too (default: none)")
     parser.add_argument("--json", type=Path, metavar="OUT.json")
+    parser.add_argument("--resume", action="store_true", help="go on with OUT.json")
     args = parser.parse_args()
     if args.v4 is None or args.human is None:
         skip("needs the V4 recordings and the human set; name their folders")
-    result = {
-        session: measure(f"V4 {session}", v4_tasks(args.v4, session, args.seeds), V4_CONTEXTS, args.seeds, args.steps)
-        for session in V4_SESSIONS
-    }
-    result["human"] = measure("human", human_tasks(args.human, args.seeds), HUMAN_CONTEXTS, args.seeds, args.steps)
-    if args.json:
-        write_json(args.json, result)
+    result: dict[str, Any] = {"steps": args.steps, "commit": commit(), "sets": {}}
+    if args.resume and args.json and args.json.exists():
+        result = read_json(args.json)
+    sets = {f"V4 {animal}": (v4_tasks, args.v4, animal) for animal in ANIMALS} | {"human": (human_tasks, args.human)}
+    for name, (tasks, *where) in sets.items():
+        found = result["sets"].setdefault(name, {})
+        measure(
+            tasks(*where, args.seeds), result["steps"], name, found,
+            lambda: write_json(args.json, result) if args.json else None,
+        )  # fmt: skip
+        report(name, found)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ from vat3d.generation.shape_tokens import (
     save_shapes,
     shape_tokens,
 )
-from vat3d.generation.train import ShapeDraws, as_they_are, errors, start_from, train, used_names
+from vat3d.generation.train import errors, start_from, train
 from vat3d.generation.training_pictures import picture_features, training_mesh
+from vat3d.generation.training_shapes import ShapeDraws, as_they_are, used_names
 from vat3d.network.losses import field_loss
 from vat3d.training.augment import make_batch
 from vat3d.training.config import TrainConfig
