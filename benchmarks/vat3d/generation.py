@@ -64,7 +64,7 @@ Cloud = NDArray[np.float64]
 def stored_cloud(mesh: NamedMesh, count: int) -> Cloud:
     """Surface points of a data set's shape, turned as the catalogue says, in the evaluation frame."""
     points = mesh.dataset.batch([mesh.row])["surface"][0, :: 8192 // count, :3].double().numpy()
-    return framed(points @ mesh.move(0, 0)[0].double().numpy().T)
+    return mesh.moved_vertices(points, 0, 0)
 
 
 def framed(points: Cloud) -> Cloud:
@@ -123,7 +123,7 @@ def from_pictures(
         file = training_mesh(mesh.line, cache)
         if file is None:
             continue
-        whole = trimesh.Trimesh(file[0] @ mesh.move(0, 0)[0].double().numpy().T, file[1], process=False)
+        whole = trimesh.Trimesh(mesh.moved_vertices(file[0], 0, 0), file[1], process=False)
         picture = render_views(whole.vertices, whole.faces, 1, seed=10_000 + number)[0]
         sample = generator.tokenizer.decode(generator.sample(1, image=picture)[0], RESOLUTION)
         features = load_picture_encoder()(torch.from_numpy(read_pictures([picture])[0])).mean(1)
@@ -131,7 +131,7 @@ def from_pictures(
         cloud, pair = stored_cloud(mesh, count), (mesh_cloud(sample, count), stored_cloud(near, count))
         found.append([*(chamfer_matrix([part], [cloud])[0, 0] for part in pair), *(f_score(p, cloud) for p in pair)])
         if len(rows) < SHOWN and (other := training_mesh(near.line, cache)):
-            rows.append([whole, sample, (other[0] @ near.move(0, 0)[0].double().numpy().T, other[1])])
+            rows.append([whole, sample, (near.moved_vertices(other[0], 0, 0), other[1])])
     table = np.array(found)
     return {
         "shapes": len(table),

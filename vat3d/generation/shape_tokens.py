@@ -2,8 +2,8 @@
 
 A shape of a data set is turned as the catalogue says and encoded, and its tokens are refined against its signed
 distance, as in `vat3d.codec.refine_tokens`, many shapes at once. In the first round shapes are as they are, in the
-second mirrored, in later ones mirrored by chance, stretched and turned a little. Axes: b batch, k token, n point, c
-latent channel.
+second mirrored, in later ones mirrored by chance, stretched, turned and bent a little. Axes: b batch, k token, n point,
+c latent channel.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -45,6 +47,8 @@ MOST_NAMES = 4
 """Of a shape."""
 STRETCH, TURN = 0.12, 0.15
 """Shapes are stretched by up to this log-ratio an axis, and turned about the vertical by up to so many radians."""
+BEND, WAVES = 0.1, 2.0
+"""They are moved along each axis by up to this many half-sides, in waves of up to so many radians a half-side."""
 BATCH = 16
 STORED, USED = 4096, 1024
 """Volume and as many near-surface samples of a shape that are kept while it is refined, and that a step looks at."""
@@ -87,9 +91,56 @@ class Shapes(TensorGroup):
         return len(self.ids)
 
 
-def round_moves(
-    turns: Float[Tensor, "b 3 3"], round_: int, generators: Sequence[torch.Generator]
-) -> Float[Tensor, "b 3 3"]:
+@dataclass(frozen=True)
+class Moves(TensorGroup):
+    """How a round moves shapes: a linear map, then, once they are centred and of longest half-side 1, gentle waves.
+
+    Parameters
+    ----------
+    linear : tensor of shape (b, 3, 3)
+    depth, phases : tensors of shape (b, 3)
+        Along each axis a point x moves by ``depth * sin(waves @ x + phases)``.
+    waves : tensor of shape (b, 3, 3)
+    """
+
+    linear: Tensor
+    depth: Tensor
+    waves: Tensor
+    phases: Tensor
+
+    def bent(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
+        """Points after the waves.
+
+        Parameters
+        ----------
+        points : tensor of shape (b, n, 3)
+
+        Returns
+        -------
+        tensor of shape (b, n, 3)
+        """
+        return points + self.depth[:, None] * torch.sin(points @ self.waves.transpose(1, 2) + self.phases[:, None])
+
+    def bent_normals(self, points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
+        """Normals after the waves, by the inverse transpose of their Jacobian.
+
+        Parameters
+        ----------
+        points, normals : tensors of shape (b, n, 3)
+            Before them.
+
+        Returns
+        -------
+        tensor of shape (b, n, 3)
+            Of unit length.
+        """
+        slope = self.depth[:, None] * torch.cos(points @ self.waves.transpose(1, 2) + self.phases[:, None])
+        jacobian = torch.eye(3) + slope[..., None] * self.waves[:, None]
+        found = torch.linalg.solve(jacobian.transpose(-1, -2), normals[..., None])[..., 0]
+        return functional.normalize(found, dim=-1)
+
+
+def round_moves(turns: Float[Tensor, "b 3 3"], round_: int, generators: Sequence[torch.Generator]) -> Moves:
     """How a round moves shapes that the catalogue turns.
 
     Parameters
@@ -97,26 +148,43 @@ def round_moves(
     turns : tensor of shape (b, 3, 3)
         Signed axes.
     round_ : int
-        0: as they are; 1: mirrored; others: mirrored by chance, stretched and turned a little.
+        0: as they are; 1: mirrored; others: mirrored by chance, stretched, turned and bent a little.
     generators : sequence of torch.Generator
         One for each shape.
 
     Returns
     -------
-    tensor of shape (b, 3, 3)
-        Moved points are ``points @ move.T``.
+    Moves
     """
-    drawn = torch.stack([torch.rand(5, generator=generator) for generator in generators]) * 2 - 1
-    scale = torch.exp(drawn[:, :3] * STRETCH) if round_ > 1 else torch.ones(len(turns), 3)
-    angle = drawn[:, 4] * TURN * (round_ > 1)
+    drawn = torch.stack([torch.rand(20, generator=generator) for generator in generators]) * 2 - 1
+    free = float(round_ > 1)
+    scale = torch.exp(drawn[:, :3] * STRETCH * free)
+    angle = drawn[:, 4] * TURN * free
     scale[:, 0] *= torch.where(drawn[:, 3] < 0, -1.0, 1.0) if round_ > 1 else 1.0 - 2 * round_
     about = torch.zeros_like(turns)
     about[:, 0, 0] = about[:, 2, 2] = angle.cos()
     about[:, 0, 2], about[:, 2, 0], about[:, 1, 1] = angle.sin(), -angle.sin(), 1.0
-    return scale[:, :, None] * (about @ turns)
+    depth, phases, waves = drawn[:, 5:8] * BEND * free, drawn[:, 8:11] * torch.pi, drawn[:, 11:] * WAVES
+    return Moves(scale[:, :, None] * (about @ turns), depth, waves.view(-1, 3, 3), phases)
 
 
-def moved(batch: Batch, moves: Float[Tensor, "b 3 3"]) -> Batch:
+def framed(points: Float[Tensor, "b n 3"]) -> tuple[Float[Tensor, "b 1 3"], Float[Tensor, "b 1 1"]]:
+    """Centre and longest half-side of the boxes about points.
+
+    Parameters
+    ----------
+    points : tensor of shape (b, n, 3)
+
+    Returns
+    -------
+    centre : tensor of shape (b, 1, 3)
+    size : tensor of shape (b, 1, 1)
+    """
+    low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
+    return (low + high) / 2, ((high - low) / 2).amax(2, keepdim=True)
+
+
+def moved(batch: Batch, moves: Moves) -> Batch:
     """Shapes after a move; centred, with a longest half-side of 1.
 
     Distances are carried over times the mean local scale, as in `vat3d.training.augment`.
@@ -124,23 +192,22 @@ def moved(batch: Batch, moves: Float[Tensor, "b 3 3"]) -> Batch:
     Parameters
     ----------
     batch : Batch
-    moves : tensor of shape (b, 3, 3)
+    moves : Moves
         Of `round_moves`.
 
     Returns
     -------
     Batch
     """
-    points, queries = (part @ moves.transpose(1, 2) for part in (batch.points, batch.queries))
-    normals = functional.normalize(batch.normals @ torch.linalg.inv(moves), dim=-1)
-    low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
-    centre, half = (low + high) / 2, (high - low)[:, 0] / 2
-    size = half.amax(1)[:, None, None]
-    local = torch.linalg.det(moves).abs().pow(1 / 3)[:, None] / size[..., 0]
-    return Batch(
-        (points - centre) / size, normals, half / size[..., 0], (queries - centre) / size, batch.distances * local,
-        batch.volume,
-    )  # fmt: skip
+    points, queries = (part @ moves.linear.transpose(1, 2) for part in (batch.points, batch.queries))
+    normals = functional.normalize(batch.normals @ torch.linalg.inv(moves.linear), dim=-1)
+    local = torch.linalg.det(moves.linear).abs().pow(1 / 3)[:, None]
+    centre, size = framed(points)
+    points, queries, local = (points - centre) / size, (queries - centre) / size, local / size[..., 0]
+    points, normals, queries = moves.bent(points), moves.bent_normals(points, normals), moves.bent(queries)
+    centre, size = framed(points)
+    points, queries, local = (points - centre) / size, (queries - centre) / size, local / size[..., 0]
+    return Batch(points, normals, points.abs().amax(1), queries, batch.distances * local, batch.volume)
 
 
 def refined_ids(network: CodecNetwork, batch: Batch, steps: int, seed: int) -> Tensor:
@@ -210,7 +277,7 @@ class NamedMesh:
         """Of the data set's index."""
         return self.dataset.index[self.row]
 
-    def move(self, round_: int, seed: int) -> Float[Tensor, "1 3 3"]:
+    def move(self, round_: int, seed: int) -> Moves:
         """How a round moves it; a function of its name.
 
         Parameters
@@ -220,10 +287,29 @@ class NamedMesh:
 
         Returns
         -------
-        tensor of shape (1, 3, 3)
+        Moves
         """
         turn = torch.from_numpy(orientation(self.line)).float()[None]
         return round_moves(turn, round_, [torch_generator(seed, "move", round_, self.line["name"])])
+
+    def moved_vertices(self, vertices: NDArray[np.float64], round_: int, seed: int) -> NDArray[np.float64]:
+        """The vertices of its mesh as a round moves them.
+
+        Parameters
+        ----------
+        vertices : array of shape (n, 3)
+        round_ : int
+        seed : int
+
+        Returns
+        -------
+        array of shape (n, 3)
+            Whose box is centred, of longest half-side 1, before the waves.
+        """
+        move = self.move(round_, seed).map(Tensor.double)
+        points = torch.from_numpy(vertices)[None] @ move.linear.transpose(1, 2)
+        centre, size = framed(points)
+        return np.asarray(move.bent((points - centre) / size)[0].numpy())
 
 
 def named_meshes(datasets: Sequence[NamedSamples]) -> dict[str, list[NamedMesh]]:
@@ -297,7 +383,8 @@ def shape_tokens(
         part = meshes[first : first + BATCH]
         drawn = [torch_generator(seed, "samples", round_, first + number) for number in range(len(part))]
         batch = make_batch(_stacked([mesh.dataset.batch([mesh.row]) for mesh in part]), config, drawn, augment=False)
-        batch = moved(batch, torch.cat([mesh.move(round_, seed) for mesh in part]))
+        moves = [vars(mesh.move(round_, seed)) for mesh in part]
+        batch = moved(batch, Moves(**_stacked(moves)))
         with torch.enable_grad():
             ids.append(refined_ids(network, batch.to(network.device), steps, seed + step).cpu())
         boxes.append(torch.from_numpy(box_class(batch.box.numpy())))

@@ -91,10 +91,10 @@ def picture_features(
             continue
         pictures = []
         for round_ in range(rounds):
-            move = mesh.move(round_, seed)[0].double().numpy()
-            faces = held[1] if np.linalg.det(move) > 0 else held[1][:, ::-1]
+            flipped = torch.linalg.det(mesh.move(round_, seed).linear) < 0
+            faces = held[1][:, ::-1] if flipped else held[1]
             drawn = derive_seed(seed, "pictures", mesh.line["name"], round_)
-            pictures.append(render_views(held[0] @ move.T, faces, views, SIZE, drawn))
+            pictures.append(render_views(mesh.moved_vertices(held[0], round_, seed), faces, views, SIZE, drawn))
         with autocast("auto", torch.device("cpu")):
             seen = load_picture_encoder()(torch.from_numpy(np.concatenate(pictures)))
         found[place] = seen.view(rounds, views, PATCHES, FEATURES).half()

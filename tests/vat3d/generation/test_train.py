@@ -79,15 +79,39 @@ def test_moved_shapes_keep_their_distances(round_):
     assert ((found.normals * found.points).sum(-1) > 0).float().mean() > 0.99
     if round_ < 2:
         sign = torch.tensor([1 - 2.0 * round_, 1, 1])
-        assert torch.equal(moves, (sign[:, None] * turn).expand(2, 3, 3))
+        assert torch.equal(moves.linear, (sign[:, None] * turn).expand(2, 3, 3))
+        assert not moves.depth.any()
         torch.testing.assert_close(found.points[0], batch.points[0] @ turn.T * sign, rtol=0, atol=0.02)
         truth = box_distance(found.queries[0], found.box[0])
         torch.testing.assert_close(found.distances[0], truth, rtol=0, atol=0.03)
     else:
-        assert (moves[0] != moves[1]).any()
-        truth = ellipsoid_distance(found.queries[1], found.box[1])
-        near = found.distances[1].abs() < 0.05
-        assert (found.distances[1] - truth)[near].abs().mean() < 0.05
+        assert (moves.linear[0] != moves.linear[1]).any()
+        straight = moved(batch, dataclasses.replace(moves, depth=torch.zeros(2, 3)))
+        truth = ellipsoid_distance(straight.queries[1], straight.box[1])
+        near = straight.distances[1].abs() < 0.05
+        assert (straight.distances[1] - truth)[near].abs().mean() < 0.05
+
+
+def test_waves_bend_points_and_their_normals():
+    """Two neighbours on a plane, once bent, still lie across their normal; a mesh's vertices go the same way."""
+    moves = round_moves(torch.eye(3).expand(2, 3, 3), 2, generators(2, 5))
+    assert moves.depth.abs().max() > 0.01
+    points = torch.rand(2, 40, 3, generator=generators(1)[0]) * 2 - 1
+    normal = torch.tensor([0.0, 0.6, 0.8]).expand(2, 40, 3)
+    bent, facing = moves.bent(points), moves.bent_normals(points, normal)
+    for along in (torch.tensor([1.0, 0, 0]), torch.tensor([0, 0.8, -0.6])):
+        step = (moves.map(torch.Tensor.double).bent(points.double() + 1e-5 * along) - bent.double()) / 1e-5
+        torch.testing.assert_close((step.float() * facing).sum(-1), torch.zeros(2, 40), rtol=0, atol=0.02)
+    assert ((facing * normal).sum(-1) > 0.8).all()
+    mesh = named_meshes([Named()])["validation"][0]
+    corners = np.array(trimesh.creation.box((2, 1, 0.5)).vertices)
+    assert np.ptp(mesh.moved_vertices(corners, 0, 0), axis=0).max() == pytest.approx(2)
+    found = mesh.moved_vertices(corners, 3, 0)
+    move = mesh.move(3, 0)
+    turned = corners @ move.linear[0].double().numpy().T
+    turned /= np.abs(turned).max()
+    expected = move.map(torch.Tensor.double).bent(torch.from_numpy(turned)[None])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_refined_tokens_decode_nearer_to_their_shapes(tokenizer):
