@@ -2,9 +2,9 @@
 
     python benchmarks/vat3d/generation.py DATASET... --run RUN [--count 192] [--cache CACHE] --out REPORT_DIR
 
-RUN is the folder of `vat3d train-generator DATASET... --out RUN`. Held-out shapes are the new models of known names and
-the shapes of held-out names that RUN was validated on (its best checkpoint was chosen on the former). Prints and writes
-to `generation.json`:
+RUN is the folder of `vat3d train-generator DATASET... --out RUN`. Held-out shapes are every second new model of known
+names, those that its checkpoint was not chosen on, and the shapes of held-out names. Prints and writes to
+`generation.json`:
 
 - nats a token by scale, beside the unigram coder;
 - for as many samples as held-out shapes, asked for by their names: coverage, minimum matching distance (Achlioptas et
@@ -170,6 +170,7 @@ def main() -> None:
     def name_of(mesh: NamedMesh) -> str:
         return next((name for name in mesh.names if name in names), "")
 
+    meshes["models"] = meshes["models"][1::2]
     held = [mesh for mesh in (*meshes["models"], *meshes["validation"]) if name_of(mesh)]
     held = [held[i] for i in rng.permutation(len(held))[: args.count]]
     asked = [name_of(held[i % len(held)]) for i in range(args.count)]
@@ -206,7 +207,7 @@ def main() -> None:
         "held_out": float(chamfer_matrix(held_clouds, train_clouds).min(1).mean()),
     }
     pictures = load_tensors(args.run / PICTURES_FILE)
-    places = {mesh.line["name"]: (part, row) for part in meshes for row, mesh in enumerate(meshes[part])}
+    places = {name: (part, row) for part in meshes for row, name in enumerate(facts["meshes"][part])}
     table = pictures["train"].float().mean(-2).flatten(1, 2)
     labels = np.array([name_of(mesh) for mesh in train])
     keep = table.any(-1).all(-1).numpy() & (labels != "")

@@ -6,8 +6,9 @@ Axes: b batch, k token, v code.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,9 @@ from setcore.errors import InputError
 from setcore.seeding import torch_generator
 from vat3d.generation.network import Condition, Kept, TokenTransformer, running_reconstruction
 from vat3d.network.quantizer import ScaleQuantizer
+
+Head = Callable[[Tensor], Tensor]
+"""Of positions (b, d), to logits (b, v)."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class _Walk:
     def extend(self, states: Tensor) -> None:
         self.last = [self.network.walk(states, kept)[:, -1] for kept in self.kept]
 
-    def logits(self, head: torch.nn.Linear) -> tuple[Tensor, Tensor]:
+    def logits(self, head: Head) -> tuple[Tensor, Tensor]:
         """Those under the condition, and those to draw from."""
         asked, *free = (head(last).float() for last in self.last)
         return asked, free[0] + self.guidance * (asked - free[0]) if free else asked
@@ -151,13 +155,14 @@ def draw_shapes(
         conditions.append(Condition(torch.zeros_like(asked.name), torch.zeros_like(asked.words), empty=True))
     walk, likelihood = _Walk(network, conditions, options.guidance), torch.zeros(count, device=device)
 
-    def draw(head: torch.nn.Linear, place: int) -> Tensor:
+    def draw(head: Head, place: int) -> Tensor:
         plain, logits = walk.logits(head)
         chosen = draw_nucleus(logits / options.temperature, options.top_p, uniform[:, place])
         likelihood.add_(torch.log_softmax(plain, -1).gather(1, chosen[:, None])[:, 0])
         return chosen
 
     box = draw(network.to_box, tokens) if box is None else box
+    to_code = partial(network.to_code, codebook=quantizer.codebook)
     scales, ids, first = [part.to(device) for part in known], torch.zeros(count, 0, dtype=torch.long, device=device), 0
     for scale, size in enumerate(config.tokens):
         told = running_reconstruction(quantizer, scales, scale, count)
@@ -169,7 +174,7 @@ def draw_shapes(
             found = []
             for k in range(size):
                 walk.extend(network.positions(first + k, box, ids[:, -1:], quantizer.codebook, told[:, k : k + 1]))
-                ids = draw(network.to_code, first + k)[:, None]
+                ids = draw(to_code, first + k)[:, None]
                 found.append(ids)
             scales.append(torch.cat(found, dim=1))
         first += size

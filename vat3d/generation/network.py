@@ -24,6 +24,8 @@ from vat3d.network.quantizer import ScaleQuantizer
 
 TEXT_WIDTH = 512
 """Of CLIP ViT-B/32's text vectors."""
+READ = 128
+"""Hidden units between a code and its vector in `CodeHead`."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,38 @@ class CausalBlock(nn.Module):
         return states + self.ffn(self.layer_norm_2(states)), pair
 
 
+class CodeHead(nn.Module):
+    """Positions to logits of the codes: a free vector for each code, and one that is read off the code itself.
+
+    By the latter codes that lie near each other are likely together, which a few thousand shapes could not teach.
+
+    Parameters
+    ----------
+    width, codes, channels : int
+    """
+
+    def __init__(self, width: int, codes: int, channels: int) -> None:
+        super().__init__()
+        self.free = nn.Linear(width, codes)
+        self.read = nn.Sequential(nn.Linear(channels, READ), nn.SiLU(), nn.Linear(READ, width))
+
+    def forward(self, states: Float[Tensor, "*b d"], codebook: Float[Tensor, "v c"]) -> Float[Tensor, "*b v"]:
+        """Logits.
+
+        Parameters
+        ----------
+        states : tensor of shape (..., d)
+        codebook : tensor of shape (v, c)
+
+        Returns
+        -------
+        tensor of shape (..., v)
+        """
+        vectors = self.read(codebook / codebook.std())
+        logits: Tensor = self.free(states) + states @ vectors.T / math.sqrt(states.shape[-1])
+        return logits
+
+
 @dataclass(frozen=True)
 class Condition:
     """What shapes are asked for.
@@ -229,7 +263,7 @@ class TokenTransformer(nn.Module):
         self.layers = nn.ModuleList(CausalBlock(width, config.heads, config.hidden) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.to_box = nn.Linear(width, BOXES)
-        self.to_code = nn.Linear(width, config.codes)
+        self.to_code = CodeHead(width, config.codes, config.channels)
         for embedding in (self.name, self.box, self.held):
             nn.init.normal_(embedding.weight, std=0.5)
         nn.init.normal_(self.words.weight, std=1.0)  # text vectors have unit length
@@ -327,7 +361,7 @@ class TokenTransformer(nn.Module):
         states = torch.cat([condition, self.positions(0, box, ids[:, :-1], codebook, told)], dim=1)
         count = condition.shape[1]
         found = self.walk(states, Kept([], count - 1))
-        return self.to_box(found[:, count - 1]), self.to_code(found[:, count:])
+        return self.to_box(found[:, count - 1]), self.to_code(found[:, count:], codebook)
 
 
 def running_reconstruction(

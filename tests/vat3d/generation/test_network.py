@@ -73,7 +73,7 @@ def test_positions_in_pieces_are_those_of_the_whole_sequence(transformer, config
         found.append(transformer.walk(states, kept))
         place += count
     walked = torch.cat(found, dim=1)
-    torch.testing.assert_close(transformer.to_code(walked), expected[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(transformer.to_code(walked, codebook), expected[1], rtol=1e-4, atol=1e-4)
     assert kept.length == start.shape[1] + told.shape[1]
 
 

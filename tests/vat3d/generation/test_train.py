@@ -1,4 +1,4 @@
-"""Training the generator: tokens of shapes, what is drawn for a step, errors, and runs that a kill cannot hurt."""
+"""Training the generator: tokens of shapes, what is drawn for a step, losses, and runs that a kill cannot hurt."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vat3d.generation.shape_tokens import (
     save_shapes,
     shape_tokens,
 )
-from vat3d.generation.train import errors, start_from, train
+from vat3d.generation.train import logits, neighbours, start_from, train, training_loss, validate
 from vat3d.generation.training_pictures import picture_features, training_mesh
 from vat3d.generation.training_shapes import ShapeDraws, as_they_are, used_names
 from vat3d.network.losses import field_loss
@@ -194,17 +194,38 @@ def test_every_second_step_shows_pictures_of_the_shapes_as_they_are_moved(tokeni
     assert draws(range(50), 5).pictures.shape == (50, 4, 1)
 
 
-def test_errors_are_those_of_the_probabilities(tokenizer, transformer, config):
+def test_figures_and_loss_are_those_of_the_probabilities(tokenizer, transformer, config):
     shapes, quantizer = some_shapes(tokenizer), tokenizer.network.quantizer
     told = as_they_are(shapes, torch.from_numpy(name_vectors(config.names)))
+    sizes = list(config.tokens)
+    counts = [torch.arange(1.0, 33) for _ in sizes]
     with torch.no_grad():
-        box, scales = errors(transformer, quantizer, told)
-        parts = list(shapes.ids.split(list(config.tokens), dim=1))
+        parts = list(shapes.ids.split(sizes, dim=1))
         running = torch.cat([running_reconstruction(quantizer, parts, scale, 5) for scale in range(3)], dim=1)
         to_box, codes = transformer(told.condition(), shapes.box, shapes.ids, quantizer.codebook, running)
-    expected = -torch.log_softmax(codes, -1).gather(2, shapes.ids[..., None])[..., 0]
-    torch.testing.assert_close(torch.cat(scales, 1), expected)
-    torch.testing.assert_close(box, -torch.log_softmax(to_box, -1)[torch.arange(5), shapes.box])
+        near = neighbours(quantizer.codebook)
+        loss = training_loss(transformer, told, quantizer, near, "float32")
+    found = validate(transformer, quantizer, told, counts)
+    shares = -torch.log_softmax(codes, -1)
+    nats = shares.gather(2, shapes.ids[..., None])[..., 0]
+    box = float(-torch.log_softmax(to_box, -1)[torch.arange(5), shapes.box].mean())
+    assert found["nats"] == pytest.approx(float(nats.mean()), abs=1e-4)
+    assert found["box"] == pytest.approx(box, abs=1e-3)
+    assert found["nats_by_scale"] == pytest.approx([float(part.mean()) for part in nats.split(sizes, dim=1)], abs=1e-3)
+    unigram = -((shapes.ids + 1) / (33 * 16)).log()
+    assert found["unigram"] == pytest.approx(float(unigram.mean()), abs=1e-4)
+    soft = float((near[shapes.ids] * shares).sum(-1).mean())
+    count = sum(sizes)
+    assert float(loss) == pytest.approx((box + count * (float(nats.mean()) + soft) / 2) / (1 + count), abs=1e-4)
+
+
+def test_codes_that_lie_near_each_other_share():
+    codebook = torch.tensor([[0.0, 0], [0.1, 0], [1, 0], [0, 2]])
+    near = neighbours(codebook)
+    torch.testing.assert_close(near.sum(1), torch.ones(4))
+    assert near[0].argsort(descending=True).tolist() == [0, 1, 2, 3]
+    squares = torch.cdist(codebook, codebook) ** 2
+    torch.testing.assert_close(near, torch.softmax(-squares / (0.5 * squares.sum() / 12), -1))
 
 
 def test_pictures_are_of_the_turned_meshes_of_the_cache(tmp_path):
@@ -246,10 +267,10 @@ def test_killed_and_resumed_equals_uninterrupted(tokenizer, tmp_path, monkeypatc
     def dying(*args):
         if next(steps, None) is KeyboardInterrupt:
             raise KeyboardInterrupt
-        return errors(*args)
+        return logits(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("vat3d.generation.train.errors", dying)
+        patch.setattr("vat3d.generation.train.logits", dying)
         with pytest.raises(KeyboardInterrupt):
             run(killed, tokenizer)
     with pytest.raises(InputError, match="--resume"):
@@ -272,6 +293,6 @@ def test_a_run_may_begin_with_the_weights_of_another(transformer, config):
     before = other.name.weight.clone()
     start_from(other, transformer)
     assert torch.equal(other.place, transformer.place)
-    assert torch.equal(other.to_code.weight, transformer.to_code.weight)
+    assert torch.equal(other.to_code.free.weight, transformer.to_code.free.weight)
     assert torch.equal(other.name.weight[[2, 3]], transformer.name.weight[[2, 1]])
     assert torch.equal(other.name.weight[[0, 1, 4]], before[[0, 1, 4]])
