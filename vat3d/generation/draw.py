@@ -37,11 +37,15 @@ class DrawOptions:
     guidance : float
         Logits move by this multiple of what the condition changes (classifier-free guidance, Ho & Salimans, arXiv
         2207.12598); 1 is none.
+    cooling : float
+        What the temperature is multiplied by from each scale to the next: what finer ones hold is half noise, and noise
+        that is drawn makes surfaces rough.
     """
 
     temperature: float = 1.0
     top_p: float = 0.9
     guidance: float = 2.0
+    cooling: float = 1.0
 
     def check(self) -> None:
         """Refuse numbers that mean nothing.
@@ -50,10 +54,11 @@ class DrawOptions:
         ------
         InputError
         """
-        if not 0 < self.temperature < math.inf or not 0 < self.top_p <= 1 or not 0 <= self.guidance < math.inf:
+        above = 0 < self.temperature < math.inf and 0 < self.cooling < math.inf
+        if not above or not 0 < self.top_p <= 1 or not 0 <= self.guidance < math.inf:
             raise InputError(
-                f"temperature is {self.temperature}, top_p {self.top_p}, guidance {self.guidance}; give a temperature "
-                "above 0, top_p in (0, 1], and a guidance of 0 or more"
+                f"temperature is {self.temperature}, cooling {self.cooling}, top_p {self.top_p}, guidance "
+                f"{self.guidance}; give the first two above 0, top_p in (0, 1], and a guidance of 0 or more"
             )
 
 
@@ -155,9 +160,10 @@ def draw_shapes(
         conditions.append(Condition(torch.zeros_like(asked.name), torch.zeros_like(asked.words), empty=True))
     walk, likelihood = _Walk(network, conditions, options.guidance), torch.zeros(count, device=device)
 
-    def draw(head: Head, place: int) -> Tensor:
+    def draw(head: Head, place: int, scale: int = 0) -> Tensor:
         plain, logits = walk.logits(head)
-        chosen = draw_nucleus(logits / options.temperature, options.top_p, uniform[:, place])
+        temperature = options.temperature * options.cooling**scale
+        chosen = draw_nucleus(logits / temperature, options.top_p, uniform[:, place])
         likelihood.add_(torch.log_softmax(plain, -1).gather(1, chosen[:, None])[:, 0])
         return chosen
 
@@ -174,7 +180,7 @@ def draw_shapes(
             found = []
             for k in range(size):
                 walk.extend(network.positions(first + k, box, ids[:, -1:], quantizer.codebook, told[:, k : k + 1]))
-                ids = draw(to_code, first + k)[:, None]
+                ids = draw(to_code, first + k, scale)[:, None]
                 found.append(ids)
             scales.append(torch.cat(found, dim=1))
         first += size

@@ -68,3 +68,15 @@ def test_known_scales_stay_and_the_rest_is_what_follows_them(transformer, tokeni
     other = draw_shapes(transformer, quantizer, asked(2), seeds(2, 9), PLAIN, whole.box, whole.ids[:kept])
     assert all(torch.equal(a, b) for a, b in zip(whole.ids[:kept], other.ids[:kept], strict=True))
     assert (other.ids[kept] != whole.ids[kept]).any()
+
+
+def test_finer_scales_are_drawn_cooler(transformer, tokenizer, config):
+    """So cool that every token but those of the first scale is the likeliest one."""
+    quantizer, sizes = tokenizer.network.quantizer, list(config.tokens)
+    drawn = draw_shapes(transformer, quantizer, asked(3), seeds(3), DrawOptions(1.0, 1.0, 1.0, cooling=1e-6))
+    told = torch.cat([running_reconstruction(quantizer, drawn.ids, scale, 3) for scale in range(len(sizes))], dim=1)
+    ids = torch.cat(drawn.ids, dim=1)
+    _, codes = transformer(asked(3), drawn.box, ids, quantizer.codebook, told)
+    likeliest = codes.argmax(-1) == ids
+    assert likeliest[:, sizes[0] :].all()
+    assert not likeliest[:, : sizes[0]].all()

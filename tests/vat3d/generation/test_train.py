@@ -25,6 +25,7 @@ from vat3d.generation.picture_encoder import load_picture_encoder
 from vat3d.generation.pictures import render_views
 from vat3d.generation.shape_tokens import (
     PARTS,
+    SCALES,
     NamedMesh,
     Shapes,
     load_shapes,
@@ -132,7 +133,7 @@ def test_refined_tokens_decode_nearer_to_their_shapes(tokenizer):
 def test_tokens_of_shapes_are_those_of_the_codec(tokenizer, tmp_path):
     meshes = named_meshes([Named()])["validation"]
     shapes = shape_tokens(tokenizer.network, meshes, NAMES, 3, 0, 0)
-    assert shapes.ids.shape == (24, sum(tokenizer.model.scales[:4]))
+    assert shapes.ids.shape == (24, sum(tokenizer.model.scales[:SCALES]))
     assert [mesh.line["name"] for mesh in meshes] == [f"robosuite/{i}.obj" for i in range(32, 40)]
     assert shapes.names[:, 0].tolist() == [1, 2] * 12
     assert (shapes.names[:, 1:] == 0).all()
