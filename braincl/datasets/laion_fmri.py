@@ -28,8 +28,9 @@ from braincl.errors import ResponseError
 
 # DOCS/train_test_splits.html, "Pools"; REPO laion_fmri/splits/__init__.py
 SUBJECTS = ("sub-01", "sub-03", "sub-05", "sub-06", "sub-07")
-POOLS = ("shared", *SUBJECTS)
-SPLITS = (*(f"random_{k}" for k in range(5)), *(f"cluster_k5_{k}" for k in range(5)), "tau", "ood")
+POOLED = ("tau", *(f"cluster_k5_{k}" for k in range(5)))  # splits of the pictures of all subjects
+SPLITS = (*POOLED, "ood", *(f"random_{k}" for k in range(5)))
+POOLS = ("shared", *SUBJECTS, "pooled")
 
 # DOCS/glmsingle_betas.html, "File Organization"; REPO laion_fmri/_paths.py
 GLM = "derivatives/glmsingle-tedana/{subject}"
@@ -138,7 +139,8 @@ def read_laion_fmri(
         One of the data set's own splits, such as "tau" or "ood", which lie in the Python package laion_fmri, or path
         of such a JSON file. Pictures in neither of its lists are not read. None: no `split`.
     pool : str, optional
-        Which pictures the split divides: "shared", or a subject's. None: those of `subject`.
+        Which pictures the split divides: "shared", those of a subject, or "pooled", those of all subjects, so that
+        sets of several agree on what is kept for testing. None: those of `subject`.
     pictures : folder, optional
         Of the picture files; `image_id` then is the hash of the file, as in `braincl embed`. None: `image_id` is the
         name of the file, which is the same for all subjects. The two kinds do not join.
@@ -151,7 +153,8 @@ def read_laion_fmri(
     Dataset
         ``response (image, voxel)`` as z-scores or in GLMsingle's units (shrunk percent signal change), with
         `image_id`, `image_file`, `repeats`, `i`, `j`, `k`, `roi`, `noise_ceiling`, `split` and
-        ``embedding (image, feature)`` where they were asked for; attribute `backbone` "laion-fmri-CLIP" and so on.
+        ``embedding (image, feature)`` where they were asked for; attributes `backbone` ("laion-fmri-CLIP" and so on)
+        and `split_source`.
 
     Raises
     ------
@@ -194,6 +197,8 @@ def read_laion_fmri(
         ncsnr=ncsnr,
     )
     result = with_image_files(result, {image_id: name for name, image_id in ids.items()})
+    if split is not None:
+        result = result.assign_attrs(split_source=str(split) if Path(split).suffix else f"{pool or subject}/{split}")
     if features is not None:
         rows = {name: row for row, name in enumerate(names)}
         order = [rows[name] for name in result["image_file"].values.tolist()]
@@ -336,8 +341,8 @@ def _read_split(split: str | Path, pool: str) -> dict[str, str]:
     """
     path = Path(split)
     if path.suffix != ".json":
-        check_choice("split", str(split), SPLITS)
         check_choice("pool", pool, POOLS)
+        check_choice(f"split of {pool}", str(split), POOLED if pool == "pooled" else SPLITS)
         package = find_spec("laion_fmri")
         if package is None or not package.submodule_search_locations:
             raise ResponseError(
@@ -345,7 +350,7 @@ def _read_split(split: str | Path, pool: str) -> dict[str, str]:
                 f"{pool}/{split}.json of its folder laion_fmri/splits/data (--split FILE.json)"
             )
         path = Path(package.submodule_search_locations[0]) / "splits" / "data" / pool / f"{split}.json"
-    need_file(path, "a split of LAION-fMRI")
+    need_file(path, "a split of LAION-fMRI; the newest version of its Python package has all of them")
     try:
         variants = json.loads(path.read_text(encoding="utf-8"))["variants"]
         (first,) = [variant for variant in variants if variant["variant_id"] == 0]

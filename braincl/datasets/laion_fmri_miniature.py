@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braincl.datasets.laion_fmri import CEILING, EMBEDDINGS, GLM, MODELS, R2_MEAN, REPEATS, SPLITS
+from braincl.datasets.laion_fmri import CEILING, EMBEDDINGS, GLM, MODELS, POOLED, R2_MEAN, REPEATS, SPLITS
 from braincl.datasets.miniature import save_volume
 from setcore.seeding import numpy_generator
 
@@ -70,7 +70,8 @@ def write_laion_fmri_miniature(
         )
         grid = (shape[0] + number, shape[1], shape[2])
         _write_subject(root, subject, grid, np.array_split(shown, sessions), features, rng)
-    for pool, names in {"shared": common, **{who: common + own[who] for who in subjects}}.items():
+    everything = [*common, *(name for names in own.values() for name in names)]
+    for pool, names in {"shared": common, **{who: common + own[who] for who in subjects}, "pooled": everything}.items():
         _write_splits(root / "laion_fmri" / "splits" / "data" / pool, names, odd, seed)
     return root
 
@@ -166,7 +167,7 @@ def _write_splits(folder: Path, names: list[str], odd: list[str], seed: int) -> 
     """Every split of a pool; `ood` tests on the out-of-distribution pictures, the others on a fifth of `names`."""
     folder.mkdir(parents=True, exist_ok=True)
     folds = np.array_split(numpy_generator(seed, folder.name).permutation(names), 5)
-    for name in SPLITS:
+    for name in POOLED if folder.name == "pooled" else SPLITS:
         fold = folds[int(name[-1]) if name[-1].isdigit() else 0]
         test = odd if name == "ood" else sorted(fold.tolist())
         train = [label for label in names if label not in test]

@@ -270,7 +270,14 @@ def test_splits_are_found_in_the_package_by_name(laion, monkeypatch):
     assert found.sizes["image"] == PICTURES
     shared = read_laion_fmri(laion, SUBJECT, split="ood", pool="shared")
     assert shared.sizes["image"] == 5 + 3
-    with pytest.raises(braincl.ResponseError, match="split is 'oo'; choose one of 'random_0'"):
+    assert shared.attrs["split_source"] == "shared/ood"
+    pooled = read_laion_fmri(laion, SUBJECT, split="tau", pool="pooled")
+    test = json.loads(split_file(laion, "pooled", "tau").read_text())["variants"][0]["test_ids"]
+    np.testing.assert_array_equal(pooled["split"] == "test", np.isin(pooled["image_id"], test))
+    assert pooled.sizes["image"] == PICTURES - 3
+    with pytest.raises(braincl.ResponseError, match="split of pooled is 'ood'; choose one of 'tau', 'cluster_k5_0'"):
+        read_laion_fmri(laion, SUBJECT, split="ood", pool="pooled")
+    with pytest.raises(braincl.ResponseError, match=rf"split of {SUBJECT} is 'oo'; choose one of 'tau'"):
         read_laion_fmri(laion, SUBJECT, split="oo")
     with pytest.raises(braincl.ResponseError, match="pool is 'sub-02'; choose one of 'shared', 'sub-01'"):
         read_laion_fmri(laion, SUBJECT, split="ood", pool="sub-02")
