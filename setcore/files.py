@@ -136,8 +136,7 @@ def check_writable(path: str | Path) -> None:
         raise InputError(
             f"folder {target.parent} does not exist; create it first, or name a file in a folder that exists"
         )
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"cannot write in {target.parent}; name a file in a folder that can be written")
+    _check_makes_files(target.parent, "name a file in a folder that can be written")
     if target.exists() and not os.access(target, os.W_OK):
         raise InputError(f"{path} is write-protected; name another file")
 
@@ -174,8 +173,18 @@ def check_folder(path: str | Path) -> None:
     """
     whole = Path(path).absolute()
     there = next(folder for folder in (whole, *whole.parents) if folder.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write in {there}; name a folder that can be written")
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; name a folder that can be written")
+    _check_makes_files(there, "name a folder that can be written")
+
+
+def _check_makes_files(folder: Path, advice: str) -> None:
+    """Refuse a folder in which no file can be made: permissions do not tell, as of /proc, or of root on any folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # without a name where the system can do so, so that nobody sees it
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write in {folder} ({error.strerror}); {advice}") from error
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> None:

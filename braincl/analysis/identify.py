@@ -56,15 +56,16 @@ def identify_pictures(
     dict
         Plain JSON values. ``results``: one row for all voxels and one for each region, with `roi`, `voxels`, `method`,
         and of `top_1`, `top_5` (shares of responses), `two_alternative` (mean share of the other candidates that score
-        lower) and `mean_rank` (1 is best) the mean over responses, ``_low`` and ``_high``: 95 % bootstrap intervals
-        over responses. ``responses``: the picture shown, its rank and the five best candidates, by all voxels.
+        lower) and `mean_rank` (1 is best) the mean over the responses that are scored, ``_low`` and ``_high``: 95 %
+        bootstrap intervals over them, null where it is one. ``scored``: how many responses are, those to pictures among
+        the candidates. ``responses``: the picture shown, its rank and the five best candidates, by all voxels.
         ``warnings``.
 
     Raises
     ------
     ResponseError
-        Voxels differ, candidates are of another embedding, without `image_id` or fewer than two, or none of the
-        pictures shown is among them.
+        There is no response, voxels differ, candidates are of another embedding, without `image_id` or fewer than two,
+        or none of the pictures shown is among them.
     ModelError
         The model takes other embeddings.
 
@@ -88,6 +89,8 @@ def identify_pictures(
     bank = average_duplicates(candidates[["embedding"]])
     if bank.sizes["image"] < 2:
         raise ResponseError("there is 1 candidate; identification takes two or more pictures")
+    if not responses.sizes["image"]:
+        raise ResponseError("there is no response to identify; give at least one")
     blocks = VoxelBlocks(context)
     seen, Y_seen = _same_voxels(blocks.head, responses)
     row_of = {image_id: row for row, image_id in enumerate(bank["image_id"].values.tolist())}
@@ -105,7 +108,7 @@ def identify_pictures(
         ranked = ranked or _ranked(scores, right, seen, bank["image_id"].values)
     return {
         "subject": str(context.attrs.get("subject", "")), "context": len(X), "candidates": len(row_of),
-        "results": rows, "responses": ranked, "warnings": warnings,
+        "scored": int(known.sum()), "results": rows, "responses": ranked, "warnings": warnings,
     }  # fmt: skip
 
 
@@ -147,15 +150,15 @@ def _regions(head: xr.Dataset, decoder: Decoder) -> list[tuple[str, NDArray[np.i
     return [(name, voxels) for name, voxels in regions if len(voxels) or name == "all"]
 
 
-def _row(scores: NDArray[np.float64], right: NDArray[np.int64], seed: int) -> dict[str, float]:
+def _row(scores: NDArray[np.float64], right: NDArray[np.int64], seed: int) -> dict[str, float | None]:
     pairs = above_others(scores, right)
     values = {
         "top_1": in_top(scores, right, 1), "top_5": in_top(scores, right, 5), "two_alternative": pairs,
         "mean_rank": 1 + (1 - pairs) * (scores.shape[1] - 1),
     }  # fmt: skip
-    row: dict[str, float] = {}
+    row: dict[str, float | None] = {}
     for name, of_responses in values.items():
-        low, high = bootstrap_mean(of_responses, seed=seed)
+        low, high = bootstrap_mean(of_responses, seed=seed) if len(right) > 1 else (None, None)
         row |= {name: float(of_responses.mean()), f"{name}_low": low, f"{name}_high": high}
     return row
 
@@ -172,6 +175,25 @@ def _ranked(
     ]
 
 
+def responses_scored(report: dict[str, Any]) -> str:
+    """How many responses a report is of, and how many of them are scored where these are fewer.
+
+    Parameters
+    ----------
+    report : dict
+        From `identify_pictures`.
+
+    Returns
+    -------
+    str
+        Such as "20 of 30 responses scored".
+    """
+    count = len(report["responses"])
+    scored = sum(found["rank"] is not None for found in report["responses"])
+    said = f"{count} response{'s' * (count > 1)}"
+    return said if scored == count else f"{scored} of {said} scored"
+
+
 def format_identification(report: dict[str, Any]) -> str:
     """A report as a table to print.
 
@@ -185,14 +207,17 @@ def format_identification(report: dict[str, Any]) -> str:
     str
     """
     count, chance = report["candidates"], 1 / report["candidates"]
-    lines = [f"{len(report['responses'])} responses, {count} candidates (chance: top-1 {chance:.3f}, 2AFC .5)"]
+    lines = [f"{responses_scored(report)}, {count} candidates (chance: top-1 {chance:.3f}, 2AFC .5)"]
     lines.append(f"{'region':16}{'voxels':>7}  {'method':12}" + "".join(f"{name:>24}" for name in SCORES.values()))
     for row in report["results"]:
         digits = {name: 1 if name == "mean_rank" else 3 for name in SCORES}
-        cells = (
-            f"{row[name]:.{d}f} ({row[f'{name}_low']:.{d}f}..{row[f'{name}_high']:.{d}f})" for name, d in digits.items()
-        )
+        cells = (_cell(row, name, d) for name, d in digits.items())
         lines.append(
             f"{row['roi']:16}{row['voxels']:>7}  {row['method']:12}" + "".join(f"{cell:>24}" for cell in cells)
         )
     return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any], name: str, digits: int) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.{digits}f}" + (f" ({low:.{digits}f}..{high:.{digits}f})" if low is not None else "")

@@ -9,6 +9,7 @@ Axes: k name, V voxel, E feature of the embedding, t feature of the text vectors
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from setcore.name_bank import BACKBONE, load_name_bank
 
 CLIP_BACKBONE = "clip-vit-b-32"  # of the embeddings that the names' vectors lie beside
 LEAST_NAMES = 10  # that a map is learned from
+LISTED = 10  # voxels that a warning names
 STRENGTHS = np.geomspace(1e-2, 1e2, 13)  # of the ridge, times the mean eigenvalue of the Gram matrix
 
 
@@ -234,12 +236,13 @@ def top_names(weights: NDArray[np.floating], k: int = 10, name_map: NameMap | No
     Returns
     -------
     list of list of str
-        For each voxel, those of the largest predicted response first.
+        For each voxel, those of the largest predicted response first. A voxel whose weights are all 0, as of one that
+        is constant in the context, or not finite prefers nothing: its list is empty, and a warning names it.
 
     Raises
     ------
     InputError
-        Widths differ, or there are fewer than `k` names.
+        Widths differ, the weights have not two axes, or there are fewer than `k` names.
 
     Examples
     --------
@@ -250,12 +253,25 @@ def top_names(weights: NDArray[np.floating], k: int = 10, name_map: NameMap | No
     [['chair', 'armchair'], ['donkey', 'horse']]
     """
     bank, weights = load_name_bank(), np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    if weights.ndim != 2:
+        raise ModelError(f"the weights have shape {weights.shape}; (voxel, feature) is expected")
+    says = np.isfinite(weights).all(axis=1) & (weights != 0).any(axis=1)
+    usable = np.where(says[:, None], weights, 0)
     if name_map is None:
-        return [[bank.names[row] for row in rows] for rows in bank.nearest(weights, k)[0]]
-    directions = name_map.directions(bank.vectors.astype(np.float64))
-    if directions.shape[1] != weights.shape[1]:
-        raise ModelError(f"the map is to {directions.shape[1]} features, the weights have {weights.shape[1]}")
-    if not 0 < k <= len(bank):
-        raise InputError(f"there are {len(bank)} names; ask for 1 to {len(bank)} of them, not {k}")
-    order = np.argsort(-(weights @ directions.T), axis=1, kind="stable")[:, :k]
-    return [[bank.names[row] for row in rows] for rows in order]
+        order = bank.nearest(usable, k)[0]
+    else:
+        directions = name_map.directions(bank.vectors.astype(np.float64))
+        if directions.shape[1] != weights.shape[1]:
+            raise ModelError(f"the map is to {directions.shape[1]} features, the weights have {weights.shape[1]}")
+        if not 0 < k <= len(bank):
+            raise InputError(f"there are {len(bank)} names; ask for 1 to {len(bank)} of them, not {k}")
+        order = np.argsort(-(usable @ directions.T), axis=1, kind="stable")[:, :k]
+    if not says.all():
+        silent = np.flatnonzero(~says)
+        listed = ", ".join(map(str, silent[:LISTED].tolist())) + ", ..." * (len(silent) > LISTED)
+        warnings.warn(
+            f"{len(silent)} of {len(says)} voxels have weights that are all 0 or not finite, and prefer no name: "
+            f"{listed} (from 0); their lists are empty",
+            stacklevel=2,
+        )
+    return [[bank.names[row] for row in rows] if said else [] for rows, said in zip(order, says, strict=True)]

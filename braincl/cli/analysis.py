@@ -66,7 +66,10 @@ def _add_query(commands: Any) -> None:
         "names lie in it from pictures of CONTEXT.nc whose names are known (coordinate `name`, or `image_file`)"
     )  # fmt: skip
     command.add_argument("--backbone", metavar="NAME", help="the CLIP model, where CONTEXT.nc does not state it")
-    out = command.add_argument("--out", required=True, metavar="MAP.nii.gz", help="4-D where there are several prompts")
+    out = command.add_argument(
+        "--out", metavar="MAP.nii.gz", help="4-D where there are several prompts; voxels need positions for it "
+        "(default: no map, means by region alone)"
+    )  # fmt: skip
     writes_file(out, ".nii", ".nii.gz")
     command.add_argument(
         "--similarity",
@@ -87,24 +90,27 @@ def _query(args: argparse.Namespace) -> None:
     from braincl.data.nifti import check_nifti_name, grid_of, to_nifti
     from braincl.data.responses import open_responses
 
-    check_nifti_name(args.out)
+    if args.out:
+        check_nifti_name(args.out)
     if args.bank and args.template:
         raise InputError("--template is for texts that go through CLIP; names of the bank have their vectors already")
     context = open_responses(args.context, lazy=True)
-    grid_of(context)
+    if args.out:
+        grid_of(context)
     found = query_text(
         load_model(args), context, args.prompts, args.weights,
         backbone=args.backbone, templates=args.template or TEMPLATES, similarity=args.similarity,
         contrast=args.contrast, bank=args.bank, map_to_names=args.map_to_names,
     )  # fmt: skip
     values = found["selectivity"].values
-    to_nifti(values[0] if len(values) == 1 else values, found, args.out)
+    if args.out:
+        to_nifti(values[0] if len(values) == 1 else values, found, args.out)
     rows = roi_summary(found)
     prompts = found["prompt"].values.tolist()
     result = {"out": args.out, "prompts": prompts, "similarity": args.similarity,
               "templates": list(args.template or TEMPLATES), "voxels": values.shape[1], "rois": rows}  # fmt: skip
     learned = {name: found.attrs[name] for name in found.attrs if name.startswith("map_")}
-    lines = [f"{args.out}: {values.shape[1]} voxels, {args.similarity}, maps: {'; '.join(prompts)}"]
+    lines = [f"{args.out or 'no map'}: {values.shape[1]} voxels, {args.similarity}, {'; '.join(prompts)}"]
     if learned:
         result |= learned
         lines.append(
@@ -151,7 +157,8 @@ def _identify(args: argparse.Namespace) -> None:
 
     report = identify_pictures(
         load_model(args), open_responses(args.context, lazy=True),
-        open_responses(args.responses, require_embedding=False, lazy=True), open_embeddings(args.candidates),
+        open_responses(args.responses, require_embedding=False, lazy=True, least_pictures=1),
+        open_embeddings(args.candidates),
         args.method, args.seed, args.groups,
     )  # fmt: skip
     for warning in report["warnings"]:

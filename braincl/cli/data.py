@@ -49,18 +49,25 @@ def _add_data(commands: Any) -> None:
     read = actions.add_parser("read", help="write a subject as a response set")
     read.add_argument("name", metavar="NAME", help=NAME_HELP)
     read.add_argument("folder", metavar="FOLDER", help="where the data set lies")
-    read.add_argument("--subject", required=True, help="such as subj01 for nsd, CSI1 for bold5000")
+    read.add_argument(
+        "--subject", required=True, help="such as subj01 for nsd, CSI1 for bold5000, sub-01 for laion-fmri"
+    )
     writes_file(read.add_argument("--out", required=True, metavar="FILE.nc", help="the response set to write"), ".nc")
     read.add_argument(
         "--sessions", type=number_list, metavar="N,N,...", help="sessions to read (default: all that are there)"
     )
-    read.add_argument("--mask", metavar="MASK", help="a NIfTI or MGH mask, or for nsd the name of a volume in roi")
+    read.add_argument(
+        "--mask", metavar="MASK", help="a NIfTI or MGH mask, or for nsd and laion-fmri the name of a ROI volume"
+    )
     read.add_argument("--betas", metavar="PATTERN", help="of bids and generic: names of betas, such as '*desc-betas_*'")
     read.add_argument("--images", metavar="FILE.csv", help="of generic: the table of pictures, where there are several")
     read.add_argument("--derivatives", metavar="FOLDER", help="of bids: the pipeline that wrote the betas")
     read.add_argument("--task", help="of bids: where there are several")
     read.add_argument("--pictures", metavar="FOLDER", help="picture files, whose hashes become image_id")
     read.add_argument("--release", type=int, help="of bold5000: 1 or 2")
+    read.add_argument("--embedding", metavar="MODEL", help="of laion-fmri: CLIP, DINOv2, PEcore or SigLIP2")
+    read.add_argument("--split", metavar="NAME", help="of laion-fmri: such as tau or ood, or one of its JSON files")
+    read.add_argument("--pool", help="of laion-fmri: whose pictures the split divides, such as shared")
     read.add_argument(
         "--zscore",
         choices=ZSCORES,
@@ -94,7 +101,7 @@ def _list(args: argparse.Namespace) -> None:
     from braincl.datasets import DATASETS
 
     titles = {name: dataset.title for name, dataset in DATASETS.items()}
-    print_result(titles, args.json, "\n".join(f"{name:10} {title}" for name, title in titles.items()))
+    print_result(titles, args.json, "\n".join(f"{name:11} {title}" for name, title in titles.items()))
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -146,7 +153,8 @@ def _read(args: argparse.Namespace) -> None:
     from braincl.datasets import find_dataset, read_dataset
 
     find_dataset(args.name)
-    names = ("sessions", "mask", "betas", "images", "derivatives", "task", "pictures", "release")
+    names = ("sessions", "mask", "betas", "images", "derivatives", "task", "pictures", "release",
+             "embedding", "split", "pool")  # fmt: skip
     given = {name: getattr(args, name) for name in names} | {"trials": args.trials or None}
     options = {name: value for name, value in given.items() if value is not None}
     for name in ("zscore", "noise_ceiling"):

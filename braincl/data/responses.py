@@ -44,7 +44,7 @@ SAME_EMBEDDING = 1e-3  # two embeddings of one picture may differ by rounding (b
 
 
 def open_responses(
-    source: str | Path | xr.Dataset, require_embedding: bool = True, *, lazy: bool = False
+    source: str | Path | xr.Dataset, require_embedding: bool = True, *, lazy: bool = False, least_pictures: int = 2
 ) -> xr.Dataset:
     """Open and validate a response set.
 
@@ -56,6 +56,8 @@ def open_responses(
     lazy : bool
         Leave responses and trials where they are if they are large: they are read, and looked at for NaN and inf, when
         they are needed (`braincl.data.stores.blocks.VoxelBlocks`).
+    least_pictures : int
+        How many different pictures must be there. A context needs two; of new responses one may be identified.
 
     Returns
     -------
@@ -90,8 +92,8 @@ def open_responses(
         )
     if dataset.sizes["voxel"] == 0:
         raise ResponseError(f"{where}: dimension 'voxel' has length 0; keep at least one voxel")
-    if (pictures := len(np.unique(dataset["image_id"]))) < 2:
-        raise ResponseError(f"{where}: {pictures} different image_id along 'image'; at least 2 are needed")
+    if (pictures := len(np.unique(dataset["image_id"]))) < least_pictures:
+        raise ResponseError(f"{where}: {pictures} different image_id along 'image'; at least {least_pictures} needed")
     voxel_ids, counts = np.unique(dataset["voxel_id"], return_counts=True)
     if (counts > 1).any():
         raise ResponseError(

@@ -15,10 +15,11 @@ from typing import Any
 
 import xarray as xr
 
-from braincl.datasets import bids, bold5000, generic, mosaic, nsd
+from braincl.datasets import bids, bold5000, generic, laion_fmri, mosaic, nsd
 from braincl.datasets.bids import read_bids
 from braincl.datasets.bold5000 import read_bold5000
 from braincl.datasets.generic import read_folder, read_nifti
+from braincl.datasets.laion_fmri import read_laion_fmri
 from braincl.datasets.layout import DataSet, Found, Part, check_folder
 from braincl.datasets.mosaic import read_mosaic
 from braincl.datasets.nsd import export_nsd_pictures, read_nsd
@@ -38,6 +39,7 @@ __all__ = [
     "read_bids",
     "read_bold5000",
     "read_dataset",
+    "read_laion_fmri",
     "read_mosaic",
     "read_nifti",
     "read_nsd",
@@ -49,8 +51,11 @@ READERS: dict[str, Callable[..., xr.Dataset]] = {
     "bold5000": read_bold5000,
     "bids": read_bids,
     "mosaic": read_mosaic,
+    "laion-fmri": read_laion_fmri,
 }
-DATASETS: dict[str, DataSet] = {module.LAYOUT.name: module.LAYOUT for module in (generic, nsd, bold5000, bids, mosaic)}
+DATASETS: dict[str, DataSet] = {
+    module.LAYOUT.name: module.LAYOUT for module in (generic, nsd, bold5000, bids, mosaic, laion_fmri)
+}
 
 
 def find_dataset(name: str) -> DataSet:

@@ -173,15 +173,15 @@ def _write_subject(
         volume = np.zeros((*shape, len(values)), np.int16)  # 0 outside the brain
         volume[area >= 0] = np.clip((values.T * SCALE).round(), -32768, 32767)
         if ".nii.gz" in formats:
-            _save(volume, betas / f"betas_session{session:02d}.nii.gz")
+            save_volume(volume, betas / f"betas_session{session:02d}.nii.gz")
         if ".hdf5" in formats:
             with h5py.File(betas / f"betas_session{session:02d}.hdf5", "w") as file:
                 file.create_dataset("betas", data=volume.T, chunks=(len(values), 1, *shape[1::-1]))
     ratio = np.zeros(shape, np.float32)
     ratio[area >= 0] = ncsnr
-    _save(ratio, betas / "ncsnr.nii.gz")
+    save_volume(ratio, betas / "ncsnr.nii.gz")
     for name, volume in volumes.items():
-        _save(volume, roi / f"{name}.nii.gz")
+        save_volume(volume, roi / f"{name}.nii.gz")
     for name, areas in ATLASES.items():
         lines = [f"{number} {area}\n" for number, area in ({0: "Unknown"} | areas).items()]
         (labels / f"{name}.mgz.ctab").write_text("".join(lines), encoding="utf-8")
@@ -207,9 +207,17 @@ def _areas(shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], dict[str, ND
     return area, {"prf-visualrois": prf, "floc-faces": faces, "nsdgeneral": general}
 
 
-def _save(volume: NDArray[Any], path: Path) -> None:
-    """As NSD writes volumes: 1.8 mm, the origin in the middle."""
+def save_volume(volume: NDArray[Any], path: Path, voxel_size: float = VOXEL_SIZE) -> None:
+    """Write a NIfTI image with the origin in its middle.
+
+    Parameters
+    ----------
+    volume : array of shape (i, j, k) or (i, j, k, trial)
+    path : path
+    voxel_size : float
+        In mm.
+    """
     nibabel: Any = import_module("nibabel")
-    affine = np.diag([VOXEL_SIZE] * 3 + [1.0])
-    affine[:3, 3] = [-VOXEL_SIZE * (length - 1) / 2 for length in volume.shape[:3]]
+    affine = np.diag([voxel_size] * 3 + [1.0])
+    affine[:3, 3] = [-voxel_size * (length - 1) / 2 for length in volume.shape[:3]]
     nibabel.save(nibabel.Nifti1Image(volume, affine), path)

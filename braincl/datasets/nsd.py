@@ -29,7 +29,7 @@ from braincl.datasets.files import (
 )
 from braincl.datasets.generic import with_image_files
 from braincl.datasets.layout import DataSet, Part
-from braincl.datasets.trials import Session, assemble
+from braincl.datasets.trials import Session, assemble, choose_sessions
 from braincl.errors import ResponseError
 
 SCALE = 300  # betas are stored as int16: percent signal change times 300
@@ -292,14 +292,7 @@ def _session_files(folder: Path, sessions: Sequence[int] | None, planned: int) -
                 there[int(match[1])] = file
     if not there:
         raise ResponseError(f"{folder} holds no betas_sessionNN.hdf5 or .nii.gz; `braincl data check nsd` says more")
-    wanted = list(range(1, max(there) + 1)) if sessions is None else sorted(set(sessions))
-    if not wanted:
-        raise ResponseError("the list of sessions is empty; name at least one, or None for all")
-    if missing := [n for n in wanted if n not in there]:
-        raise ResponseError(
-            f"{folder}: session {', '.join(f'{n:02d}' for n in missing)} is missing (there are "
-            f"{', '.join(f'{n:02d}' for n in sorted(there))}); fetch it, or name the sessions to read"
-        )
+    wanted = choose_sessions(there, sessions, folder)
     if wanted[-1] > planned:
         raise ResponseError(f"{there[wanted[-1]]}: the design has {planned} sessions only")
     return {n: there[n] for n in wanted}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,6 +146,38 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """
     if value not in (choices := list(choices)):
         raise ResponseError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
+
+
+def choose_sessions(there: Collection[int], sessions: Sequence[int] | None, where: Path) -> list[int]:
+    """The sessions to read, in order.
+
+    Parameters
+    ----------
+    there : collection of int
+        The sessions that have files, counted from 1.
+    sessions : sequence of int, optional
+        Those that are wanted. None: all, which must have no gaps.
+    where : path
+        For messages.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    ResponseError
+        A session is not there, or none is wanted.
+    """
+    wanted = list(range(1, max(there) + 1)) if sessions is None else sorted(set(sessions))
+    if not wanted:
+        raise ResponseError("the list of sessions is empty; name at least one, or None for all")
+    if missing := [n for n in wanted if n not in there]:
+        raise ResponseError(
+            f"{where}: session {', '.join(f'{n:02d}' for n in missing)} is missing (there are "
+            f"{', '.join(f'{n:02d}' for n in sorted(there))}); fetch it, or name the sessions to read"
+        )
+    return wanted
 
 
 def _check_options(

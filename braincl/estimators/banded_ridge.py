@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -107,13 +108,17 @@ class BandedRidgeCV(LinearEncoder):
         Raises
         ------
         ResponseError
-            The context, the widths, the strengths or the groups cannot be used, or a space does not vary.
+            The context, the widths, strengths, groups, `cv` or `bands` cannot be used, or a space does not vary.
         ModelError
             There is not one prior for each space, or one has another width.
         InputError
             The device is not there.
         """
         X, Y, standardise = self._validate_fit(X, y)
+        for name, least in (("cv", 2), ("bands", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise ResponseError(f"{name} is {value!r}; give a whole number, {least} or more")
         x_mean, Z = X.mean(axis=0, dtype=np.float64), self._on_device(standardise(Y, X.dtype))
         roots = self._roots(X.shape[1])
         parts = [(X[:, at] - x_mean[at]) @ root for at, root in zip(space_slices(self._widths(X)), roots, strict=True)]
@@ -139,7 +144,12 @@ class BandedRidgeCV(LinearEncoder):
         return self
 
     def _widths(self, X: NDArray[Any]) -> tuple[int, ...]:
-        widths = (X.shape[1],) if self.widths is None else tuple(int(width) for width in self.widths)
+        try:
+            widths = (X.shape[1],) if self.widths is None else tuple(int(width) for width in self.widths)
+        except (TypeError, ValueError) as error:
+            raise ResponseError(
+                f"widths are {self.widths!r}; give the number of features of each space, such as (512, 30)"
+            ) from error
         if not widths or min(widths) < 1 or sum(widths) != X.shape[1]:
             raise ResponseError(f"feature spaces of {' + '.join(map(str, widths))} features, X has {X.shape[1]}")
         return widths
@@ -160,11 +170,13 @@ class BandedRidgeCV(LinearEncoder):
         """Strengths (V, s) and the cross-validated mean squared error (V,) at them; none where they were given."""
         voxels = Z.shape[1]
         if self.strengths is not None:
-            given = np.asarray(self.strengths, dtype=np.float64)
+            advice = f"strengths are {self.strengths!r}; give {len(parts)} numbers, 0 or more, and not all 0"
+            try:
+                given = np.asarray(self.strengths, dtype=np.float64)
+            except (TypeError, ValueError) as cause:
+                raise ResponseError(advice) from cause
             if given.shape != (len(parts),) or not (np.isfinite(given).all() and given.min() >= 0 and given.max() > 0):
-                raise ResponseError(
-                    f"strengths are {self.strengths!r}; give {len(parts)} numbers, 0 or more, and not all 0"
-                )
+                raise ResponseError(advice)
             return np.tile(given, (voxels, 1)), None
         images = len(Z)
         left_out = grouped_folds(images, self.cv, groups, self.seed)

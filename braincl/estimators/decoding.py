@@ -179,6 +179,8 @@ class Decoder:
                 f"responses have shape {values.shape}, the context has {self.Y.shape[1]} voxels; give (response, "
                 "voxel) of the same voxels in the same order"
             )
+        if not len(values):
+            raise ResponseError(f"responses have shape {values.shape}: there is none to tell a picture from; give one")
         check_finite(values, "responses", axis=1)
         return self._in_units(values)
 

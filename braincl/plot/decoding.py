@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from braincl.analysis.identify import responses_scored
 from braincl.plot.axes import COLOURS, new_axes
 from setcore.files import atomic_path
 
@@ -42,13 +43,17 @@ def draw_identification(report: dict[str, Any], axes: Any = None) -> Any:
     for number, (name, (label, colour)) in enumerate(PANELS.items()):
         at = [place + 0.2 * (number - 1) for place in range(len(rows))]
         values = [row[name] for row in rows]
-        spread = [[row[name] - row[f"{name}_low"] for row in rows], [row[f"{name}_high"] - row[name] for row in rows]]
+        known = [row[f"{name}_low"] is not None for row in rows]  # a single response has no interval
+        spread = [
+            [abs(row[name] - row[f"{name}_{end}"]) if has else 0 for row, has in zip(rows, known, strict=True)]
+            for end in ("low", "high")
+        ]
         axes.errorbar(at, values, spread, fmt="o", color=colour, capsize=3, label=label)
         axes.axhline(chance[name], color=colour, linestyle=":", linewidth=1)
     axes.set_xticks(range(len(rows)), [f"{row['roi']}\n{row['voxels']}" for row in rows])
     axes.set(xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1), xlabel="region, number of voxels", ylabel="share of responses")
     axes.set_title(
-        f"{report['subject'] or 'subject without a name'}\n{len(report['responses'])} responses, {count} candidates",
+        f"{report['subject'] or 'subject without a name'}\n{responses_scored(report)}, {count} candidates",
         fontsize="medium", wrap=True, pad=22,
     )  # fmt: skip
     axes.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -128,9 +128,29 @@ def test_outputs_never_replace_what_they_must_not(arguments, message, tmp_path, 
 
 def test_a_folder_that_cannot_be_written_in_is_refused_before_work(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+
+    def refused(dir):  # as of a folder without permission, which root has everywhere
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
     assert run(with_outputs(), ["work", "in.nc", "--folder", "new/one"]) == 2
-    assert f"cannot write in {tmp_path}; name a folder that can be written" in capsys.readouterr().err
+    message = f"cannot write in {tmp_path} (Permission denied); name a folder that can be written"
+    assert message in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert run(with_outputs(), ["work", "in.nc", "--folder", "file/one"]) == 2
+    assert "file is a file; name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a system without /proc")
+@pytest.mark.parametrize(
+    "arguments", [["--out", "/proc/x.nc"], ["--report", "/proc/x.json"], ["--folder", "/proc/new"]], ids=str
+)
+def test_a_place_where_nobody_makes_files_is_refused_before_work(arguments, capsys):
+    """Permissions say that root may write there."""
+    assert run(with_outputs(), ["work", "in.nc", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "cannot write in /proc (" in said
+    assert said.count("\n") == 1
 
 
 def test_failures_are_listed_once_by_name(capsys):

@@ -11,6 +11,7 @@ import braincl
 from braincl.analysis.identify import format_identification
 from braincl.cli.main import main
 from braincl.errors import ResponseError
+from braincl.plot.decoding import draw_identification
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,39 @@ def test_what_is_not_among_the_candidates_is_said_and_not_scored(subject, model)
     report = braincl.identify_pictures(encoder, context, new, bank.isel(image=slice(0, 20)))
     assert report["warnings"] == ["10 of 30 pictures shown are not among the candidates: they are not scored"]
     assert [found["rank"] is None for found in report["responses"]] == [False] * 20 + [True] * 10
+    assert report["scored"] == 20
+    assert format_identification(report).startswith("20 of 30 responses scored, 20 candidates (chance: top-1 0.050")
+    assert draw_identification(report).get_title().endswith("\n20 of 30 responses scored, 20 candidates")
     overlap = braincl.identify_pictures(encoder, context, subject.isel(image=slice(35, 50)), subject[["embedding"]])
     assert overlap["warnings"] == ["5 pictures shown are in the context, too: scores on them flatter the model"]
+
+
+def test_a_single_response_is_identified_without_an_interval(subject, model, tmp_path, capsys):
+    context, new, bank = parts(subject)
+    encoder = braincl.InContextEncoder.from_pretrained(model)
+    of_all = braincl.identify_pictures(encoder, context, new, bank, "gaussian")
+    report = braincl.identify_pictures(encoder, context, new.isel(image=[7]), bank, "gaussian")
+    assert report["responses"] == [of_all["responses"][7]]
+    row = report["results"][0]
+    assert row["mean_rank"] == of_all["responses"][7]["rank"]
+    assert row["mean_rank_low"] is row["top_1_high"] is None
+    assert format_identification(report).startswith("1 response, 30 candidates")
+    for name, dataset in (("context", context), ("new", new.isel(image=[7, 7])), ("bank", bank)):
+        dataset.to_netcdf(tmp_path / f"{name}.nc", engine="h5netcdf")
+    files = [
+        "--context",
+        tmp_path / "context.nc",
+        "--responses",
+        tmp_path / "new.nc",
+        "--candidates",
+        tmp_path / "bank.nc",
+    ]
+    argv = ["identify", "--model", model, *files, "--method", "gaussian", "--json", tmp_path / "out.json"]
+    assert main(list(map(str, argv))) == 0
+    assert json.loads((tmp_path / "out.json").read_text()) == report | {"plot_file": "out.png"}
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+    with pytest.raises(ResponseError, match="there is no response to identify"):
+        braincl.identify_pictures(encoder, context, new.isel(image=[]), bank)
 
 
 def test_groups_of_the_context_are_left_out_whole(subject, model, monkeypatch):

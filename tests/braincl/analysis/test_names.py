@@ -120,6 +120,20 @@ def test_top_names_of_unit_vectors_are_themselves_and_widths_are_checked(bank):
     assert [names[0] for names in top_names(bank.vectors[rows], k=3)] == ["tuba", "donkey"]
     with pytest.raises(InputError, match=r"512 features .* these vectors 20"):
         top_names(np.ones((3, 20)))
+    with pytest.raises(ModelError, match=r"the weights have shape \(2, 3, 512\); \(voxel, feature\)"):
+        top_names(np.ones((2, 3, 512)))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_voxels_without_weights_prefer_nothing_and_are_named(bank, rows, mapped):
+    name_map = fit_name_map(subject(bank, rows, np.eye(512))) if mapped else None
+    weights = np.stack([bank.vectors[rows[4]], np.zeros(512), bank.vectors[rows[9]], np.full(512, np.nan)])
+    expected = top_names(weights[[0, 2]], 3, name_map)
+    with pytest.warns(UserWarning, match=r"2 of 4 voxels have weights that are all 0 or not finite.*: 1, 3 \(from 0\)"):
+        assert top_names(weights, 3, name_map) == [expected[0], [], expected[1], []]
+    weights[2, 7] = np.inf
+    with pytest.warns(UserWarning, match=r"3 of 4 voxels .*: 1, 2, 3 \(from 0\)"):
+        assert top_names(weights, 3, name_map) == [expected[0], [], [], []]
 
 
 @pytest.fixture(scope="module")

@@ -199,6 +199,22 @@ def test_the_command_writes_nothing_where_it_cannot_answer(weights, folder, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.nc"]
 
 
+def test_voxels_need_positions_for_a_map_only(weights, folder, tmp_path, capsys):
+    context = braincl.open_responses(folder / "context.nc")
+    nowhere = context.drop_vars(["i", "j", "k"])
+    del nowhere.attrs["affine"], nowhere.attrs["grid_shape"]
+    braincl.save_responses(nowhere, tmp_path / "nowhere.nc")
+    ask = ["query", "a face", "--weights", str(weights), "--json", "--context"]
+    assert main([*ask, str(tmp_path / "nowhere.nc")]) == 0
+    without = json.loads(capsys.readouterr().out)
+    assert main([*ask, str(folder / "context.nc"), "--out", str(tmp_path / "map.nii.gz")]) == 0
+    assert without == json.loads(capsys.readouterr().out) | {"out": None}
+    assert {row["roi"] for row in without["rois"]} == {"FFA", "PPA"}
+    assert main([*ask, str(tmp_path / "nowhere.nc"), "--out", str(tmp_path / "no.nii.gz")]) == 2
+    assert "a NIfTI image needs coordinates i, j, k" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.nii.gz", "nowhere.nc"]
+
+
 def test_a_vocabulary_that_cannot_be_fetched(known, weights, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no network")

@@ -113,6 +113,15 @@ def test_wrong_input_names_both_sides():
         BandedRidgeCV(WIDTHS).fit(X * np.repeat([1.0, 0.0], WIDTHS), Y)
     with pytest.raises(ResponseError, match="give 2 numbers, 0 or more"):
         BandedRidgeCV(WIDTHS, strengths=(1.0,)).fit(X, Y)
+    for options, message in (
+        ({"bands": -1}, "bands is -1; give a whole number, 0 or more"),
+        ({"bands": 2.5}, "bands is 2.5; give a whole number"),
+        ({"cv": 1}, "cv is 1; give a whole number, 2 or more"),
+        ({"widths": 14}, r"widths are 14; give the number of features of each space, such as \(512, 30\)"),
+        ({"strengths": "ab"}, "strengths are 'ab'; give 2 numbers"),
+    ):
+        with pytest.raises(ResponseError, match=message):
+            BandedRidgeCV(**({"widths": WIDTHS} | options)).fit(X, Y)
     with pytest.raises(ModelError, match="1 priors for 2 feature spaces"):
         BandedRidgeCV(WIDTHS, priors=[None]).fit(X, Y)
     with pytest.raises(ModelError, match="the prior has 9 features, its feature space 5"):

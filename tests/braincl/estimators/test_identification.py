@@ -221,6 +221,27 @@ def test_what_was_left_out_is_found_once_and_not_copied(subject, encoder, monkey
     assert copy.deepcopy(encoder)._decoder is None
 
 
+def test_groups_are_left_out_whole(subject, monkeypatch):
+    X, Y = subject
+    runs = np.repeat(np.arange(8), 5)
+    encoder = InContextEncoder(small_network()).fit(X[:40], Y[:40])
+    expected = Decoder(encoder, X[:40], Y[:40], runs)
+    scores = encoder.identify(Y[40:], X[40:], "gaussian", groups=runs)
+    np.testing.assert_allclose(scores, expected.identify(Y[40:], X[40:], "gaussian"), rtol=1e-3, atol=1e-3)
+    decoded = encoder.decode(Y[40:], groups=runs.tolist())
+    np.testing.assert_allclose(decoded, expected.decode(Y[40:]), rtol=1e-3, atol=1e-3)
+    fit = InContextEncoder.fit
+    fitted = []
+    monkeypatch.setattr(InContextEncoder, "fit", lambda self, X, y: (fitted.append(len(X)), fit(self, X, y))[1])
+    encoder.identify(Y[40:], X[40:], groups=runs)
+    assert not fitted  # known already
+    alone = encoder.identify(Y[40:], X[40:], "gaussian")
+    assert len(fitted) == 10  # folds of pictures
+    assert np.abs(alone - scores).max() > 1e-2
+    with pytest.raises(ResponseError, match=r"groups have shape \(39,\), there are 40 images"):
+        encoder.identify(Y[40:], X[40:], groups=runs[:39])
+
+
 def test_any_encoder_identifies(subject):
     X, Y = subject
     decoder = Decoder(PriorRidge().fit(X[:40], Y[:40]), X[:40], Y[:40])
@@ -235,6 +256,9 @@ def test_wrong_input_names_both_sides(subject, encoder):
     X, Y = subject
     with pytest.raises(ResponseError, match=r"responses have shape \(30, 10\), the context has 11 voxels"):
         encoder.identify(Y[40:, :10], X[40:])
+    for ask in (encoder.identify, encoder.decode):
+        with pytest.raises(ResponseError, match=r"responses have shape \(0, 11\): there is none"):
+            ask(Y[:0], X[40:])
     with pytest.raises(ResponseError, match="5 features, but InContextEncoder is expecting 12"):
         encoder.identify(Y[40:], X[40:, :5])
     with pytest.raises(ResponseError, match="there is 1 candidate"):
