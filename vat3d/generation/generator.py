@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,24 @@ from setcore.errors import InputError
 from setcore.files import read_json
 from setcore.model_lookup import find_model_folder
 from vat3d.bitstream.coordinate_frame import Frame
+from vat3d.bitstream.header import LEVELS
 from vat3d.bitstream.stream import TokenStream
 from vat3d.bitstream.token_model import WEIGHTS_FOLDER, embedded_models
+from vat3d.codec.decode import StreamDecoder
 from vat3d.errors import CodecError
 from vat3d.generation.boxes import box_class, class_box
 from vat3d.generation.draw import Drawn, DrawOptions, draw_shapes
 from vat3d.generation.network import TEXT_WIDTH, Condition, GeneratorConfig, TokenTransformer
+from vat3d.mesh.triangles import face_components
+from vat3d.placement.mirrored_view import MirroredView
 from vat3d.tokenizer import MeshTokenizer
 
 if TYPE_CHECKING:
     from vat3d.generation.picture_encoder import Picture
 
 DEFAULT_GENERATOR = "generator"
-LEVEL = 1
-"""At which level samples decode: their thin parts are as little certain as those of a short file."""
+CELLS = 64
+"""Of the grid on which the parts of a sample are counted."""
 
 
 def is_generator(path_or_name: str | Path | None) -> bool:
@@ -333,13 +338,19 @@ class MeshGenerator:
 
     def _streams(self, drawn: Drawn, frames: Sequence[Frame], report: dict[str, Any]) -> list[TokenStream]:
         scales, model = [part.cpu().numpy() for part in drawn.ids], self.tokenizer.model
-        return [
-            TokenStream(
-                [part[row] for part in scales],
-                frame,
-                model,
-                {**report, "likelihood": float(likelihood)},
-                levels=(LEVEL,) * len(scales),
-            )
+        streams = [
+            TokenStream([part[row] for part in scales], frame, model, {**report, "likelihood": float(likelihood)})
             for row, (frame, likelihood) in enumerate(zip(frames, drawn.likelihood.tolist(), strict=True))
         ]
+        return [replace(stream, levels=(self._level(stream),) * len(scales)) for stream in streams]
+
+    def _level(self, stream: TokenStream) -> int:
+        """The level at which a sample is in the fewest parts: what is thin in it breaks easily."""
+        decoder = StreamDecoder(self.tokenizer.network, MirroredView(stream.frame))
+        field = decoder.field(stream)
+
+        def parts(level: int) -> int:
+            vertices, faces = decoder.surface(field, level, CELLS)
+            return 1 + int(face_components(faces, len(vertices)).max())
+
+        return min(LEVELS, key=parts)

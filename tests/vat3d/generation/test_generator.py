@@ -6,14 +6,18 @@ import dataclasses
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 from toy_shapes import accepted
 
 from setcore.checkpoint import save_model
 from setcore.errors import InputError
 from vat3d import CodecError, MeshGenerator
+from vat3d.bitstream.header import LEVELS
+from vat3d.codec.decode import StreamDecoder
 from vat3d.generation.draw import DrawOptions
 from vat3d.generation.network import TokenTransformer
+from vat3d.placement.mirrored_view import MirroredView
 
 
 @pytest.fixture
@@ -31,6 +35,14 @@ def test_samples_are_files_of_watertight_meshes(generator, tokenizer):
         mesh = tokenizer.decode(stream.to_bytes(), 32)
         assert accepted(mesh.vertices, mesh.faces)
         assert (np.abs(mesh.vertices).max(0) <= stream.frame.aspect * stream.frame.half_side + 0.02).all()
+
+
+def test_samples_decode_at_the_level_of_the_fewest_parts(generator, tokenizer):
+    for stream in generator.sample(3, "lamp", seed=4):
+        decoder = StreamDecoder(tokenizer.network, MirroredView(stream.frame))
+        surfaces = {level: decoder.surface(decoder.field(stream), level, 64) for level in LEVELS}
+        parts = {level: trimesh.Trimesh(*surface).body_count for level, surface in surfaces.items()}
+        assert set(stream.levels) == {min(level for level in LEVELS if parts[level] == min(parts.values()))}
 
 
 def test_the_seed_decides_and_what_is_asked_for_counts(generator, picture):
