@@ -45,7 +45,7 @@ class DrawOptions:
     temperature: float = 1.0
     top_p: float = 0.9
     guidance: float = 2.0
-    cooling: float = 1.0
+    cooling: float = 0.8
 
     def check(self) -> None:
         """Refuse numbers that mean nothing.

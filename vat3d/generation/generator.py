@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from vat3d.generation.picture_encoder import Picture
 
 DEFAULT_GENERATOR = "generator"
-CELLS = 64
-"""Of the grid on which the parts of a sample are counted."""
+CELLS, TRIED = 64, LEVELS[::2]
+"""Of the grid on which the parts of a sample are counted, and levels at which they are."""
 
 
 def is_generator(path_or_name: str | Path | None) -> bool:
@@ -353,4 +353,4 @@ class MeshGenerator:
             vertices, faces = decoder.surface(field, level, CELLS)
             return 1 + int(face_components(faces, len(vertices)).max())
 
-        return min(LEVELS, key=parts)
+        return min(TRIED, key=parts)

@@ -41,7 +41,7 @@ SHAPES_FILE, NAMES_FILE, PICTURES_FILE = "shapes.safetensors", "shapes.json", "p
 PARTS = ("train", "models", "validation")
 MODELS = 0.06
 """Share of the training meshes that are held out as new models of known names."""
-SCALES = 5
+SCALES = 4
 """That are drawn: what the finer ones hold is hardly to be told from the coarser ones, as yet."""
 MOST_NAMES = 4
 """Of a shape."""

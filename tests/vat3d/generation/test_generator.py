@@ -40,9 +40,9 @@ def test_samples_are_files_of_watertight_meshes(generator, tokenizer):
 def test_samples_decode_at_the_level_of_the_fewest_parts(generator, tokenizer):
     for stream in generator.sample(3, "lamp", seed=4):
         decoder = StreamDecoder(tokenizer.network, MirroredView(stream.frame))
-        surfaces = {level: decoder.surface(decoder.field(stream), level, 64) for level in LEVELS}
+        surfaces = {level: decoder.surface(decoder.field(stream), level, 64) for level in LEVELS[::2]}
         parts = {level: trimesh.Trimesh(*surface).body_count for level, surface in surfaces.items()}
-        assert set(stream.levels) == {min(level for level in LEVELS if parts[level] == min(parts.values()))}
+        assert set(stream.levels) == {min(level for level in parts if parts[level] == min(parts.values()))}
 
 
 def test_the_seed_decides_and_what_is_asked_for_counts(generator, picture):
