@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 DEFAULT_GENERATOR = "generator"
 CELLS, TRIED = 64, LEVELS[::2]
 """Of the grid on which the parts of a sample are counted, and levels at which they are."""
+REACHED = 0.9
+"""Share of its box that a sample has to reach along the longest side; what is thin may be gone at a low level."""
 
 
 def is_generator(path_or_name: str | Path | None) -> bool:
@@ -345,12 +347,13 @@ class MeshGenerator:
         return [replace(stream, levels=(self._level(stream),) * len(scales)) for stream in streams]
 
     def _level(self, stream: TokenStream) -> int:
-        """The level at which a sample is in the fewest parts: what is thin in it breaks easily."""
+        """The level at which a sample is whole, in the fewest parts: what is thin in it breaks easily."""
         decoder = StreamDecoder(self.tokenizer.network, MirroredView(stream.frame))
         field = decoder.field(stream)
 
-        def parts(level: int) -> int:
+        def faults(level: int) -> tuple[bool, int]:
             vertices, faces = decoder.surface(field, level, CELLS)
-            return 1 + int(face_components(faces, len(vertices)).max())
+            lost = np.ptp(vertices, axis=0).max() < REACHED * 2 * stream.frame.aspect.max()
+            return bool(lost), 1 + int(face_components(faces, len(vertices)).max())
 
-        return min(TRIED, key=parts)
+        return min(TRIED, key=faults)

@@ -41,7 +41,8 @@ def test_samples_decode_at_the_level_of_the_fewest_parts(generator, tokenizer):
     for stream in generator.sample(3, "lamp", seed=4):
         decoder = StreamDecoder(tokenizer.network, MirroredView(stream.frame))
         surfaces = {level: decoder.surface(decoder.field(stream), level, 64) for level in LEVELS[::2]}
-        parts = {level: trimesh.Trimesh(*surface).body_count for level, surface in surfaces.items()}
+        whole = {level for level, (points, _) in surfaces.items() if np.ptp(points, axis=0).max() >= 1.8}
+        parts = {level: trimesh.Trimesh(*surfaces[level]).body_count for level in whole or surfaces}
         assert set(stream.levels) == {min(level for level in parts if parts[level] == min(parts.values()))}
 
 
