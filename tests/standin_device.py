@@ -49,7 +49,9 @@ def place() -> str:
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         inside = (
-            path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / "tests") and "site-packages" not in str(path)
+            path.is_relative_to(ROOT)
+            and not path.is_relative_to(ROOT / "tests")
+            and not path.is_relative_to(sys.prefix)
         )
         if inside and "TensorGroup" not in frame.f_code.co_qualname:
             module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.stats import t as student
 from tqdm import tqdm
 
 from braincl import InContextEncoder, RidgeCV, meta_train, open_responses
@@ -151,14 +151,15 @@ def report(name: str, found: Found) -> None:
         print(f"| {method} | " + " | ".join(cells) + " |")
     print("| best linear closed form | " + " | ".join(best.values()) + " |")
     for method, values in means.items():
-        cells = [_interval(values[n] - means[best[n]][n]) if method != best[n] else "" for n in sizes]
+        less = {n: interval(values[n] - means[best[n]][n]) for n in sizes if method != best[n]}
+        cells = ["{:+.4f} ({:+.4f} to {:+.4f})".format(*less[n]) if n in less else "" for n in sizes]
         print(f"| {method} - best | " + " | ".join(cells) + " |", flush=True)
 
 
-def _interval(values: NDArray[np.float64]) -> str:
-    """A mean with its 95 % interval, by Student's t."""
-    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():+.4f} ({values.mean() - reach:+.4f} to {values.mean() + reach:+.4f})"
+def interval(values: NDArray[np.float64]) -> list[float]:
+    """Mean over splits and its 95 % interval, by Student's t."""
+    width = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return [float(values.mean()), float(values.mean() - width), float(values.mean() + width)]
 
 
 def main() -> None:

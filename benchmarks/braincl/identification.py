@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from closed_forms import HUMAN_CONTEXTS, human_tasks, trained
+from closed_forms import HUMAN_CONTEXTS, human_tasks, interval, trained
 from numpy.typing import NDArray
-from scipy.stats import t as student
 from tqdm import tqdm
 
 from braincl import InContextEncoder, open_responses
@@ -107,12 +106,6 @@ def measure(name: str, splits: Iterator[tuple[int, int, dict[str, list[float]]]]
             less = "{:+.3f} ({:+.3f}..{:+.3f})".format(*row["top_1_less_correlation"])
             print(f"| {n} | {method} | {cells} | {less} |", flush=True)
     return result
-
-
-def interval(values: NDArray[np.float64]) -> list[float]:
-    """Mean over splits and its 95 % interval."""
-    width = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return [float(values.mean()), float(values.mean() - width), float(values.mean() + width)]
 
 
 def main() -> None:

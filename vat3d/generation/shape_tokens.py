@@ -33,7 +33,7 @@ from vat3d.data.split import split_share
 from vat3d.generation.boxes import box_class
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.losses import field_loss
-from vat3d.training.augment import Batch, make_batch
+from vat3d.training.augment import Batch, Bend, make_batch
 from vat3d.training.config import TrainConfig
 from vat3d.training.validation import Samples
 
@@ -92,52 +92,17 @@ class Shapes(TensorGroup):
 
 
 @dataclass(frozen=True)
-class Moves(TensorGroup):
-    """How a round moves shapes: a linear map, then, once they are centred and of longest half-side 1, gentle waves.
+class Moves(Bend):
+    """How a round moves shapes: a linear map, then, once they are centred and of longest half-side 1, a bend.
 
     Parameters
     ----------
+    depth, waves, phases : tensors
+        As in `Bend`.
     linear : tensor of shape (b, 3, 3)
-    depth, phases : tensors of shape (b, 3)
-        Along each axis a point x moves by ``depth * sin(waves @ x + phases)``.
-    waves : tensor of shape (b, 3, 3)
     """
 
     linear: Tensor
-    depth: Tensor
-    waves: Tensor
-    phases: Tensor
-
-    def bent(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
-        """Points after the waves.
-
-        Parameters
-        ----------
-        points : tensor of shape (b, n, 3)
-
-        Returns
-        -------
-        tensor of shape (b, n, 3)
-        """
-        return points + self.depth[:, None] * torch.sin(points @ self.waves.transpose(1, 2) + self.phases[:, None])
-
-    def bent_normals(self, points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
-        """Normals after the waves, by the inverse transpose of their Jacobian.
-
-        Parameters
-        ----------
-        points, normals : tensors of shape (b, n, 3)
-            Before them.
-
-        Returns
-        -------
-        tensor of shape (b, n, 3)
-            Of unit length.
-        """
-        slope = self.depth[:, None] * torch.cos(points @ self.waves.transpose(1, 2) + self.phases[:, None])
-        jacobian = torch.eye(3) + slope[..., None] * self.waves[:, None]
-        found = torch.linalg.solve(jacobian.transpose(-1, -2), normals[..., None])[..., 0]
-        return functional.normalize(found, dim=-1)
 
 
 def round_moves(turns: Float[Tensor, "b 3 3"], round_: int, generators: Sequence[torch.Generator]) -> Moves:
@@ -165,7 +130,7 @@ def round_moves(turns: Float[Tensor, "b 3 3"], round_: int, generators: Sequence
     about[:, 0, 0] = about[:, 2, 2] = angle.cos()
     about[:, 0, 2], about[:, 2, 0], about[:, 1, 1] = angle.sin(), -angle.sin(), 1.0
     depth, phases, waves = drawn[:, 5:8] * BEND * free, drawn[:, 8:11] * torch.pi, drawn[:, 11:] * WAVES
-    return Moves(scale[:, :, None] * (about @ turns), depth, waves.view(-1, 3, 3), phases)
+    return Moves(depth, waves.view(-1, 3, 3), phases, scale[:, :, None] * (about @ turns))
 
 
 def framed(points: Float[Tensor, "b n 3"]) -> tuple[Float[Tensor, "b 1 3"], Float[Tensor, "b 1 1"]]:

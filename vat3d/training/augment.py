@@ -46,6 +46,53 @@ class Batch(TensorGroup):
     volume: int
 
 
+@dataclass(frozen=True)
+class Bend(TensorGroup):
+    """Gentle waves: along each axis a point x moves by ``depth * sin(waves @ x + phases)``.
+
+    Parameters
+    ----------
+    depth : tensor of shape (b, 3)
+    waves : tensor of shape (b, 3, 3)
+    phases : tensor of shape (b, 3)
+    """
+
+    depth: Tensor
+    waves: Tensor
+    phases: Tensor
+
+    def bent(self, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
+        """Points after the waves.
+
+        Parameters
+        ----------
+        points : tensor of shape (b, n, 3)
+
+        Returns
+        -------
+        tensor of shape (b, n, 3)
+        """
+        return points + self.depth[:, None] * torch.sin(points @ self.waves.transpose(1, 2) + self.phases[:, None])
+
+    def bent_normals(self, points: Float[Tensor, "b n 3"], normals: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
+        """Normals after the waves, by the inverse transpose of their Jacobian.
+
+        Parameters
+        ----------
+        points, normals : tensors of shape (b, n, 3)
+            Before them.
+
+        Returns
+        -------
+        tensor of shape (b, n, 3)
+            Of unit length.
+        """
+        slope = self.depth[:, None] * torch.cos(points @ self.waves.transpose(1, 2) + self.phases[:, None])
+        jacobian = torch.eye(3) + slope[..., None] * self.waves[:, None]
+        found = torch.linalg.solve(jacobian.transpose(-1, -2), normals[..., None])[..., 0]
+        return functional.normalize(found, dim=-1)
+
+
 def make_batch(
     samples: Mapping[str, Tensor], config: TrainConfig, generators: Sequence[torch.Generator], *, augment: bool = True
 ) -> Batch:
@@ -133,21 +180,15 @@ def deform(
     phases = uniform(3) * 2 * torch.pi
     depth = (uniform(3) * 2 - 1) * 0.1 * (uniform(1) < 0.5)
 
-    def move(x: Tensor) -> Tensor:
-        x = x @ linear.transpose(1, 2)
-        return x + depth[:, None] * torch.sin(x @ waves.transpose(1, 2) + phases[:, None])
-
-    moved = move(points)
+    bend = Bend(depth, waves, phases)
+    straight = points @ linear.transpose(1, 2)
+    moved = bend.bent(straight)
     low, high = moved.amin(1, keepdim=True), moved.amax(1, keepdim=True)
     centre = (low + high) / 2
     half = ((high - low) / 2).squeeze(1)
     size = half.amax(1)
-    # Normals go by the inverse transpose of the Jacobian, J = (I + depth cos(...) waves) linear.
-    inner = points @ linear.transpose(1, 2)
-    slope = depth[:, None] * torch.cos(inner @ waves.transpose(1, 2) + phases[:, None])
-    jacobian = (torch.eye(3) + slope[..., None] * waves[:, None]) @ linear[:, None]
-    facing = functional.normalize((torch.linalg.inv(jacobian).transpose(-1, -2) @ normals[..., None])[..., 0], dim=-1)
+    facing = bend.bent_normals(straight, normals @ torch.linalg.inv(linear))
     scale = stretch.log().mean(1).exp() / size
     points = (moved - centre) / size[:, None, None]
-    queries = (move(queries) - centre) / size[:, None, None]
+    queries = (bend.bent(queries @ linear.transpose(1, 2)) - centre) / size[:, None, None]
     return points, facing, queries, distances * scale[:, None], half / size[:, None]
