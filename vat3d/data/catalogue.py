@@ -7,7 +7,8 @@ stand along +y and face +z. In both, meshes are meant by patterns separated by `
 
 - the name of a group, as the index of a data set has it ("birch tree");
 - a path pattern of the mesh's name, where it has a / ("*/nature_pack/*_Dead_*");
-- "procedural " and a family or what its builder notes ("procedural round table", see `vat3d.procedural.notes`);
+- "procedural " and what the builder notes ("procedural round table", see `vat3d.procedural.notes`), or "any" and a
+  family ("procedural any table");
 - ! before one of these takes meshes out again.
 
 Groups that are for the test as a whole (see `vat3d.data.split`) have no names of their own here, at most general ones.
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setcore.errors import InputError
-from setcore.seeding import derive_seed
+from vat3d.data.items import procedural_item
 from vat3d.data.split import PROCEDURAL
 
 CATALOGUE_FILE = Path(__file__).with_name("catalogue.csv")
@@ -270,17 +271,16 @@ def signed_axes(text: str) -> NDArray[np.int64]:
 def _keys(line: Mapping[str, Any]) -> frozenset[str]:
     """What a mesh is known by, besides its name."""
     if line["source"] in PROCEDURAL:
-        return _procedural_keys(line["source"], line["name"], line["category"])
+        return _procedural_keys(line["name"], line["category"])
     return frozenset() if line["group"].startswith(UNNAMED) else frozenset((line["group"],))
 
 
 @functools.cache
-def _procedural_keys(source: str, name: str, category: str) -> frozenset[str]:
-    """The family, and what the builder notes; shapes are numbered as `vat3d.data.corpus.procedural_items` does."""
-    from vat3d.procedural.shapes import FAMILIES, shape_notes
+def _procedural_keys(name: str, category: str) -> frozenset[str]:
+    """The family, and what the builder notes."""
+    from vat3d.procedural.shapes import ASKED_FOR, FAMILIES, shape_notes
 
-    words: Iterable[str] = (category,)
-    numbered = re.fullmatch(rf"{source}/(\d+)-(\d+)", name)
-    if numbered and category in FAMILIES:
-        words = shape_notes(derive_seed(int(numbered[1]), "shape", int(numbered[2])))
-    return frozenset(NOTED + word.replace("_", " ") for word in words)
+    item, (family, *words) = procedural_item(name), (category,)
+    if category in FAMILIES | ASKED_FOR and item is not None and item.seed is not None:
+        family, *words = shape_notes(item.seed, item.family)
+    return frozenset(NOTED + word.replace("_", " ") for word in (f"any {family}", *words))

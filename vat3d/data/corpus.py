@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from setcore.errors import InputError
 from setcore.parallel.jobs import Parallel
 from setcore.seeding import derive_seed
-from vat3d.data.items import MeshItem
+from vat3d.data.items import MeshItem, procedural_item
 from vat3d.data.object_names import clean_name, object_name
 from vat3d.data.prepare import prepare
 from vat3d.data.quaternius import quaternius_items
@@ -243,7 +243,7 @@ def mixed(items: Iterable[MeshItem]) -> list[MeshItem]:
     return sorted(items, key=lambda item: derive_seed(0, item.name))
 
 
-def procedural_items(count: int, seed: int = 0, opened: bool = False) -> list[MeshItem]:
+def procedural_items(count: int, seed: int = 0, opened: bool = False, family: str | None = None) -> list[MeshItem]:
     """Procedural shapes; the first ones are the same for every count.
 
     Parameters
@@ -252,16 +252,38 @@ def procedural_items(count: int, seed: int = 0, opened: bool = False) -> list[Me
     seed : int
     opened : bool
         Open shapes rather than closed ones.
+    family : str, optional
+        Of all shapes; by default each draws its own.
 
     Returns
     -------
     list of MeshItem
     """
-    source = PROCEDURAL[opened]
-    return [
-        MeshItem(f"{source}/{seed}-{i}", source, "", f"{seed}-{i}", seed=derive_seed(seed, "shape", i), opened=opened)
-        for i in range(count)
-    ]
+    prefix = f"{family}-{seed}" if family else f"{seed}"
+    items = (procedural_item(f"{PROCEDURAL[opened]}/{prefix}-{number}") for number in range(count))
+    return [item for item in items if item is not None]
+
+
+def check_family(family: str | None, opened: bool) -> None:
+    """See that there is such a family of procedural shapes, before thousands of them fail.
+
+    Parameters
+    ----------
+    family : str or None
+        None: any will do.
+    opened : bool
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    from vat3d.procedural.open_shapes import KINDS
+    from vat3d.procedural.shapes import ASKED_FOR, FAMILIES
+
+    known = KINDS if opened else FAMILIES | ASKED_FOR
+    if family is not None and family not in known:
+        raise InputError(f"there is no procedural family {family!r}; choose one of {', '.join(known)}")
 
 
 def _extract(data: bytes, folder: Path) -> None:
@@ -299,6 +321,7 @@ def prepare_corpus(
     quaternius: str | Path | None = None,
     procedural: int | None = None,
     open_shapes: bool = False,
+    family: str | None = None,
     cache: str | Path = CACHE,
     seed: int = 0,
     fill: str = NONZERO,
@@ -320,6 +343,8 @@ def prepare_corpus(
         Make so many procedural shapes; by default the packages' meshes are taken.
     open_shapes : bool
         Make open procedural shapes.
+    family : str, optional
+        Make procedural shapes of this family alone.
     cache : path
         Where packages are kept.
     seed : int
@@ -341,19 +366,22 @@ def prepare_corpus(
     Raises
     ------
     InputError
-        Open shapes are asked for without their number, or several kinds of meshes for one data set.
+        Open shapes or a family are asked for without their number, the family does not exist, or several kinds of
+        meshes are asked for in one data set.
     DatasetError
         A package cannot be had, a pack is damaged, or the folder holds another data set.
     """
     if bool(packages) + (quaternius is not None) + (procedural is not None) > 1:
         raise InputError("a data set is of packages, of Quaternius's packs or of procedural shapes; choose one of them")
     if procedural is None:
-        if open_shapes:
-            raise InputError("--open makes procedural shapes; say how many with --procedural N")
+        if open_shapes or family:
+            asked = "--open" if open_shapes else "--family"
+            raise InputError(f"{asked} makes procedural shapes; say how many with --procedural N")
         validation = VALIDATION
         items = corpus_items(cache, packages) if quaternius is None else mixed(quaternius_items(quaternius, cache))
     else:
-        items, validation = procedural_items(procedural, seed, open_shapes), PROCEDURAL_VALIDATION
+        check_family(family, open_shapes)
+        items, validation = procedural_items(procedural, seed, open_shapes, family), PROCEDURAL_VALIDATION
     return prepare(
         items, Path(out).expanduser(), seed=seed, validation=validation, seconds_per_mesh=seconds_per_mesh,
         closed_only=closed_only, fill=fill, parallel=parallel,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+
+from setcore.seeding import derive_seed
+from vat3d.data.split import PROCEDURAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,8 @@ class MeshItem:
         Seed of `vat3d.procedural.shapes.shape`.
     opened : bool
         The seed is one of `vat3d.procedural.open_shapes.open_shape` instead.
+    family : str or None
+        Of the procedural shape; None: drawn by the seed.
     fill : {"nonzero", "even-odd"}
         What overlapping parts stand for; `vat3d.data.prepare.prepare` sets it, one rule for a data set. By the even-odd
         rule meshes are left out that hide no parts.
@@ -36,4 +42,26 @@ class MeshItem:
     path: str | None = None
     seed: int | None = None
     opened: bool = False
+    family: str | None = None
     fill: str = "nonzero"
+
+
+def procedural_item(name: str) -> MeshItem | None:
+    """A procedural shape by its name, from which alone it can be made again.
+
+    Parameters
+    ----------
+    name : str
+        As "procedural/7-12", or of one family "procedural/sword-7-12": the source, a seed, and a number.
+
+    Returns
+    -------
+    MeshItem
+        None, if nothing procedural is called so.
+    """
+    found = re.fullmatch(rf"({'|'.join(PROCEDURAL)})/((?:(\w+)-)?(\d+)-(\d+))", name)
+    if found is None:
+        return None
+    source, group, family, seed, number = found.groups()
+    drawn = derive_seed(int(seed), "shape", int(number))
+    return MeshItem(name, source, "", group, seed=drawn, opened=source == PROCEDURAL[True], family=family)

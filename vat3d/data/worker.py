@@ -65,7 +65,7 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
         from vat3d.procedural.open_shapes import open_shape
         from vat3d.procedural.shapes import shape
 
-        vertices, faces, category = (open_shape if item.opened else shape)(item.seed)
+        vertices, faces, category = (open_shape if item.opened else shape)(item.seed, item.family)
     else:
         vertices, faces, _ = load_mesh(item.path)
     mesh = canonical_mesh(vertices, faces)

@@ -19,6 +19,7 @@ from torch import Tensor
 from setcore.devices import autocast
 from setcore.progress import progress_bar
 from setcore.seeding import derive_seed
+from vat3d.data.items import procedural_item
 from vat3d.data.split import PROCEDURAL
 from vat3d.generation.picture_encoder import FEATURES, PATCHES, SIZE, load_picture_encoder
 from vat3d.generation.pictures import render_views
@@ -50,11 +51,10 @@ def training_mesh(line: Mapping[str, Any], cache: str | Path) -> tuple[NDArray[n
         from vat3d.procedural.open_shapes import open_shape
         from vat3d.procedural.shapes import shape
 
-        seed, _, number = name.rpartition("/")[2].partition("-")
-        if not (seed.isdecimal() and number.isdecimal()):
+        item = procedural_item(name)
+        if item is None or item.seed is None:
             return None
-        made = open_shape if source == PROCEDURAL[True] else shape
-        vertices, faces = made(derive_seed(int(seed), "shape", int(number)))[:2]
+        vertices, faces = (open_shape if item.opened else shape)(item.seed, item.family)[:2]
     else:
         path = Path(cache).expanduser() / "unpacked" / name
         path = path if path.suffix else path.with_name(f"{path.name}.ply")

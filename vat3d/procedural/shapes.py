@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from setcore.seeding import numpy_generator
 from vat3d.errors import MeshError
-from vat3d.procedural import furniture, objects, organic, solids, vehicles
+from vat3d.procedural import asked_for, furniture, objects, organic, solids, vehicles
 from vat3d.procedural.notes import NotingRng
 from vat3d.procedural.parts import Rng, arrays, builder_name, chance
 
@@ -63,7 +63,14 @@ FAMILIES: dict[str, tuple[Callable[[Rng], Manifold], float]] = {
     "basic": (solids.basic, 0.6),
 }
 """Builder and relative frequency of each family."""
-SILENT = frozenset(
+ASKED_FOR: dict[str, tuple[Callable[[Rng], Manifold], float]] = {
+    "sword": (asked_for.sword, 1.0),
+    "mushroom": (asked_for.mushroom, 1.0),
+    "bed": (asked_for.bed, 1.0),
+    "house": (asked_for.house, 1.0),
+}
+"""Families that are made by name only."""
+SILENT = frozenset(ASKED_FOR) | frozenset(
     ("quadruped", "humanoid", "fish", "snake", "head", "blobs", "teddy", "lamp", "blade", "letter", "glasses")
     + ("potted_plant", "car", "truck", "tank", "plane", "machine_part", "spring", "constructive", "truss")
 )
@@ -77,7 +84,7 @@ def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], ND
     ----------
     seed : int
     family : str, optional
-        A key of `FAMILIES`; drawn by its frequency if not given.
+        A key of `FAMILIES` or `ASKED_FOR`; drawn from the former by its frequency if not given.
 
     Returns
     -------
@@ -91,9 +98,10 @@ def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], ND
         The seed's parts cancelled to nothing, or the family does not exist.
     """
     rng = numpy_generator(seed, "procedural")
-    family = builder_name(rng, FAMILIES, family)
-    solid = FAMILIES[family][0](rng)
-    if chance(rng, 0.35):
+    builders = FAMILIES if family is None else FAMILIES | ASKED_FOR
+    family = builder_name(rng, builders, family)
+    solid = builders[family][0](rng)
+    if chance(rng, 0.35) and not solid.is_empty():
         solid = deform(solid, rng)
     vertices, faces = arrays(solid)
     if not len(faces) or solid.volume() <= 0:
@@ -116,7 +124,7 @@ def shape_notes(seed: int, family: str | None = None) -> tuple[str, ...]:
         The family, and what its builder notes: ("table", "round table").
     """
     rng = NotingRng(numpy_generator(seed, "procedural"))
-    family = builder_name(rng, FAMILIES, family)
+    family = builder_name(rng, FAMILIES if family is None else FAMILIES | ASKED_FOR, family)
     if family not in SILENT:
         FAMILIES[family][0](rng)
     return (family, *rng.notes)

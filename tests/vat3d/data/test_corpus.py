@@ -14,9 +14,10 @@ import pytest
 import trimesh
 import yaml
 
+from setcore.errors import InputError
 from vat3d.cli.main import main
 from vat3d.data import corpus as pool
-from vat3d.data.corpus import PACKAGES, Package, download, procedural_items, unpack
+from vat3d.data.corpus import PACKAGES, Package, download, prepare_corpus, procedural_items, unpack
 from vat3d.data.quaternius import quaternius_items
 from vat3d.errors import DatasetError
 from vat3d.mesh_io.load import load_mesh
@@ -28,6 +29,22 @@ def test_procedural_items_grow_by_appending():
     assert procedural_items(3, 5) == procedural_items(9, 5)[:3]
     assert len({item.seed for item in procedural_items(50)}) == 50
     assert not {item.name for item in procedural_items(3)} & {item.name for item in procedural_items(3, opened=True)}
+
+
+def test_procedural_items_of_one_family():
+    swords = procedural_items(2, family="sword")
+    assert [item.name for item in swords] == ["procedural/sword-0-0", "procedural/sword-0-1"]
+    assert {item.family for item in swords} == {"sword"}
+
+
+def test_a_family_that_is_none_is_told_before_any_shape_is_made(tmp_path):
+    with pytest.raises(InputError, match=r"no procedural family 'dragon'; choose one of .*, sword"):
+        prepare_corpus(tmp_path / "out", procedural=2, family="dragon")
+    with pytest.raises(InputError, match=r"'sword'; choose one of cut_away"):
+        prepare_corpus(tmp_path / "out", procedural=2, family="sword", open_shapes=True)
+    with pytest.raises(InputError, match="--family makes procedural shapes; say how many"):
+        prepare_corpus(tmp_path / "out", family="sword")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

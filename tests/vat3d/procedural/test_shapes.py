@@ -30,14 +30,14 @@ from vat3d.procedural.parts import (
     superquadric,
     tube,
 )
-from vat3d.procedural.shapes import FAMILIES, SILENT, deform, shape, shape_notes
+from vat3d.procedural.shapes import ASKED_FOR, FAMILIES, SILENT, deform, shape, shape_notes
 
 
 def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     return float(signed_volumes(vertices, faces, np.zeros(len(faces), np.int64))[0])
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(FAMILIES | ASKED_FOR))
 def test_every_family_is_closed_and_outward(family):
     vertices, faces, name = shape(11, family)
     assert name == family
@@ -122,7 +122,11 @@ def test_listening_changes_no_shape():
 
 
 def test_silent_families_are_those_that_note_nothing():
-    silent = {family for family, (builder, _) in FAMILIES.items() if "note(rng" not in inspect.getsource(builder)}
+    silent = {
+        family
+        for family, (builder, _) in (FAMILIES | ASKED_FOR).items()
+        if "note(rng" not in inspect.getsource(builder)
+    }
     assert silent == SILENT
 
 
