@@ -29,7 +29,7 @@ from setcore.progress import progress_bar
 from setcore.seeding import torch_generator
 from vat3d.codec.descent import adam_step, falling_rate
 from vat3d.data.catalogue import names_of, orientation
-from vat3d.data.split import split_share
+from vat3d.data.split import PROCEDURAL, split_share
 from vat3d.generation.boxes import box_class
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.losses import field_loss
@@ -288,15 +288,18 @@ def named_meshes(datasets: Sequence[NamedSamples]) -> dict[str, list[NamedMesh]]
     -------
     dict
         `train`; `models`: a share of the data sets' training meshes, by their names, which are validated on as new
-        models of known names; `validation`: those of names that are held out.
+        models of known names, and procedural shapes for validation, whose families are trained on; `validation`: those
+        of names that are held out.
     """
     found: dict[str, list[NamedMesh]] = {part: [] for part in PARTS}
     for dataset in datasets:
         for split in ("train", "validation"):
             for row in dataset.split(split):
                 line = dataset.index[row]
-                held = split == "train" and split_share(str(line["name"])) < MODELS
-                found["models" if held else split].append(NamedMesh(dataset, int(row), names_of(line)))
+                known = split == "train" or line["source"] in PROCEDURAL  # others of the family are trained on
+                held = split == "validation" or split_share(str(line["name"])) < MODELS
+                part = ("models" if known else "validation") if held else "train"
+                found[part].append(NamedMesh(dataset, int(row), names_of(line)))
     named = {part: [mesh for mesh in meshes if mesh.names] for part, meshes in found.items()}
     kept = named if named["train"] else found
     if not kept["models"] and len(kept["train"]) > 1:  # a small data set

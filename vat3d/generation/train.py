@@ -52,7 +52,7 @@ from vat3d.network.quantizer import ScaleQuantizer
 from vat3d.tokenizer import MeshTokenizer
 from vat3d.training.validation import data_fingerprint
 
-ROUNDS, REFINEMENT = 16, 0
+ROUNDS, REFINEMENT = 8, 0
 """Times a training shape is encoded, and gradient steps that refine its tokens."""
 SIZES: dict[str, dict[str, int]] = {
     "default": {},

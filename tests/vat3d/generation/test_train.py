@@ -40,6 +40,7 @@ from vat3d.generation.train import logits, neighbours, start_from, train, traini
 from vat3d.generation.training_pictures import picture_features, training_mesh
 from vat3d.generation.training_shapes import ShapeDraws, as_they_are, used_names
 from vat3d.network.losses import field_loss
+from vat3d.procedural.shapes import shape
 from vat3d.training.augment import make_batch
 from vat3d.training.config import TrainConfig
 
@@ -58,6 +59,10 @@ def test_a_share_of_the_training_meshes_is_held_out_by_name():
     assert (found["train"] + found["models"], found["validation"]) == (392, 8)
     assert 0.03 < found["models"] / 392 < 0.1
     assert [len(meshes) for meshes in named_meshes([Named(12)]).values()] == [3, 1, 8]
+    made = Named(12)
+    for line in made.index:
+        line.update(source="procedural", category="fish")
+    assert [len(meshes) for meshes in named_meshes([made]).values()] == [3, 9, 0]
     nameless = Named(40)
     for line in nameless.index:
         line["group"] = "random 7"
@@ -251,6 +256,12 @@ def test_pictures_are_of_the_turned_meshes_of_the_cache(tmp_path):
     procedural = {"name": "procedural/3-5", "source": "procedural", "category": "chair", "group": "3-5"}
     assert training_mesh(procedural, tmp_path) is not None
     assert training_mesh({**procedural, "name": "procedural/odd"}, tmp_path) is None
+    sword = {**procedural, "name": "procedural/sword-0-2"}
+    vertices, faces, _ = shape(derive_seed(0, "shape", 2), "sword")
+    found = training_mesh(sword, tmp_path)
+    assert found is not None
+    assert np.array_equal(found[0], vertices)
+    assert np.array_equal(found[1], faces)
 
 
 def run(out: Path, tokenizer: MeshTokenizer, *, resume: bool = False) -> dict:
