@@ -209,7 +209,8 @@ class MeshGenerator:
         text : str or array of shape (512,), optional
             Words, see `vat3d.generation.conditions.ask_words`, or a text vector of CLIP ViT-B/32, as a mean of two.
         image : path, uint8 array of shape (h, w, 3), or sequence of these
-            Pictures of one object, see `vat3d.generation.picture_encoder.read_pictures`.
+            Pictures of one object, see `vat3d.generation.picture_encoder.read_pictures`. Where neither a category nor a
+            text is given, the name that they are taken for is asked for as well.
         seed : int
             Same seed and machine: same shapes. The first of several is the one that is drawn alone.
         options : DrawOptions, optional
@@ -308,13 +309,17 @@ class MeshGenerator:
             number, vector = 1 + names.index(asked.name) if asked.name else 0, asked.vector
             said.append(asked.said)
         if paths := [image] if isinstance(image, str | Path | np.ndarray) else list(image):
+            from vat3d.generation.conditions import name_vectors
             from vat3d.generation.picture_encoder import load_picture_encoder, read_pictures
 
             if not self.network.config.picture:
                 raise InputError("this generator was trained without pictures; ask it by category or text")
             seen, hints = read_pictures(paths)
             pictures = load_picture_encoder()(torch.from_numpy(seen)).flatten(0, 1)[None].to(device)
-            said.append(f"{len(paths)} picture{'s' * (len(paths) > 1)}")
+            taken = ""
+            if not said and (number := self.network.recognised(pictures)):
+                vector, taken = name_vectors([names[number - 1]])[0], f", taken for {names[number - 1]!r}"
+            said.append(f"{len(paths)} picture{'s' * (len(paths) > 1)}{taken}")
         words = torch.from_numpy(np.array(vector))[None].to(device)
         report = {"asked": " and ".join(said) or "anything", "hints": hints}
         return Condition(torch.tensor([number]).to(device), words, pictures, empty=not said), report

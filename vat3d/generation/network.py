@@ -254,6 +254,11 @@ class TokenTransformer(nn.Module):
             nn.Sequential(nn.LayerNorm(config.picture), nn.Linear(config.picture, width)) if config.picture else None
         )
         self.patch_place = nn.Parameter(torch.randn(config.patches, width) * 0.5) if config.picture else None
+        self.recognise = (
+            nn.Sequential(nn.LayerNorm(config.picture), nn.Linear(config.picture, len(config.names)))
+            if config.picture and config.names
+            else None
+        )
         self.start = nn.Parameter(torch.randn(width) * 0.5)
         self.box = nn.Embedding(BOXES, width)
         self.held = nn.Embedding(config.codes, width)
@@ -284,6 +289,20 @@ class TokenTransformer(nn.Module):
             places = self.patch_place.repeat(asked.pictures.shape[1] // len(self.patch_place), 1)
             parts.append(self.patch(asked.pictures) + places)
         return torch.cat([*parts, self.start.expand(len(asked.name), 1, -1)], dim=1)
+
+    def recognised(self, pictures: Float[Tensor, "1 p c"]) -> int:
+        """Which name pictures of one shape are taken for.
+
+        Parameters
+        ----------
+        pictures : tensor of shape (1, p, c)
+
+        Returns
+        -------
+        int
+            As in `Condition`; 0 for a network without names.
+        """
+        return 0 if self.recognise is None else 1 + int(self.recognise(pictures.mean(1)).argmax())
 
     def positions(
         self, first: int, box: Int[Tensor, " b"], ids: Int[Tensor, "b k"], codebook: Float[Tensor, "v c"],

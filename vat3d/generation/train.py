@@ -26,7 +26,7 @@ from setcore.devices import autocast, check_precision
 from setcore.errors import InputError
 from setcore.parallel.prefetch import prefetch
 from setcore.parallel.ranks import Ranks, join_ranks
-from setcore.seeding import derive_seed
+from setcore.seeding import derive_seed, torch_generator
 from setcore.training import Budget, MovingAverage, TrainingLoop, training_folder, warmup_cosine
 from vat3d.data.corpus import CACHE
 from vat3d.generation.conditions import name_vectors
@@ -62,6 +62,8 @@ SIZES: dict[str, dict[str, int]] = {
 BATCH, LEARNING_RATE = 32, 6e-4
 NEAREST, SPREAD = 8, 0.5
 """Codes near another are told by their squared distance, in this share of that of the eight nearest, in the mean."""
+RECOGNISER = 3000, 2e-3
+"""Steps and first learning rate of `fit_recogniser`."""
 REPORT_EVERY, MOST_VALIDATED, ALL = 200, 256, 10**9
 """Steps between reports, and how many shapes of each held-out part one looks at; the last looks at all."""
 
@@ -267,10 +269,42 @@ def train(
             network = TokenTransformer(config)
         if start is not None:
             start_from(network, load_generator(start)[0])
+        if pictures:
+            fit_recogniser(network, pictures["train"], shapes["train"].names[: len(pictures["train"]), 0], seed)
         return _train(
             folder, network.to(ranks.device), codec, shapes, pictures, budget, seed, progress, precision, settings,
             ranks, microbatch,
         )  # fmt: skip
+
+
+def fit_recogniser(network: TokenTransformer, pictures: Tensor, names: Tensor, seed: int) -> None:
+    """Teach a network which names pictures go by: a linear classifier of the means of their features, then frozen.
+
+    Parameters
+    ----------
+    network : TokenTransformer
+    pictures : tensor of shape (m, r, v, p, c)
+        Of `vat3d.generation.training_pictures.picture_features`.
+    names : int tensor of shape (m,)
+        Of each mesh, from 1 on; 0 for none. Rare ones are shown more often than they are.
+    seed : int
+    """
+    known = torch.nonzero(pictures.any(-1).any(-1).any(-1).any(-1) & (names > 0)).flatten()
+    if network.recognise is None or not len(known):
+        return
+    seen, label = pictures[known].mean(-2, dtype=torch.float32).flatten(1, 2), names[known] - 1
+    weight = 1 / torch.bincount(label)[label].sqrt()
+    generator = torch_generator(seed, "recognise")
+    optimizer = torch.optim.AdamW(network.recognise.parameters(), lr=RECOGNISER[1], weight_decay=0.1, betas=(0.9, 0.98))
+    for step in range(RECOGNISER[0]):
+        rows = torch.multinomial(weight, BATCH, replacement=True, generator=generator)
+        pick = torch.randint(seen.shape[1], (BATCH,), generator=generator)
+        found = network.recognise(seen[rows, pick])
+        optimizer.param_groups[0]["lr"] = RECOGNISER[1] * (1 - step / RECOGNISER[0])
+        optimizer.zero_grad()
+        functional.cross_entropy(found, label[rows], label_smoothing=0.1).backward()
+        optimizer.step()
+    network.recognise.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -284,7 +318,8 @@ def start_from(network: TokenTransformer, other: TokenTransformer) -> None:
     """
     state, trained = network.state_dict(), other.state_dict()
     for name, tensor in state.items():
-        if name != "name.weight" and name in trained and trained[name].shape == tensor.shape:
+        by_name = name == "name.weight" or name.startswith("recognise.")
+        if not by_name and name in trained and trained[name].shape == tensor.shape:
             tensor.copy_(trained[name])
     places = {name: 1 + place for place, name in enumerate(other.config.names)}
     for place, name in enumerate(network.config.names):

@@ -54,7 +54,7 @@ def test_the_seed_decides_and_what_is_asked_for_counts(generator, picture):
     assert drawn(3, seed=1)[:2] == drawn(2, seed=1)
     requests = (
         {}, {"seed": 2}, {"category": "chair"}, {"category": "lamp"}, {"text": "an old sailing ship"},
-        {"image": picture}, {"image": [picture, picture]}, {"image": picture, "category": "chair"},
+        {"image": picture}, {"image": [picture, picture]}, {"image": picture, "text": "an old sailing ship"},
     )  # fmt: skip
     assert len({drawn(1, **{"seed": 1, **request})[0] for request in requests}) == len(requests)
 
@@ -75,6 +75,16 @@ def test_a_request_says_how_it_was_understood(generator, picture):
     assert asked(text="some old chair") == "the name 'chair'"
     assert asked(text=np.arange(512.0)) == "a text vector"
     assert asked(text="a purple motorcycle", image=picture) == "'motorcycle' of the name bank and 1 picture"
+    assert asked(category="lamp", image=picture) == "the name 'lamp' and 1 picture"
+
+
+def test_pictures_alone_are_taken_for_a_name(generator, picture):
+    """The same shape, then, as by that name with the picture."""
+    streams = generator.sample(2, image=[picture, picture], seed=3)
+    taken = next(name for name in generator.categories if f"taken for {name!r}" in streams[0].report["asked"])
+    assert streams[0].report["asked"] == f"2 pictures, taken for {taken!r}"
+    named = generator.sample(2, taken, image=[picture, picture], seed=3)
+    assert [stream.to_bytes() for stream in streams] == [stream.to_bytes() for stream in named]
 
 
 def test_completions_keep_the_first_scales_and_the_frame(generator, tokenizer):

@@ -36,7 +36,7 @@ from vat3d.generation.shape_tokens import (
     save_shapes,
     shape_tokens,
 )
-from vat3d.generation.train import logits, neighbours, start_from, train, training_loss, validate
+from vat3d.generation.train import fit_recogniser, logits, neighbours, start_from, train, training_loss, validate
 from vat3d.generation.training_pictures import picture_features, training_mesh
 from vat3d.generation.training_shapes import ShapeDraws, as_they_are, used_names
 from vat3d.network.losses import field_loss
@@ -262,6 +262,23 @@ def test_pictures_are_of_the_turned_meshes_of_the_cache(tmp_path):
     assert found is not None
     assert np.array_equal(found[0], vertices)
     assert np.array_equal(found[1], faces)
+
+
+def test_the_recogniser_learns_which_pictures_go_by_which_name(config):
+    """From features about one centre for each name; one mesh has no pictures, one no name."""
+    network = TokenTransformer(config)
+    generator = torch.Generator().manual_seed(0)
+    names = torch.tensor([1, 1, 1, 1, 1, 2, 2, 3, 0, 3])
+    centres = torch.randn(4, 320, generator=generator)
+    pictures = centres[names][:, None, None, None] + torch.randn(10, 2, 1, 16, 320, generator=generator)
+    pictures[9] = 0
+    before = [parameter.clone() for parameter in network.parameters()]
+    fit_recogniser(network, pictures.half(), names, 0)
+    fresh = centres[1:] + torch.randn(3, 320, generator=generator) / 4
+    assert [network.recognised(seen.expand(1, 16, -1)) for seen in fresh] == [1, 2, 3]
+    moved = {name for (name, now), old in zip(network.named_parameters(), before, strict=True) if not now.equal(old)}
+    assert {name.partition(".")[0] for name in moved} == {"recognise"}
+    assert not any(parameter.requires_grad for parameter in network.recognise.parameters())
 
 
 def run(out: Path, tokenizer: MeshTokenizer, *, resume: bool = False) -> dict:
