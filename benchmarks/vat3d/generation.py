@@ -57,6 +57,8 @@ from bench_common import OUTPUT, skip
 DRAWS, RESOLUTION, VIEWS, THRESHOLD = 2, 64, 4, 0.05
 SHEET = ("chair", "table", "couch", "bed", "lamp", "car", "tree", "sword", "fish", "house", "ship", "mushroom")
 SEEDS, SHOWN = 6, 12
+QUERIED = 512
+"""Points of a cloud whose distances to all points of another are averaged."""
 COMPARED = 200
 """Training shapes among which the nearest one is looked for."""
 
@@ -87,9 +89,12 @@ def chamfer_matrix(one: list[Cloud], other: list[Cloud]) -> NDArray[np.float64]:
 
 
 def _one_way(one: list[Cloud], other: list[Cloud]) -> NDArray[np.float64]:
-    """Mean distance from the points of each of some clouds to each of others."""
-    trees = [cKDTree(cloud) for cloud in other]
-    return np.array([[tree.query(cloud)[0].mean() for tree in trees] for cloud in tqdm(one, "compare", leave=False)])
+    """Mean distance from some points of each of some clouds to each of others."""
+    asked = np.concatenate([cloud[:: max(1, len(cloud) // QUERIED)] for cloud in one])
+    found = [
+        cKDTree(cloud).query(asked)[0].reshape(len(one), -1).mean(1) for cloud in tqdm(other, "compare", leave=False)
+    ]
+    return np.stack(found, axis=1)
 
 
 def set_figures(made: list[Cloud], held: list[Cloud], among_held: NDArray[np.float64]) -> dict[str, float]:
@@ -169,7 +174,15 @@ def main() -> None:
     parts = named_meshes([Dataset(folder) for folder in args.datasets])
     listed = {part: set(facts["meshes"][part]) for part in parts}
     meshes = {part: [mesh for mesh in parts[part] if mesh.line["name"] in listed[part]] for part in parts}
-    result: dict[str, Any] = {"nats": read_json(args.run / "config.json")["facts"]}
+    result: dict[str, Any] = {}
+
+    def note(key: str, value: Any) -> None:
+        """Keep and show what is known so far."""
+        result[key] = value
+        print(key, value, flush=True)
+        write_json(args.out / "generation.json", result)
+
+    note("nats", read_json(args.run / "config.json")["facts"])
 
     def name_of(mesh: NamedMesh) -> str:
         return next((name for name in mesh.names if name in names), "")
@@ -186,10 +199,10 @@ def main() -> None:
     held_clouds = [stored_cloud(mesh, args.points) for mesh in held]
     among = chamfer_matrix(held_clouds, held_clouds)
     matched = clouds[: len(held)]
-    result["shapes"] = {"samples": len(samples), "held_out": len(held), "points": args.points, "names": len(set(asked))}
-    result["samples"] = set_figures(matched, held_clouds, among)
-    result["one_piece"] = float(np.mean([mesh.body_count == 1 for mesh in samples]))
-    result["watertight"] = float(np.mean([mesh.is_watertight for mesh in samples]))
+    note("shapes", {"samples": len(samples), "held_out": len(held), "points": args.points, "names": len(set(asked))})
+    note("samples", set_figures(matched, held_clouds, among))
+    note("one_piece", float(np.mean([mesh.body_count == 1 for mesh in samples])))
+    note("watertight", float(np.mean([mesh.is_watertight for mesh in samples])))
     train = meshes["train"]
     by_name = {name: [mesh for mesh in train if name in mesh.names] for name in set(asked)}
     for kind in ("other_names", "same_names"):
@@ -200,16 +213,13 @@ def main() -> None:
                 pool = by_name[name] if kind == "same_names" else [mesh for mesh in train if name not in mesh.names]
                 drawn.append(stored_cloud(pool[rng.integers(len(pool))], args.points))
             rows.append(set_figures(drawn, held_clouds, among))
-        result[kind] = {
-            key: {"mean": float(np.mean([row[key] for row in rows])), "sd": float(np.std([row[key] for row in rows]))}
-            for key in rows[0]
-        }
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
+        note(kind, {key: {"mean": float(np.mean(v)), "sd": float(np.std(v))} for key, v in columns.items()})
     some = [train[i] for i in rng.permutation(len(train))[:COMPARED]]
     train_clouds = [stored_cloud(mesh, args.points) for mesh in some]
-    result["nearest_training_shape"] = {
-        "samples": float(chamfer_matrix(matched, train_clouds).min(1).mean()),
-        "held_out": float(chamfer_matrix(held_clouds, train_clouds).min(1).mean()),
-    }
+    asking = {"samples": matched, "held_out": held_clouds}
+    nearest = {key: float(chamfer_matrix(part, train_clouds).min(1).mean()) for key, part in asking.items()}
+    note("nearest_training_shape", nearest)
     pictures = load_tensors(args.run / PICTURES_FILE)
     places = {name: (part, row) for part in meshes for row, name in enumerate(facts["meshes"][part])}
     table = pictures["train"].float().mean(-2).flatten(1, 2)
@@ -231,17 +241,13 @@ def main() -> None:
     made = [
         right(view_features(mesh, seed), name) for seed, (mesh, name) in enumerate(zip(samples, asked, strict=True))
     ]
-    result["class_accuracy"] = {"samples": float(np.mean(made)), "held_out": float(np.mean(real))}
+    note("class_accuracy", {"samples": float(np.mean(made)), "held_out": float(np.mean(real))})
     for part in ("models", "validation"):
-        result[f"from_pictures_{part}"], rows = from_pictures(
-            generator, meshes[part][: args.count], args.cache, train, table, args.points
-        )
-        if rows:
-            captions = [["true", "sample", "retrieval"] for _ in rows]
-            save_gallery(args.out / f"from_pictures_{part}.png", rows, captions, size=160, together=False)
-    write_json(args.out / "generation.json", result)
-    for key, value in result.items():
-        print(key, value)
+        found, shown = from_pictures(generator, meshes[part][: args.count], args.cache, train, table, args.points)
+        note(f"from_pictures_{part}", found)
+        if shown:
+            captions = [["true", "sample", "retrieval"] for _ in shown]
+            save_gallery(args.out / f"from_pictures_{part}.png", shown, captions, size=160, together=False)
     known = [name for name in SHEET if name in names]
     streams = [[generator.sample(1, name, seed=seed)[0] for seed in range(SEEDS)] for name in known]
     sheet = [[generator.tokenizer.decode(stream, RESOLUTION) for stream in row] for row in streams]
