@@ -23,7 +23,9 @@ CHECKS = {
     "PR02": "unknown parameters documented",
     "RT01": "no Returns section",
 }
-BUILDERS = tuple(f"vat3d.procedural.{name}" for name in ("furniture", "objects", "organic", "solids", "vehicles"))
+BUILDERS = tuple(
+    f"vat3d.procedural.{name}" for name in ("asked_for", "furniture", "objects", "organic", "solids", "vehicles")
+)
 """Modules whose functions all take a random generator and return a solid, as `vat3d.procedural.parts` says once."""
 
 

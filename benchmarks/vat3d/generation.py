@@ -9,8 +9,8 @@ names, those that its checkpoint was not chosen on, and the shapes of held-out n
 - nats a token by scale, beside the unigram coder;
 - for as many samples as held-out shapes, asked for by their names: coverage, minimum matching distance (Achlioptas et
   al., arXiv 1707.02392) and the accuracy of a nearest neighbour that tells samples from held-out shapes (1-NNA, .5 is
-  best; Yang et al., arXiv 1906.12320), by chamfer distance between as many points; the same of training shapes of other
-  names, which are to be beaten, and of the same names, which are the ceiling;
+  best; Yang et al., arXiv 1906.12320), by chamfer distance, of some points of each to all of the other;
+  the same of training shapes of other names, which are to be beaten, and of the same names, which are the ceiling;
 - how near samples and held-out shapes lie to the nearest training shape: much nearer would be memory;
 - the share of samples in one piece;
 - how often a classifier of rendered views, fitted to training shapes, calls samples and held-out shapes by their names;

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
+from numpy.typing import NDArray
+
 from setcore.seeding import derive_seed
 from vat3d.data.split import PROCEDURAL
 
@@ -65,3 +68,22 @@ def procedural_item(name: str) -> MeshItem | None:
     source, group, family, seed, number = found.groups()
     drawn = derive_seed(int(seed), "shape", int(number))
     return MeshItem(name, source, "", group, seed=drawn, opened=source == PROCEDURAL[True], family=family)
+
+
+def procedural_mesh(seed: int, opened: bool, family: str | None) -> tuple[NDArray[np.float64], NDArray[np.int64], str]:
+    """The mesh of a procedural shape.
+
+    Parameters
+    ----------
+    seed, opened, family
+        As of `MeshItem`.
+
+    Returns
+    -------
+    vertices, faces, category
+        As of `vat3d.procedural.shapes.shape`, which raises the same errors.
+    """
+    from vat3d.procedural.open_shapes import open_shape
+    from vat3d.procedural.shapes import shape
+
+    return (open_shape if opened else shape)(seed, family)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from setcore.errors import InputError
-from vat3d.data.items import MeshItem
+from vat3d.data.items import MeshItem, procedural_mesh
 from vat3d.errors import DatasetError, MeshError
 
 STARTING = 600.0
@@ -62,10 +62,7 @@ def sample_item(item: MeshItem, seed: int, out: Path) -> dict[str, Any]:
 
     category = item.category
     if item.seed is not None:
-        from vat3d.procedural.open_shapes import open_shape
-        from vat3d.procedural.shapes import shape
-
-        vertices, faces, category = (open_shape if item.opened else shape)(item.seed, item.family)
+        vertices, faces, category = procedural_mesh(item.seed, item.opened, item.family)
     else:
         vertices, faces, _ = load_mesh(item.path)
     mesh = canonical_mesh(vertices, faces)

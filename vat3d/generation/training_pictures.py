@@ -19,7 +19,7 @@ from torch import Tensor
 from setcore.devices import autocast
 from setcore.progress import progress_bar
 from setcore.seeding import derive_seed
-from vat3d.data.items import procedural_item
+from vat3d.data.items import procedural_item, procedural_mesh
 from vat3d.data.split import PROCEDURAL
 from vat3d.generation.picture_encoder import FEATURES, PATCHES, SIZE, load_picture_encoder
 from vat3d.generation.pictures import render_views
@@ -48,13 +48,10 @@ def training_mesh(line: Mapping[str, Any], cache: str | Path) -> tuple[NDArray[n
     """
     source, name = str(line["source"]), str(line["name"])
     if source in PROCEDURAL:
-        from vat3d.procedural.open_shapes import open_shape
-        from vat3d.procedural.shapes import shape
-
         item = procedural_item(name)
         if item is None or item.seed is None:
             return None
-        vertices, faces = (open_shape if item.opened else shape)(item.seed, item.family)[:2]
+        vertices, faces = procedural_mesh(item.seed, item.opened, item.family)[:2]
     else:
         path = Path(cache).expanduser() / "unpacked" / name
         path = path if path.suffix else path.with_name(f"{path.name}.ply")

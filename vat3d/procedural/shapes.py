@@ -98,9 +98,8 @@ def shape(seed: int, family: str | None = None) -> tuple[NDArray[np.float64], ND
         The seed's parts cancelled to nothing, or the family does not exist.
     """
     rng = numpy_generator(seed, "procedural")
-    builders = FAMILIES if family is None else FAMILIES | ASKED_FOR
-    family = builder_name(rng, builders, family)
-    solid = builders[family][0](rng)
+    family = builder_name(rng, _builders(family), family)
+    solid = _builders(family)[family][0](rng)
     if chance(rng, 0.35) and not solid.is_empty():
         solid = deform(solid, rng)
     vertices, faces = arrays(solid)
@@ -124,10 +123,15 @@ def shape_notes(seed: int, family: str | None = None) -> tuple[str, ...]:
         The family, and what its builder notes: ("table", "round table").
     """
     rng = NotingRng(numpy_generator(seed, "procedural"))
-    family = builder_name(rng, FAMILIES if family is None else FAMILIES | ASKED_FOR, family)
+    family = builder_name(rng, _builders(family), family)
     if family not in SILENT:
         FAMILIES[family][0](rng)
     return (family, *rng.notes)
+
+
+def _builders(family: str | None) -> dict[str, tuple[Callable[[Rng], Manifold], float]]:
+    """Those that one is drawn from, or, where a family is named, all."""
+    return FAMILIES if family is None else FAMILIES | ASKED_FOR
 
 
 def deform(solid: Manifold, rng: Rng) -> Manifold:
