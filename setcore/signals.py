@@ -1,6 +1,6 @@
 """Commands that are told to end: Ctrl-C and SIGTERM give one line and no traceback, from the first second on.
 
-Nothing but the standard library's smallest modules is imported here, so that a command can begin with it.
+Nothing but small modules of the standard library is imported here, so that a command can begin with it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -97,3 +99,21 @@ def quiet() -> None:
     """Let further signals end the process without a word, as while it is ending anyway."""
     if threading.current_thread() is threading.main_thread():
         restore_signals(dict.fromkeys(SIGNALS, signal.SIG_DFL))
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Handle signals that come in the block at its end: for Python code that compiled code calls and that may raise
+    nothing, since the process would abort there, as below tensors that are made of Python classes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        restore_signals(before)
+        if came:
+            signal.raise_signal(came[0])

@@ -84,7 +84,7 @@ def kill(arguments: list[str], number: signal.Signals, delay: float) -> None:
     assert "Traceback" not in said
     if number in SAID and child.returncode not in (0, -number):  # -number: before Python ran any code of ours
         status, line = SAID[number]
-        assert (child.returncode, said.splitlines()[-1].rpartition(": ")[2]) == (status, line)
+        assert (child.returncode, said.splitlines()[-1].rpartition(": ")[2]) == (status, line), said
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from setcore.cli import Parser, run
 from setcore.errors import InputError
-from setcore.signals import SIGNALS, Stopped, catch_signals, restore_signals
+from setcore.signals import SIGNALS, Stopped, catch_signals, restore_signals, signals_wait
 
 WORK = """
 import sys, time
@@ -102,3 +102,36 @@ def test_a_thread_may_run_a_command_though_it_catches_no_signals():
     assert caught == [{}]
     restore_signals(caught[0])
     assert issubclass(Stopped, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_wait_for_the_end_of_a_block_that_may_raise_nothing(number):
+    before = catch_signals("tool")
+    done = []
+    try:
+        with pytest.raises(Stopped) as told:  # noqa: PT012 (what comes before the end matters)
+            with signals_wait():
+                signal.raise_signal(number)
+                done.append("in the block")
+            done.append("after it")
+        assert told.value.status == 128 + number
+    finally:
+        restore_signals(before)
+    assert done == ["in the block"]
+
+
+def test_a_block_in_which_no_signal_comes_leaves_the_handlers_as_they_were():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with signals_wait():
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    caught = []
+
+    def work():
+        with signals_wait():
+            caught.append([signal.getsignal(number) for number in SIGNALS])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert caught == [before]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from setcore.devices import auto_precision
+from setcore.signals import signals_wait
 from vat3d.network.codec_network import CodecNetwork
 from vat3d.network.config import CodecConfig
 from vat3d.training.augment import Batch
@@ -99,7 +100,7 @@ def memory_need(codec: CodecConfig, config: TrainConfig, device: torch.device | 
 
     precision = auto_precision(device) if config.precision == "auto" else config.precision
     kept: dict[int, Tensor] = {}
-    with FakeTensorMode():
+    with signals_wait(), FakeTensorMode():
         network = CodecNetwork(codec)
         own = {tensor.untyped_storage()._cdata for tensor in network.parameters()}
 
