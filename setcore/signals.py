@@ -110,7 +110,9 @@ def signals_wait() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    before: dict[int, Any] = {
+        number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS
+    }
     try:
         yield
     finally:
