@@ -13,7 +13,8 @@ names, those that its checkpoint was not chosen on, and the shapes of held-out n
   the same of training shapes of other names, which are to be beaten, and of the same names, which are the ceiling;
 - how near samples and held-out shapes lie to the nearest training shape: much nearer would be memory;
 - the share of samples in one piece;
-- how often a classifier of rendered views, fitted to training shapes, calls samples and held-out shapes by their names;
+- how often a classifier, fitted to pictures of training shapes, calls samples and held-out shapes by their names, each
+  by as many rendered views;
 - from a picture of each held-out shape: chamfer distance and F-score at .05 of the sample, of the training shape whose
   pictures are nearest by the same features, and the paired difference with a bootstrap interval.
 
@@ -77,6 +78,12 @@ def framed(points: Cloud) -> Cloud:
     return (points - (low + high) / 2) / ((high - low).max() / 2)
 
 
+def whole_mesh(mesh: NamedMesh, cache: Path) -> trimesh.Trimesh | None:
+    """A data set's mesh, turned as the catalogue says; None where the cache lacks it."""
+    file = training_mesh(mesh.line, cache)
+    return file and trimesh.Trimesh(mesh.moved_vertices(file[0], 0, 0), file[1], process=False)
+
+
 def mesh_cloud(mesh: trimesh.Trimesh, count: int) -> Cloud:
     return framed(sample_surface(mesh.vertices, mesh.faces, count, 0).points)
 
@@ -129,18 +136,17 @@ def from_pictures(
     """Samples from one picture of each shape beside the training shape whose pictures are nearest; what to show."""
     found, rows = [], []
     for number, mesh in enumerate(tqdm(held, desc="from pictures")):
-        file = training_mesh(mesh.line, cache)
-        if file is None:
+        whole = whole_mesh(mesh, cache)
+        if whole is None:
             continue
-        whole = trimesh.Trimesh(mesh.moved_vertices(file[0], 0, 0), file[1], process=False)
         picture = render_views(whole.vertices, whole.faces, 1, seed=10_000 + number)[0]
         sample = generator.tokenizer.decode(generator.sample(1, image=picture)[0], RESOLUTION)
         features = load_picture_encoder()(torch.from_numpy(read_pictures([picture])[0])).mean(1)
         near = train[int((bank - features).square().sum(-1).amin(1).argmin())]
         cloud, pair = stored_cloud(mesh, count), (mesh_cloud(sample, count), stored_cloud(near, count))
         found.append([*(chamfer_matrix([part], [cloud])[0, 0] for part in pair), *(f_score(p, cloud) for p in pair)])
-        if len(rows) < SHOWN and (other := training_mesh(near.line, cache)):
-            rows.append([whole, sample, (near.moved_vertices(other[0], 0, 0), other[1])])
+        if len(rows) < SHOWN and (other := whole_mesh(near, cache)):
+            rows.append([whole, sample, other])
     table = np.array(found)
     return {
         "shapes": len(table),
@@ -221,7 +227,6 @@ def main() -> None:
     nearest = {key: float(chamfer_matrix(part, train_clouds).min(1).mean()) for key, part in asking.items()}
     note("nearest_training_shape", nearest)
     pictures = load_tensors(args.run / PICTURES_FILE)
-    places = {name: (part, row) for part in meshes for row, name in enumerate(facts["meshes"][part])}
     table = pictures["train"].float().mean(-2).flatten(1, 2)
     labels = np.array([name_of(mesh) for mesh in train])
     keep = table.any(-1).all(-1).numpy() & (labels != "")
@@ -233,10 +238,9 @@ def main() -> None:
         return str(fitted.classes_[fitted.predict_log_proba(features).sum(0).argmax()]) == name
 
     real = [
-        right(pictures[part][row].float().mean(-2).flatten(0, 1).numpy(), name_of(mesh))
-        for mesh in held
-        for part, row in [places[mesh.line["name"]]]
-        if pictures[part][row].any()
+        right(view_features(whole, seed), name_of(mesh))
+        for seed, mesh in enumerate(held)
+        if (whole := whole_mesh(mesh, args.cache))
     ]
     made = [
         right(view_features(mesh, seed), name) for seed, (mesh, name) in enumerate(zip(samples, asked, strict=True))
