@@ -100,16 +100,18 @@ def sessions(folder: Path, animal: str) -> list[xr.Dataset]:
     return [average_duplicates(open_responses(path)) for path in sorted(folder.glob(f"v4_{animal}_*.nc"))]
 
 
-def human_tasks(folder: Path, seeds: int) -> Iterator[Task]:
-    """Every person under the prior of the others, which has not seen the test categories."""
+def human_tasks(folder: Path, seeds: int, *, seen: bool = False) -> Iterator[Task]:
+    """Every person under the prior of the others, which has seen the test categories or not."""
     people = [average_duplicates(open_responses(folder / f"o2v_{number}.nc")) for number in (1, 2, 3)]
     assert all(np.array_equal(person["image_id"], people[0]["image_id"]) for person in people)
+    rest = [[other for other in people if other is not person] for person in people]
+    whole = [population(sets) for sets in rest] if seen else []
     for seed in range(seeds):
         order = numpy_generator(seed, "categories").permutation(people[0].sizes["image"])
         for fold, test in enumerate(np.array_split(order, FOLDS)):
             others = np.setdiff1d(order, test)
             for number, person in enumerate(people):
-                known = population([other for other in people if other is not person], others)
+                known = whole[number] if seen else population(rest[number], others)
                 X, Y = person["embedding"].values, person["response"].values
                 for n in HUMAN_CONTEXTS:
                     context = numpy_generator(seed, "contexts", fold, number, n).permutation(others)[:n]

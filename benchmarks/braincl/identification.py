@@ -4,11 +4,12 @@
     python benchmarks/braincl/identification.py --model WE [--v4 V4] [--human OBJECT2VEC] [--seeds 10] [--json OUT.json]
 
 Macaque V4: a model of one animal, a session of the other (PE 201025); a split draws 300 test pictures, which are the
-candidates, and a context of every size. Human objects (object2vec): one person is left out, and a quarter of the
-categories, which are the candidates; a network is trained on the others for `--steps` (0: no human objects). Figures
-are means over splits, with the 95 % interval of that mean over splits (Student's t). "decode" retrieves by the cosine
-of what is decoded with the embeddings of the bank, both less the bank's mean: with the bank as its prior, and without.
-"std" is the likelihood of independent voxels with the standard deviations that the encoder predicts for each picture.
+candidates, and a context of every size. Human objects (object2vec): one person is left out, and a network is trained on
+the others for `--steps` (0: no human objects); a quarter of the categories are the candidates, which the others saw,
+too, or which nobody did in training ("unseen"). A split is the mean of all people and quarters. Figures are means over
+splits, with the 95 % interval of that mean over splits (Student's t). "decode" retrieves by the cosine of what is
+decoded with the embeddings of the bank, both less the bank's mean: with the bank as its prior, and without. "std" is the
+likelihood of independent voxels with the standard deviations that the encoder predicts for each picture.
 """
 
 from __future__ import annotations
@@ -76,14 +77,23 @@ def v4_splits(model: Path, folder: Path, session: str, seeds: int) -> Iterator[t
             yield seed, n, one_split(encoder, X, Y, splits.contexts[n][0], splits.test)
 
 
-def human_splits(folder: Path, seeds: int, steps: int) -> Iterator[tuple[int, int, dict[str, list[float]]]]:
-    """Split (person and fold of categories), context size and scores; a network for each."""
-    known, network, number = None, None, -1
-    for task in human_tasks(folder, seeds):
-        if known is not task.population:
-            known, network, number = task.population, trained(task.population.sets, steps), number + 1
-        if task.n == max(HUMAN_CONTEXTS):
-            yield number, task.n, one_split(network, task.X, task.Y, task.context, task.test)
+def human_splits(
+    folder: Path, seeds: int, steps: int, *, seen: bool
+) -> Iterator[tuple[int, int, dict[str, list[float]]]]:
+    """Split, context size and scores, means of every person and quarter of the categories."""
+    networks: list[tuple[Any, InContextEncoder]] = []
+    found: dict[int, list[dict[str, list[float]]]] = {}
+    for task in tqdm(human_tasks(folder, seeds, seen=seen), desc="people"):
+        if task.n != max(HUMAN_CONTEXTS):
+            continue
+        network = next((network for known, network in networks if known is task.population), None)
+        if network is None:
+            network = trained(task.population.sets, steps)
+            networks = [*(networks if seen else []), (task.population, network)]
+        found.setdefault(task.split, []).append(one_split(network, task.X, task.Y, task.context, task.test))
+    for split, rows in found.items():
+        means = {method: np.mean([row[method] for row in rows], axis=0).tolist() for method in rows[0]}
+        yield split, max(HUMAN_CONTEXTS), means
 
 
 def measure(name: str, splits: Iterator[tuple[int, int, dict[str, list[float]]]]) -> dict[str, Any]:
@@ -114,7 +124,7 @@ def main() -> None:
     parser.add_argument("--v4", type=Path, default=shared("v4_macaque"), help="folder of the V4 recordings")
     parser.add_argument("--session", default="PE_201025")
     parser.add_argument("--human", type=Path, default=shared("human_object2vec"), help="folder of the human set")
-    parser.add_argument("--seeds", type=int, default=10, help="splits of V4")
+    parser.add_argument("--seeds", type=int, default=10, help="splits")
     parser.add_argument("--steps", type=int, default=200, help="of training on people; 0: no human objects")
     parser.add_argument("--json", type=Path, metavar="OUT.json")
     args = parser.parse_args()
@@ -123,7 +133,8 @@ def main() -> None:
     result: dict[str, Any] = {"candidates": TEST_IMAGES, "session": args.session}
     result["v4"] = measure(args.session, v4_splits(args.model, args.v4, args.session, args.seeds))
     if args.human and args.steps:
-        result["human"] = measure("human objects", human_splits(args.human, 1, args.steps))
+        for name, seen in (("human", True), ("human, unseen", False)):
+            result[name] = measure(name, human_splits(args.human, args.seeds, args.steps, seen=seen))
     if args.json:
         write_json(args.json, result)
 

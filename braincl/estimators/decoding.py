@@ -165,7 +165,7 @@ class Decoder:
         rows = self._standardise.varying[chosen]
         shift, scale = self._standardise.shift[rows], self._standardise.scale[rows]
         weights, bias = coef[rows].astype(np.float64) / scale[:, None], (intercept[rows] - shift) / scale
-        noise = fit_noise(context.responses - context.predicted)
+        noise = fit_noise(context)
         return posterior_embedding(seen, weights, bias, noise, self.X.astype(np.float64)).astype(np.float32)
 
     def _in_units(self, values: NDArray[Any]) -> NDArray[np.float64]:

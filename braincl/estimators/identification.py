@@ -1,23 +1,25 @@
 """Which picture was seen, from responses and what an encoder predicts: the mathematics of identification and decoding.
 
 A response of all voxels to one picture is taken for ``r = m(x) + e``, ``e ~ N(0, S)``. S is the covariance of the
-residuals of left-out context pictures (what the encoder misses is noise, too), shrunk towards one common factor beside
-every voxel's own variance (Ledoit & Wolf 2003, "Improved estimation of the covariance matrix of stock returns"). How
-much is fixed. It was chosen on macaque V4 (sessions 210224 and 210225 of PE, contexts of 100 to 400), where Ledoit &
-Wolf's shrinkage towards the identity (2004), and variances that differ from picture to picture as the encoder predicts
-them, identified fewer pictures.
+residuals of left-out context pictures (what the encoder misses is noise, too), shrunk towards independent voxels
+(target D of Schäfer & Strimmer 2005, "A shrinkage approach to large-scale covariance matrix estimation"). How much is
+what tells the context's own pictures apart best, with noise from the others. On macaque V4 (sessions 210224 and 210225
+of PE, contexts of 50 to 400) this identified more pictures than Schäfer & Strimmer's share, which is right for the
+covariance itself, than a share of the highest likelihood, than one common factor, and than variances that differ from
+picture to picture as the encoder predicts them.
 
 Axes: m response, c candidate, n context image, V voxel, E feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp, softmax
 
 from braincl.data.splits import grouped_folds
 from braincl.errors import ResponseError
@@ -25,8 +27,7 @@ from braincl.errors import ResponseError
 Array = NDArray[np.float64]
 FOLDS = 10  # of the context's pictures, each left out once
 LEAST_PICTURES = 8  # of a context that noise can be told from
-SHRINKAGE = 0.8  # towards one common factor
-LARGEST_SHARE = 0.95  # of a voxel's noise that may be common
+SHRINKAGES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)  # towards independent voxels, that are tried
 METHODS = ("auto", "gaussian", "correlation")
 
 
@@ -79,10 +80,13 @@ class LeftOutContext(NamedTuple):
     Parameters
     ----------
     responses, predicted : array of shape (n, V)
+    folds : list of int array
+        Rows that were left out together; every row is in one.
     """
 
     responses: Array
     predicted: Array
+    folds: list[NDArray[np.int64]]
 
     def of(self, voxels: NDArray[Any]) -> LeftOutContext:
         """Some of the voxels.
@@ -95,7 +99,7 @@ class LeftOutContext(NamedTuple):
         -------
         LeftOutContext
         """
-        return LeftOutContext(self.responses[:, voxels], self.predicted[:, voxels])
+        return LeftOutContext(self.responses[:, voxels], self.predicted[:, voxels], self.folds)
 
 
 def leave_out(
@@ -128,42 +132,89 @@ def leave_out(
             f"the context has {n} pictures; identification learns the noise from pictures that are left out, and needs "
             f"{LEAST_PICTURES} or more"
         )
-    predicted = np.empty(responses.shape)
-    for fold in grouped_folds(n, FOLDS, groups):
+    predicted, folds = np.empty(responses.shape), grouped_folds(n, FOLDS, groups)
+    for fold in folds:
         predicted[fold] = predict(np.setdiff1d(np.arange(n), fold), fold)
-    return LeftOutContext(np.asarray(responses, dtype=np.float64), predicted)
+    return LeftOutContext(np.asarray(responses, dtype=np.float64), predicted, folds)
 
 
-def fit_noise(residuals: Float[np.ndarray, "n v"]) -> ResponseNoise:
-    """Covariance of residuals, shrunk towards one common factor, their first principal component once standardised.
+def shrunk_noise(residuals: Float[np.ndarray, "n v"], shrinkages: Sequence[float]) -> list[ResponseNoise]:
+    """Covariances of residuals, shrunk towards independent voxels: ``D (s I + (1 - s) R' R / n) D``.
 
-    With standardised residuals R (n, V) and a their correlations with the factor it is
-    ``s (a a' + diag(1 - a^2)) + (1 - s) R' R / n``, s the shrinkage, in units of the residuals.
+    D holds the root mean squares of residuals, R the residuals over it.
 
     Parameters
     ----------
     residuals : array of shape (n, V)
+    shrinkages : sequence of float
+        Every s, above 0 and at most 1.
+
+    Returns
+    -------
+    list of ResponseNoise
+    """
+    std = np.sqrt(np.square(residuals).mean(axis=0))
+    std = np.maximum(std, 1e-6 * std.max(initial=1e-300))
+    axes, variance = _principal(residuals / (std * np.sqrt(len(residuals))))
+    return [ResponseNoise(std * np.sqrt(share), axes, (1 - share) / share * variance) for share in shrinkages]
+
+
+def _principal(rows: Array) -> tuple[Array, Array]:
+    """Right singular vectors (V, k) and squared singular values (k,) of (n, V), by way of n x n or V x V."""
+    wide = rows.shape[0] < rows.shape[1]
+    squares, vectors = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    kept = squares > 1e-10 * squares[-1]  # beyond that axes are not told from rounding
+    squares, vectors = squares[kept], vectors[:, kept]
+    return (rows.T @ vectors) / np.sqrt(squares) if wide else vectors, squares
+
+
+def left_out_scores(context: LeftOutContext) -> Float[np.ndarray, "s n n"]:
+    """Log likelihood of a context's responses under all its left-out predictions, with noise from the other folds.
+
+    Parameters
+    ----------
+    context : LeftOutContext
+
+    Returns
+    -------
+    array of shape (len(SHRINKAGES), n, n)
+    """
+    scores = np.empty((len(SHRINKAGES), len(context.responses), len(context.responses)))
+    for fold in context.folds:
+        residuals = np.delete(context.responses - context.predicted, fold, axis=0)
+        for found, noise in zip(scores, shrunk_noise(residuals, SHRINKAGES), strict=True):
+            found[fold] = gaussian_scores(context.responses[fold], context.predicted, noise)
+    return scores
+
+
+def best_shrinkage(scores: Float[np.ndarray, "s n n"]) -> int:
+    """Which of `SHRINKAGES` gives the pictures that were seen the highest probability among all of the context.
+
+    Parameters
+    ----------
+    scores : array of shape (len(SHRINKAGES), n, n)
+        Of `left_out_scores`.
+
+    Returns
+    -------
+    int
+    """
+    return int(np.argmax([(np.diagonal(found) - logsumexp(found, axis=1)).sum() for found in scores]))
+
+
+def fit_noise(context: LeftOutContext) -> ResponseNoise:
+    """The noise of a context, by the shrinkage that tells its own pictures apart best.
+
+    Parameters
+    ----------
+    context : LeftOutContext
 
     Returns
     -------
     ResponseNoise
-        Found in n x n or V x V, whichever is smaller.
     """
-    std = np.sqrt(np.square(residuals).mean(axis=0))
-    std = np.maximum(std, 1e-6 * std.max(initial=1e-300))
-    scaled = residuals / (std * np.sqrt(len(residuals)))
-    axes, gain = _left_singular(scaled.T)
-    limit = np.sqrt(LARGEST_SHARE)
-    common = np.clip(axes[:, 0] * np.sqrt(gain[0]), -limit, limit) if len(std) > 1 else np.zeros(1)
-    own = np.sqrt(SHRINKAGE * (1 - common**2))
-    low_rank = np.column_stack([np.sqrt(SHRINKAGE) * common, np.sqrt(1 - SHRINKAGE) * scaled.T])
-    return ResponseNoise(std * own, *_left_singular(low_rank / own[:, None]))
-
-
-def _left_singular(values: Array) -> tuple[Array, Array]:
-    """Left singular vectors (V, k) and squared singular values (k,) of (V, n), largest first."""
-    axes, singular, _ = np.linalg.svd(values, full_matrices=False)
-    return axes, singular**2
+    shrinkage = SHRINKAGES[best_shrinkage(left_out_scores(context))]
+    return shrunk_noise(context.responses - context.predicted, [shrinkage])[0]
 
 
 def gaussian_scores(
@@ -225,7 +276,8 @@ def better_method(context: LeftOutContext) -> str:
     {"gaussian", "correlation"}
         The likelihood where they are level.
     """
-    scores = (scores_by("gaussian", *context, context), scores_by("correlation", *context, context))
+    found = left_out_scores(context)
+    scores = (found[best_shrinkage(found)], correlation_scores(context.responses, context.predicted))
     likelihood, correlation = (above_others(found, np.arange(len(found))).mean() for found in scores)
     return "gaussian" if likelihood >= correlation else "correlation"
 
@@ -259,7 +311,7 @@ def scores_by(
         method = better_method(context)
     if method == "correlation":
         return correlation_scores(responses, predicted)
-    return gaussian_scores(responses, predicted, fit_noise(context.responses - context.predicted))
+    return gaussian_scores(responses, predicted, fit_noise(context))
 
 
 def above_others(scores: Float[np.ndarray, "m c"], right: NDArray[np.int64]) -> Float[np.ndarray, "m"]:
@@ -314,8 +366,7 @@ def posterior_of_candidates(scores: Float[np.ndarray, "m c"]) -> Float[np.ndarra
     array of shape (m, c)
         Rows sum to one.
     """
-    values = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(values / values.sum(axis=1, keepdims=True))
+    return np.asarray(softmax(scores, axis=1))
 
 
 def posterior_embedding(

@@ -9,23 +9,27 @@ from standin import small_network
 from synthetic import make_responses
 
 from braincl import InContextEncoder, PriorRidge
+from braincl.data.splits import grouped_folds
 from braincl.errors import ResponseError
 from braincl.estimators.decoding import Decoder
 from braincl.estimators.identification import (
     LEAST_PICTURES,
-    SHRINKAGE,
+    SHRINKAGES,
     LeftOutContext,
     ResponseNoise,
     above_others,
+    best_shrinkage,
     better_method,
     correlation_scores,
     fit_noise,
     gaussian_scores,
     in_top,
     leave_out,
+    left_out_scores,
     posterior_embedding,
     posterior_of_candidates,
     scores_by,
+    shrunk_noise,
 )
 
 VOXELS = 6
@@ -52,25 +56,21 @@ def test_gaussian_scores_are_the_log_density_of_the_whole_covariance():
 
 
 @pytest.mark.parametrize("images", [4, 200])
-def test_the_noise_is_the_covariance_shrunk_towards_one_factor(images):
+def test_noise_is_the_covariance_shrunk_towards_its_diagonal(images):
     rng = np.random.default_rng(2)
     residuals = rng.standard_normal((images, 9)) + 0.7 * rng.standard_normal((images, 1)) * rng.choice([-2.0, 1], 9)
-    std = np.sqrt(np.square(residuals).mean(axis=0))
     sample = residuals.T @ residuals / images
-    correlation = sample / np.outer(std, std)
-    values, vectors = np.linalg.eigh(correlation)
-    loading = np.clip(vectors[:, -1] * np.sqrt(values[-1]), -np.sqrt(0.95), np.sqrt(0.95))
-    factor = (np.outer(loading, loading) + np.diag(1 - loading**2)) * np.outer(std, std)
-    noise = fit_noise(residuals)
-    np.testing.assert_allclose(dense(noise), SHRINKAGE * factor + (1 - SHRINKAGE) * sample, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(noise.log_determinant, np.linalg.slogdet(dense(noise))[1])
-    white = noise.whiten(np.eye(9))
-    np.testing.assert_allclose(white @ white.T, np.linalg.inv(dense(noise)), rtol=1e-7, atol=1e-9)
+    for share, noise in zip((0.3, 1), shrunk_noise(residuals, (0.3, 1)), strict=True):
+        expected = share * np.diag(np.diag(sample)) + (1 - share) * sample
+        np.testing.assert_allclose(dense(noise), expected, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(noise.log_determinant, np.linalg.slogdet(dense(noise))[1])
+        white = noise.whiten(np.eye(9))
+        np.testing.assert_allclose(white @ white.T, np.linalg.inv(dense(noise)), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("residuals", [np.zeros((9, 3)), np.ones((9, 3)), np.arange(9.0)[:, None]])
 def test_noise_of_degenerate_residuals_is_finite(residuals):
-    noise = fit_noise(residuals)
+    noise = fit_noise(LeftOutContext(residuals, np.zeros_like(residuals), grouped_folds(9, 3)))
     scores = gaussian_scores(residuals[:4], residuals, noise)
     assert np.isfinite(scores).all()
 
@@ -113,7 +113,8 @@ def left_out_context(rng, gain):
     """Responses of 40 voxels that are predicted but for what they share, and noise of their own."""
     signal = rng.standard_normal((200, 40))
     common = gain * rng.standard_normal((200, 1)) * rng.choice([-1.0, 1.0], 40)
-    return LeftOutContext(signal + common + 2 * rng.standard_normal((200, 40)), 0.5 * signal)
+    responses = signal + common + 2 * rng.standard_normal((200, 40))
+    return LeftOutContext(responses, 0.5 * signal, grouped_folds(200, 10))
 
 
 def test_the_better_method_is_the_one_that_identifies_more():
@@ -121,24 +122,34 @@ def test_the_better_method_is_the_one_that_identifies_more():
     context = left_out_context(rng, gain=3)
     scaled = left_out_context(rng, gain=0)
     scaled = scaled._replace(responses=scaled.responses * rng.lognormal(0, 1.5, (200, 1)))  # a gain of each response
+    asked = np.arange(200)
     for given in (context, scaled):
-        means = {
-            m: above_others(scores_by(m, *given, given), np.arange(200)).mean() for m in ("gaussian", "correlation")
-        }
+        found = left_out_scores(given)
+        likelihood = found[best_shrinkage(found)]
+        for fold in given.folds[:2]:  # the noise is that of other folds
+            rest = np.setdiff1d(asked, fold)
+            noise = shrunk_noise((given.responses - given.predicted)[rest], SHRINKAGES)[best_shrinkage(found)]
+            expected = gaussian_scores(given.responses[fold], given.predicted, noise)
+            np.testing.assert_allclose(likelihood[fold], expected, rtol=1e-12)
+        found = {"gaussian": likelihood, "correlation": correlation_scores(given.responses, given.predicted)}
+        means = {method: above_others(scores, asked).mean() for method, scores in found.items()}
         assert better_method(given) == max(means, key=means.get)
-        np.testing.assert_array_equal(scores_by("auto", *given, given), scores_by(better_method(given), *given, given))
+        both = given.responses[:9], given.predicted
+        np.testing.assert_array_equal(scores_by("auto", *both, given), scores_by(better_method(given), *both, given))
     assert {better_method(context), better_method(scaled)} == {"gaussian", "correlation"}
     with pytest.raises(ResponseError, match="must be one of auto, gaussian, correlation"):
-        scores_by("nearest", *context, context)
+        scores_by("nearest", context.responses, context.predicted, context)
 
 
 def test_shared_noise_is_told_from_the_picture():
     """A component that all voxels share hides the picture from independent voxels more than from the likelihood."""
     context = left_out_context(np.random.default_rng(5), gain=3)
     right = np.arange(200)
-    noise = fit_noise(context.responses - context.predicted)
+    noise = fit_noise(context)
     independent = ResponseNoise(np.sqrt(np.diag(dense(noise))), noise.axes, 0 * noise.gain)
-    top = [in_top(gaussian_scores(*context, n), right, 1).mean() for n in (noise, independent)]
+    top = [
+        in_top(gaussian_scores(context.responses, context.predicted, n), right, 1).mean() for n in (noise, independent)
+    ]
     assert top[0] > top[1] + 0.1
 
 
@@ -267,3 +278,17 @@ def test_wrong_input_names_both_sides(subject, encoder):
         encoder.identify(np.full((3, 11), np.nan), X[40:])
     with pytest.raises(ResponseError, match="voxels choose among the context's 11"):
         encoder.identify(Y[40:], X[40:], voxels=[11])
+
+
+def test_shrinkage_is_what_gives_the_pictures_that_were_seen_the_highest_probability():
+    """One component in all voxels asks for little shrinkage; independent noise and few pictures for much."""
+    rng = np.random.default_rng(8)
+    shared, own = left_out_context(rng, gain=5), left_out_context(rng, gain=0)
+    few = LeftOutContext(own.responses[:30], own.predicted[:30], grouped_folds(30, 10))
+    chosen = []
+    for context in (shared, few):
+        scores = left_out_scores(context)
+        probabilities = [np.diagonal(posterior_of_candidates(found)) for found in scores]
+        chosen.append(best_shrinkage(scores))
+        assert chosen[-1] == np.argmax([np.log(found).sum() for found in probabilities])
+    assert chosen[0] < chosen[1] == len(SHRINKAGES) - 1
