@@ -8,8 +8,8 @@ candidates, and a context of every size. Human objects (object2vec): one person 
 the others for `--steps` (0: no human objects); a quarter of the categories are the candidates, which the others saw,
 too, or which nobody did in training ("unseen"). A split is the mean of all people and quarters. Figures are means over
 splits, with the 95 % interval of that mean over splits (Student's t). "decode" retrieves by the cosine of what is
-decoded with the embeddings of the bank, both less the bank's mean: with the bank as its prior, and without. "std" is the
-likelihood of independent voxels with the standard deviations that the encoder predicts for each picture.
+decoded with the embeddings of the bank, both less the bank's mean: with the bank as its prior, and without. "std" is
+the likelihood of independent voxels with the standard deviations that the encoder predicts for each picture.
 """
 
 from __future__ import annotations
