@@ -12,12 +12,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from braincl.analysis.predict import shared_pictures
-from braincl.data.responses import average_duplicates, check_model_backbone, check_same_embedding
+from braincl.data.responses import (
+    average_duplicates,
+    check_model_backbone,
+    check_same_embedding,
+    open_embeddings,
+    open_responses,
+)
 from braincl.data.splits import image_groups
 from braincl.data.stores.blocks import VoxelBlocks
 from braincl.errors import ResponseError
 from braincl.estimators.decoding import Decoder
 from braincl.estimators.identification import above_others, better_method, in_top
+from braincl.models.model_folder import short_ids
 from setcore.evaluation.bootstrap import bootstrap_mean
 
 SCORES = {"top_1": "top-1", "top_5": "top-5", "two_alternative": "2AFC", "mean_rank": "mean rank"}
@@ -82,6 +89,8 @@ def identify_pictures(
     >>> report["results"][0]["top_1"], report["candidates"]
     (1.0, 20)
     """
+    context, candidates = open_responses(context, lazy=True), open_embeddings(candidates)
+    responses = open_responses(responses, require_embedding=False, lazy=True, least_pictures=0)
     check_same_embedding(context, candidates)
     check_model_backbone(encoder, context=context, candidates=candidates)
     if "image_id" not in candidates.coords:
@@ -95,10 +104,12 @@ def identify_pictures(
     seen, Y_seen = _same_voxels(blocks.head, responses)
     row_of = {image_id: row for row, image_id in enumerate(bank["image_id"].values.tolist())}
     right = np.array([row_of.get(image_id, -1) for image_id in seen], dtype=np.int64)
-    warnings = _warnings(context, responses, right)
+    warnings = _warnings(context, responses, right, seen, encoder)
     X, Y = blocks.head["embedding"].values, blocks.read()
     labels = image_groups(blocks.head, groups)
     decoder = Decoder(encoder.fit(X, Y), X, Y, labels)
+    if (constant := blocks.voxels - len(decoder.varying)) > 0:
+        warnings.append(f"{constant} of {blocks.voxels} voxels do not vary in the context and were left out")
     known, rows = right >= 0, []
     ranked: list[dict[str, Any]] = []
     for roi, voxels in _regions(blocks.head, decoder):
@@ -127,7 +138,9 @@ def _same_voxels(context: xr.Dataset, responses: xr.Dataset) -> tuple[list[str],
     return blocks.head["image_id"].values.tolist(), values
 
 
-def _warnings(context: xr.Dataset, responses: xr.Dataset, right: NDArray[np.int64]) -> list[str]:
+def _warnings(
+    context: xr.Dataset, responses: xr.Dataset, right: NDArray[np.int64], seen: list[str], encoder: Any
+) -> list[str]:
     found = []
     if not (right >= 0).any():
         raise ResponseError(
@@ -138,6 +151,11 @@ def _warnings(context: xr.Dataset, responses: xr.Dataset, right: NDArray[np.int6
         found.append(f"{unknown} of {len(right)} pictures shown are not among the candidates: they are not scored")
     if shared := shared_pictures(context, responses):
         found.append(f"{shared} pictures shown are in the context, too: scores on them flatter the model")
+    if trained := int(np.isin(short_ids(seen), getattr(encoder, "training_images", [])).sum()):
+        found.append(
+            f"{trained} of {len(right)} pictures shown were in training, with the responses of other subjects: others "
+            "are harder to tell; train with --exclude-images"
+        )
     return found
 
 

@@ -28,6 +28,7 @@ from setcore.seeding import numpy_generator
 PREFIX = "embedding_"
 MOST_SPACES = 4  # fifteen subsets
 RESAMPLES = 500
+LEAST_CEILING = 0.05  # of voxels of which shares are told
 Array = NDArray[np.float64]
 
 
@@ -95,6 +96,15 @@ def partition_variance(
     blocks = VoxelBlocks(dataset)
     X = _spaces(blocks.head, spaces)
     labels = image_groups(blocks.head, groups)
+    if blocks.images < 2 * folds:
+        raise ResponseError(
+            f"{blocks.images} pictures in {folds} folds: each needs two or more; give more pictures or fewer folds"
+        )
+    if labels is not None and len(set(labels.tolist())) == 2:
+        raise ResponseError(
+            f"there are two groups {groups!r}: one is left out for scores, and of the others one to choose strengths; "
+            "give three or more"
+        )
     left_out = grouped_folds(blocks.images, folds, labels, seed)
     subsets = [u for size in range(1, len(spaces) + 1) for u in itertools.combinations(range(len(spaces)), size)]
     counts = _resamples(blocks.images, labels, seed)
@@ -144,7 +154,8 @@ def _spaces(head: xr.Dataset, spaces: Sequence[str]) -> list[Array]:
             raise ResponseError(f"'{PREFIX}{name}' holds NaN or inf; leave those pictures out")
         if not np.ptp(array, axis=0).any():
             raise ResponseError(
-                f"feature space {name!r} does not vary over the {len(array)} pictures: it has zero variance"
+                f"feature space {name!r} does not vary over the {len(array)} pictures: it has zero variance; "
+                "leave it out"
             )
         found.append(array)
     return found
@@ -223,8 +234,8 @@ def partition_report(found: xr.Dataset, seed: int = 0) -> dict[str, Any]:
     dict
         Plain JSON values. ``results``: by region (`roi`, "all" first) and `part`, with `voxels`, `mean`,
         `interval_low`, `interval_high`, and where there are ceilings `of_ceiling`: the sum over the sum of ceilings, of
-        voxels with a ceiling above .05. The part "total" is explained variance of all spaces together;
-        "product A" and so on are the product measure.
+        voxels with a ceiling above `LEAST_CEILING`. The part "total" is explained variance of all spaces together;
+        "product A" and so on are the product measure. ``warnings``.
     """
     everything = np.full(found.sizes["voxel"], True)
     regions = {"all": everything}
@@ -235,6 +246,11 @@ def partition_report(found: xr.Dataset, seed: int = 0) -> dict[str, Any]:
     values["total"] = found["explained_variance"].values[-1]
     values |= {f"product {s}": v for s, v in zip(found["space"].values, found["product_measure"].values, strict=True)}
     ceiling = found["noise_ceiling"].values if "noise_ceiling" in found.coords else None
+    warnings = []
+    if constant := int(np.isnan(values["total"]).sum()):
+        warnings.append(f"{constant} of {len(everything)} voxels do not vary and were left out")
+    if ceiling is not None and not (ceiling > LEAST_CEILING).any():
+        warnings.append(f"no voxel has a noise_ceiling above {LEAST_CEILING}: there are no shares of it")
     rows = []
     for region, chosen in regions.items():
         for part, of_voxels in values.items():
@@ -244,12 +260,13 @@ def partition_report(found: xr.Dataset, seed: int = 0) -> dict[str, Any]:
             low, high = bootstrap_mean(of_voxels[known], seed=seed)
             row = {"roi": region, "part": part, "voxels": int(known.sum()), "mean": float(of_voxels[known].mean()),
                    "interval_low": low, "interval_high": high, "of_ceiling": None}  # fmt: skip
-            if ceiling is not None and (counted := known & (ceiling > 0.05)).any():
+            if ceiling is not None and (counted := known & (ceiling > LEAST_CEILING)).any():
                 row["of_ceiling"] = float(of_voxels[counted].sum() / ceiling[counted].sum())
             rows.append(row)
     return {
         "subject": found.attrs["subject"], "spaces": found["space"].values.tolist(), "images": found.attrs["images"],
         "folds": found.attrs["folds"], "groups": found.attrs["groups"] or None, "results": rows,
+        "warnings": warnings,
     }  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def _query(args: argparse.Namespace) -> None:
     if learned:
         result |= learned
         lines.append(
-            f"map from {learned['map_names']} names, each left out in turn: explained variance "
+            f"names were mapped by {learned['map_names']} of them, each left out in turn: explained variance "
             f"{learned['map_explained_variance']:.3f}, 2AFC {learned['map_two_alternative']:.3f} (chance .5)"
         )
     lines += [
@@ -192,6 +192,8 @@ def _partition(args: argparse.Namespace) -> None:
     given = open_responses(args.subject, require_embedding=False, lazy=True)
     found = partition_variance(given, spaces, args.groups, args.folds, args.seed)
     report = partition_report(found, args.seed)
+    for warning in report["warnings"]:
+        warn(warning)
     voxels = Path(args.json).with_suffix(".nc")
     save_netcdf(found, voxels)
     _write_report(report | {"voxel_file": voxels.name}, args.json, plot_partition, format_partition(report))

@@ -157,7 +157,10 @@ def image_groups(dataset: xr.Dataset, name: str | None) -> NDArray[Any] | None:
     """
     if name is None:
         return None
-    along = [str(known) for known, c in dataset.coords.items() if c.dims == ("image",)]
+    counted = ("duplicates", "image_id")  # not the user's own
+    along = [str(known) for known, c in dataset.coords.items() if c.dims == ("image",) and known not in counted]
     if name not in along:
-        raise ResponseError(f"there is no coordinate {name!r} (image) to group by; there are {', '.join(along)}")
+        raise ResponseError(
+            f"there is no coordinate {name!r} (image) to group by; there are {', '.join(along) or 'none'}"
+        )
     return np.asarray(dataset[name].values)

@@ -6,6 +6,7 @@ Axes: n image, s feature space, E feature (of all spaces side by side), V voxel,
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
@@ -145,7 +146,7 @@ class BandedRidgeCV(LinearEncoder):
 
     def _widths(self, X: NDArray[Any]) -> tuple[int, ...]:
         try:
-            widths = (X.shape[1],) if self.widths is None else tuple(int(width) for width in self.widths)
+            widths = (X.shape[1],) if self.widths is None else tuple(operator.index(width) for width in self.widths)
         except (TypeError, ValueError) as error:
             raise ResponseError(
                 f"widths are {self.widths!r}; give the number of features of each space, such as (512, 30)"
@@ -162,6 +163,12 @@ class BandedRidgeCV(LinearEncoder):
             raise ModelError(
                 f"there are {len(priors)} priors for {len(widths)} feature spaces; give one for each, or None"
             )
+        for prior in priors:
+            if prior is not None and not isinstance(prior, Prior):
+                raise ModelError(
+                    f"a prior is {type(prior).__name__}; give a Prior, such as `encoder.population_prior().prior`, or "
+                    "None"
+                )
         return [_root(prior, width) for prior, width in zip(priors, widths, strict=True)]
 
     def _choose(

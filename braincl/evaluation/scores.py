@@ -129,6 +129,7 @@ def evaluate(
     estimators, reason = _estimators(encoder, data.X.shape[1], device)
     test, voxels = data.splits.test, len(data.kept)
     limit, limit_from = _ceiling(given, ceiling)
+    unknown = limit is not None and not np.isfinite(limit).any()
     shape = (len(METHODS), len(contexts), draws)
     scores = {name: np.full((*shape, voxels), np.nan, dtype=np.float32) for name in SCORES}
     scores["seconds"] = np.full(shape, np.nan)
@@ -178,6 +179,8 @@ def evaluate(
         "mean_is": "context mean" if reason else "population mean weights",
         "prior_reason": reason or None,
     }
+    if unknown:
+        report["warnings"].append(f"there is no noise ceiling: of no voxel can one be told by {limit_from}")
     return Evaluation(report, _voxel_scores(scores, data, contexts, draws, limit))
 
 
@@ -222,7 +225,8 @@ def _ceiling(given: xr.Dataset, which: str) -> tuple[NDArray[Any] | None, str | 
         return given["noise_ceiling"].values, f"the set's noise_ceiling: {SOURCES.get(method, 'of unknown method')}"
     if "response_trials" not in given:
         raise ResponseError(
-            f"a ceiling by {which} is of 'response_trials' (image, repeat, voxel), which the response set does not have"
+            f"a ceiling by {which} is of single trials, 'response_trials' (image, repeat, voxel), which the response "
+            "set does not have; add them, or store a coordinate 'noise_ceiling' (voxel)"
         )
     trials = average_duplicates(given.drop_vars("response"))["response_trials"]
     step = max(1, BLOCK_BYTES // (4 * trials[:, :, 0].size))

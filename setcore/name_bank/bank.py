@@ -66,7 +66,9 @@ class NameBank:
         if row is None:
             near = difflib.get_close_matches(_plain(text), self._rows, 3, 0.7)
             hint = f"; spelt alike: {', '.join(near)}" if near else ""
-            raise InputError(f"{text!r} is none of the {len(self)} names and their synonyms{hint}")
+            raise InputError(
+                f"{text!r} is none of the {len(self)} names and their synonyms{hint or '; give a plain noun'}"
+            )
         return row
 
     def nearest(

@@ -52,7 +52,7 @@ def test_a_name_comes_before_a_synonym_and_a_whole_spelling_before_a_part():
 def test_an_unknown_word_is_refused_with_words_that_are_spelt_alike(bank):
     with pytest.raises(InputError, match="'donky' is none of the 1391 names and their synonyms; spelt alike: donkey"):
         bank.find("donky")
-    with pytest.raises(InputError, match=r"synonyms$"):
+    with pytest.raises(InputError, match=r"synonyms; give a plain noun$"):
         bank.find("qqqqqqqq")
 
 

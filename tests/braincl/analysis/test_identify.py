@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from standin import save_small_model
+from standin import StandInEncoder, save_small_model
 from synthetic import make_responses
 
 import braincl
 from braincl.analysis.identify import format_identification
 from braincl.cli.main import main
 from braincl.errors import ResponseError
+from braincl.models.model_folder import short_ids
 from braincl.plot.decoding import draw_identification
 
 
@@ -76,6 +77,18 @@ def test_what_is_not_among_the_candidates_is_said_and_not_scored(subject, model)
     assert overlap["warnings"] == ["5 pictures shown are in the context, too: scores on them flatter the model"]
 
 
+def test_pictures_of_the_training_and_voxels_that_do_not_vary_are_said(subject):
+    context, new, bank = parts(subject)
+    context, encoder = context.copy(deep=True), StandInEncoder()
+    context["response"][:, 4] = 1
+    encoder.training_images = short_ids(new["image_id"].values[:3])
+    assert braincl.identify_pictures(encoder, context, new, bank)["warnings"] == [
+        "3 of 30 pictures shown were in training, with the responses of other subjects: others are harder to tell; "
+        "train with --exclude-images",
+        "1 of 11 voxels do not vary in the context and were left out",
+    ]
+
+
 def test_a_single_response_is_identified_without_an_interval(subject, model, tmp_path, capsys):
     context, new, bank = parts(subject)
     encoder = braincl.InContextEncoder.from_pretrained(model)
@@ -117,7 +130,7 @@ def test_groups_of_the_context_are_left_out_whole(subject, model, monkeypatch):
     assert len(folds) == 1 + 8  # the fit itself, and one without each run
     for seen in folds[1:]:
         assert sorted(np.isin(run, seen).sum() for run in runs) == [0] + [5] * 7
-    with pytest.raises(ResponseError, match=r"no coordinate 'session' \(image\) to group by; there are image_id, run"):
+    with pytest.raises(ResponseError, match=r"no coordinate 'session' \(image\) to group by; there are run"):
         braincl.identify_pictures(braincl.InContextEncoder.from_pretrained(model), context, new, bank, groups="session")
 
 
@@ -136,6 +149,10 @@ def test_wrong_input_names_both_sides(subject, model):
         identify(bank=bank.isel(feature=slice(5)))
     with pytest.raises(ResponseError, match="no coordinate 'image_id'"):
         identify(bank=bank.drop_vars("image_id"))
+    with pytest.raises(ResponseError, match="'voxel_id'"):
+        identify(context=context.drop_vars("voxel_id"))
+    with pytest.raises(ResponseError, match="'image_id'"):
+        identify(new=new.drop_vars("image_id"))
     with pytest.raises(ResponseError, match="there is 1 candidate"):
         identify(bank=bank.isel(image=[3, 3]))
     with pytest.raises(ResponseError, match="none of the 30 pictures shown is among the candidates"):

@@ -193,7 +193,9 @@ def test_the_command_prints_the_score_of_the_map(bank, rows, model, tmp_path, ca
             str(tmp_path / "context.nc"), "--out", str(tmp_path / "map.nii.gz")]  # fmt: skip
     assert main(argv) == 0
     name_map = fit_name_map(context)
-    line = f"map from 90 names, each left out in turn: explained variance {name_map.explained_variance:.3f}"
+    line = (
+        f"names were mapped by 90 of them, each left out in turn: explained variance {name_map.explained_variance:.3f}"
+    )
     assert line in capsys.readouterr().out
     assert main([*argv, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

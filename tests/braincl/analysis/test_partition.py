@@ -95,6 +95,9 @@ def test_voxels_that_do_not_vary_have_no_value_and_duplicates_are_averaged(analy
     small["response"][:, 2] = 3
     found = partition_variance(small, ["a", "b"], bands=2)
     assert np.isnan(found["variance"].values).all(axis=0).tolist() == [False, False, True, False]
+    assert partition_report(found)["warnings"] == ["1 of 4 voxels do not vary and were left out"]
+    unknown = partition_report(found.assign_coords(noise_ceiling=("voxel", np.full(4, np.nan))))
+    assert unknown["warnings"][1:] == ["no voxel has a noise_ceiling above 0.05: there are no shares of it"]
     import xarray as xr
 
     twice = xr.concat([small, small.isel(image=slice(0, 9))], "image")
@@ -114,10 +117,14 @@ def test_wrong_input_names_both_sides(analytic):
             partition_variance(small, spaces)
     with pytest.raises(ResponseError, match="'b' does not vary over the 30 pictures"):
         partition_variance(small.assign(embedding_b=small["embedding_b"] * 0 + 1), ["a", "b"])
-    with pytest.raises(ResponseError, match=r"no coordinate 'run' \(image\) to group by; there are image_id"):
+    with pytest.raises(ResponseError, match=r"no coordinate 'run' \(image\) to group by; there are none"):
         partition_variance(small, ["a", "b"], groups="run")
     with pytest.raises(ResponseError, match="in the one group"):
         partition_variance(small.assign_coords(run=("image", np.zeros(30))), ["a", "b"], groups="run")
+    with pytest.raises(ResponseError, match=r"there are two groups 'run': .* give three or more"):
+        partition_variance(small.assign_coords(run=("image", np.arange(30) % 2)), ["a", "b"], groups="run")
+    with pytest.raises(ResponseError, match="30 pictures in 16 folds: each needs two or more"):
+        partition_variance(small, ["a", "b"], folds=16)
     with pytest.raises(ResponseError, match="holds NaN"):
         partition_variance(small.assign(embedding_b=small["embedding_b"] * np.nan), ["a", "b"])
     with pytest.raises(ResponseError, match="spaces are none"):

@@ -7,6 +7,7 @@ from sklearn.linear_model import Ridge
 from braincl.data.splits import grouped_folds
 from braincl.errors import ModelError, ResponseError
 from braincl.estimators.banded_ridge import BandedRidgeCV, candidate_bands
+from braincl.estimators.prior_ridge import PriorRidge
 from braincl.models.prior import Prior
 
 WIDTHS = (5, 9)
@@ -124,6 +125,10 @@ def test_wrong_input_names_both_sides():
             BandedRidgeCV(**({"widths": WIDTHS} | options)).fit(X, Y)
     with pytest.raises(ModelError, match="1 priors for 2 feature spaces"):
         BandedRidgeCV(WIDTHS, priors=[None]).fit(X, Y)
+    with pytest.raises(ModelError, match=r"a prior is PriorRidge; give a Prior, such as"):
+        BandedRidgeCV(WIDTHS, priors=[PriorRidge(), None]).fit(X, Y)
+    with pytest.raises(ResponseError, match=r"widths are \[8.5, 5.5\]"):
+        BandedRidgeCV([8.5, 5.5]).fit(X, Y)
     with pytest.raises(ModelError, match="the prior has 9 features, its feature space 5"):
         BandedRidgeCV(WIDTHS, priors=[Prior(np.zeros(1), np.zeros((1, 9)), np.eye(9)[None]), None]).fit(X, Y)
     with pytest.raises(ResponseError, match="all 40 images are in the one group"):

@@ -211,8 +211,12 @@ def test_the_ceiling_comes_from_trials_where_there_are_some():
         np.testing.assert_allclose(other.voxels["noise_ceiling"], found.voxels["noise_ceiling"], atol=0.06)
     with pytest.raises(ResponseError, match="no coordinate 'noise_ceiling'"):
         evaluate(StandInEncoder(), dataset, **OPTIONS, ceiling="stored")
-    with pytest.raises(ResponseError, match="ceiling by ncsnr is of 'response_trials'"):
+    with pytest.raises(ResponseError, match="ceiling by ncsnr is of single trials, 'response_trials'"):
         evaluate(StandInEncoder(), make_responses(), **OPTIONS, ceiling="ncsnr")
+    once = dataset.assign(response_trials=dataset["response_trials"].where(dataset["repeat"] == 0))
+    report = evaluate(StandInEncoder(), once, **OPTIONS, ceiling="split_half").report
+    assert report["noise_ceiling_r"] is None
+    assert "there is no noise ceiling: of no voxel can one be told by split halves" in report["warnings"][-1]
     with pytest.raises(ResponseError, match="must be one of auto, stored"):
         evaluate(StandInEncoder(), dataset, **OPTIONS, ceiling="best")
     stored = dataset.assign_coords(noise_ceiling=("voxel", np.full(7, 0.5))).assign_attrs(noise_ceiling="ncsnr")
