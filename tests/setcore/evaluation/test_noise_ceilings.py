@@ -122,7 +122,7 @@ def test_ncsnr_is_the_ratio_of_signal_and_noise(rng):
 @pytest.mark.parametrize("repeats", [2, 3, 10])
 def test_the_three_ceilings_agree_with_the_truth(rng, repeats):
     """1,000 pictures, signal shares of a trial from .05 to .6, a fifth of the trials missing: means within .01."""
-    images, voxels = 1000, 2000 if repeats < 10 else 500
+    images, voxels = 1000, 2000
     share = rng.uniform(0.05, 0.6, voxels)
     trials = np.sqrt(share) * rng.standard_normal((images, 1, voxels))
     trials = trials + np.sqrt(1 - share) * rng.standard_normal((images, repeats, voxels))
