@@ -43,9 +43,9 @@ class DrawOptions:
     """
 
     temperature: float = 1.0
-    top_p: float = 0.9
+    top_p: float = 0.8
     guidance: float = 2.0
-    cooling: float = 0.8
+    cooling: float = 0.4
 
     def check(self) -> None:
         """Refuse numbers that mean nothing.
