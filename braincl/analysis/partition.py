@@ -28,7 +28,7 @@ from setcore.seeding import numpy_generator
 PREFIX = "embedding_"
 MOST_SPACES = 4  # fifteen subsets
 RESAMPLES = 500
-LEAST_CEILING = 0.05  # of voxels of which shares are told
+LEAST_CEILING = 0.05  # of the voxels whose share of it is reported
 Array = NDArray[np.float64]
 
 

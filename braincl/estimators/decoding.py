@@ -55,6 +55,7 @@ class Decoder:
         self.encoder, self.X, self.Y, self.groups = encoder, X, Y, groups
         self._standardise = standardiser(Y, np.float64)
         self._left_out: LeftOutContext | None = None
+        self._left_out_of: dict[bytes, LeftOutContext] = {}
 
     @property
     def left_out(self) -> LeftOutContext:
@@ -106,7 +107,13 @@ class Decoder:
         ResponseError
             There are too few pictures, or none of the voxels varies.
         """
-        return self.left_out.of(self._chosen(voxels))
+        chosen = self._chosen(voxels)
+        if len(chosen) == len(self.varying):
+            return self.left_out
+        key = chosen.tobytes()
+        if key not in self._left_out_of:
+            self._left_out_of[key] = self.left_out.of(chosen)
+        return self._left_out_of[key]
 
     def identify(
         self, responses: Any, candidates: Any, method: str = "auto", voxels: Any = None

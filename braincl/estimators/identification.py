@@ -14,6 +14,8 @@ Axes: m response, c candidate, n context image, V voxel, E feature.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ from braincl.errors import ResponseError
 
 Array = NDArray[np.float64]
 FOLDS = 10  # of the context's pictures, each left out once
-LEAST_PICTURES = 8  # of a context that noise can be told from
+LEAST_PICTURES = 8  # of a context, to estimate the noise
 SHRINKAGES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)  # towards independent voxels, that are tried
 METHODS = ("auto", "gaussian", "correlation")
 
@@ -74,7 +76,8 @@ class ResponseNoise(NamedTuple):
         return float(2 * np.log(self.scale).sum() + np.log1p(self.gain).sum())
 
 
-class LeftOutContext(NamedTuple):
+@dataclass(frozen=True)
+class LeftOutContext:
     """A context whose pictures were predicted without them, all of it standardised.
 
     Parameters
@@ -100,6 +103,19 @@ class LeftOutContext(NamedTuple):
         LeftOutContext
         """
         return LeftOutContext(self.responses[:, voxels], self.predicted[:, voxels], self.folds)
+
+    @cached_property
+    def likelihood(self) -> tuple[float, Array]:
+        """The shrinkage that tells the pictures apart best, and the likelihoods (n, n) by it: of `left_out_scores`.
+
+        Returns
+        -------
+        float
+        array of shape (n, n)
+        """
+        scores = left_out_scores(self)
+        best = best_shrinkage(scores)
+        return SHRINKAGES[best], scores[best].copy()
 
 
 def leave_out(
@@ -163,7 +179,7 @@ def _principal(rows: Array) -> tuple[Array, Array]:
     """Right singular vectors (V, k) and squared singular values (k,) of (n, V), by way of n x n or V x V."""
     wide = rows.shape[0] < rows.shape[1]
     squares, vectors = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
-    kept = squares > 1e-10 * squares[-1]  # beyond that axes are not told from rounding
+    kept = squares > 1e-10 * squares[-1]  # the others are rounding errors
     squares, vectors = squares[kept], vectors[:, kept]
     return (rows.T @ vectors) / np.sqrt(squares) if wide else vectors, squares
 
@@ -213,8 +229,7 @@ def fit_noise(context: LeftOutContext) -> ResponseNoise:
     -------
     ResponseNoise
     """
-    shrinkage = SHRINKAGES[best_shrinkage(left_out_scores(context))]
-    return shrunk_noise(context.responses - context.predicted, [shrinkage])[0]
+    return shrunk_noise(context.responses - context.predicted, [context.likelihood[0]])[0]
 
 
 def gaussian_scores(
@@ -276,8 +291,7 @@ def better_method(context: LeftOutContext) -> str:
     {"gaussian", "correlation"}
         The likelihood where they are level.
     """
-    found = left_out_scores(context)
-    scores = (found[best_shrinkage(found)], correlation_scores(context.responses, context.predicted))
+    scores = (context.likelihood[1], correlation_scores(context.responses, context.predicted))
     likelihood, correlation = (above_others(found, np.arange(len(found))).mean() for found in scores)
     return "gaussian" if likelihood >= correlation else "correlation"
 

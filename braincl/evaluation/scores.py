@@ -129,7 +129,6 @@ def evaluate(
     estimators, reason = _estimators(encoder, data.X.shape[1], device)
     test, voxels = data.splits.test, len(data.kept)
     limit, limit_from = _ceiling(given, ceiling)
-    unknown = limit is not None and not np.isfinite(limit).any()
     shape = (len(METHODS), len(contexts), draws)
     scores = {name: np.full((*shape, voxels), np.nan, dtype=np.float32) for name in SCORES}
     scores["seconds"] = np.full(shape, np.nan)
@@ -179,7 +178,7 @@ def evaluate(
         "mean_is": "context mean" if reason else "population mean weights",
         "prior_reason": reason or None,
     }
-    if unknown:
+    if limit is not None and not np.isfinite(limit).any():
         report["warnings"].append(f"there is no noise ceiling: of no voxel can one be told by {limit_from}")
     return Evaluation(report, _voxel_scores(scores, data, contexts, draws, limit))
 

@@ -11,6 +11,7 @@ import braincl
 from braincl.analysis.identify import format_identification
 from braincl.cli.main import main
 from braincl.errors import ResponseError
+from braincl.estimators import identification
 from braincl.models.model_folder import short_ids
 from braincl.plot.decoding import draw_identification
 
@@ -52,6 +53,18 @@ def test_the_report_says_what_the_estimator_says_by_region(subject, model):
     table = format_identification(report).splitlines()
     assert "30 responses, 30 candidates (chance: top-1 0.033" in table[0]
     assert len(table) == 5
+
+
+def test_noise_is_estimated_once_for_each_region(subject, model, monkeypatch):
+    asked = []
+    scores = identification.left_out_scores
+    monkeypatch.setattr(
+        identification,
+        "left_out_scores",
+        lambda context: (asked.append(context.responses.shape[1]), scores(context))[1],
+    )
+    braincl.identify_pictures(braincl.InContextEncoder.from_pretrained(model), *parts(subject))
+    assert asked == [11, 5, 6]
 
 
 def test_neither_the_order_of_voxels_nor_that_of_pictures_matters(subject, model):

@@ -1,6 +1,7 @@
 """Identification and decoding: the mathematics against dense matrices and known truth, and the estimator's methods."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -121,7 +122,9 @@ def test_the_better_method_is_the_one_that_identifies_more():
     rng = np.random.default_rng(4)
     context = left_out_context(rng, gain=3)
     scaled = left_out_context(rng, gain=0)
-    scaled = scaled._replace(responses=scaled.responses * rng.lognormal(0, 1.5, (200, 1)))  # a gain of each response
+    scaled = dataclasses.replace(
+        scaled, responses=scaled.responses * rng.lognormal(0, 1.5, (200, 1))
+    )  # a gain of each response
     asked = np.arange(200)
     for given in (context, scaled):
         found = left_out_scores(given)
