@@ -156,16 +156,21 @@ def _own_volumes(mesh: CanonicalMesh) -> NDArray[np.float64]:
 
 
 def _loose(mesh: CanonicalMesh, in_closed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which of the chosen faces bound nothing, and which of these are paired; sought only where three faces or more
-    share an edge."""
+    """Which of the chosen faces bound nothing, and which of these are paired: sheets that meet others where three faces
+    or more share an edge, each decided by most of its area (slivers and the tips of wedges say nothing)."""
+    import igl
+
     loose, paired = np.zeros((2, len(mesh.faces)), bool)
     if mesh.report["nonmanifold_edges"] and in_closed.any():
         faces = np.ascontiguousarray(mesh.faces[in_closed])
-        centre, step = mesh.vertices[faces].mean(1), PROBE * mesh.areas_normals[1][in_closed]
+        area, normal = (values[in_closed] for values in mesh.areas_normals)
+        centre, step = mesh.vertices[faces].mean(1), PROBE * normal
         winding = WindingNumber(mesh.vertices, faces)
         highest = np.maximum(winding(centre + step), winding(centre - step))
-        loose[in_closed] = highest <= 0.5
-        paired[in_closed] = highest < 0.25
+        sheet = igl.bfs_orient(faces)[1]
+        half = np.bincount(sheet, area) / 2
+        loose[in_closed] = (np.bincount(sheet, area * (highest <= 0.5)) > half)[sheet]
+        paired[in_closed] = (np.bincount(sheet, area * (highest < 0.25)) > half)[sheet]
     return loose, paired
 
 

@@ -49,6 +49,12 @@ def test_every_family_is_closed_and_outward(family):
     assert len(faces) < 60_000
 
 
+@pytest.mark.parametrize("seed", [0, 1, 6, 15, 27])
+def test_slivers_and_wedges_of_a_union_are_no_sheets(seed):
+    mesh = canonical_mesh(*shape(seed, "bed")[:2])
+    assert Solid(mesh).report["loose_faces"] == 0
+
+
 def test_seeds_decide_everything():
     first, again = shape(5), shape(5)
     np.testing.assert_array_equal(first[0], again[0])
