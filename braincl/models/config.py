@@ -32,6 +32,8 @@ class SharedContextConfig:
     leave_one_out : bool
         Experts are weighted by their leave-one-out predictions on the context (`braincl.models.expert_scores`), not
         by their evidence alone.
+    prior_ridge_share : float
+        What population-prior ridge has of the weight where its prior leads on the context, by leave-one-out error.
     powers : tuple of float
         Generic priors ``(C + eps I)^power``; the first one is the start where there is no population prior.
     width, heads, hidden, layers : int
@@ -45,6 +47,7 @@ class SharedContextConfig:
     scales: tuple[float, ...] = ()
     signals: tuple[float, ...] = ()
     leave_one_out: bool = False
+    prior_ridge_share: float = 0.0
     powers: tuple[float, ...] = (0.0, 0.5, 1.0)
     width: int = 16
     heads: int = 2
@@ -57,5 +60,7 @@ class SharedContextConfig:
             raise ValueError(f"architecture is {self.architecture!r}, expected 'shared_context'")
         if any(value <= 0 for value in (*self.scales, *self.signals)):
             raise ValueError(f"scales and shares of the signal must be positive, got {self.scales}, {self.signals}")
+        if not 0 <= self.prior_ridge_share <= self.leave_one_out * bool(self.features):
+            raise ValueError("a share for population-prior ridge lies in 0..1 and needs its prior and leave-one-out")
         if not self.powers or self.features < 0 or self.components < 0 or (self.components and not self.features):
             raise ValueError("a network needs generic powers, and a mixture needs the features of its prior")

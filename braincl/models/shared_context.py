@@ -8,6 +8,10 @@ noise levels are exact Bayes plus a learned correction; those over experts start
 attend to each other, and averages over all voxels tell each voxel how the others fared. Untrained, these
 starting weights are all that there is.
 
+A network that is trained on several subjects sees priors that left one of them out, which are worse than the one it has
+in the end; so it trusts that one too little. Where the population prior as it is predicts all voxels of a new subject
+together better, left out, than every other expert does, population-prior ridge has a share of the weight.
+
 The encoder that comes out is linear: ``w_v = sum_c p_vc (s_vc mu_c + Sigma_c A' a_vc)``.
 
 Axes: n context image, t query image, E feature, V voxel, v voxel of a batch, c expert, b basis, h noise level.
@@ -76,6 +80,8 @@ class ConditionedContext(NamedTuple):
         Of batches of voxels, as far as `KEPT_VALUES` allows.
     noise : tensor (n, 2), optional
         How noise goes with what is predicted: `Summary.noise` of all voxels of the subject.
+    prior_ridge_share : float
+        What population-prior ridge has of the weight beside the network, uncorrected.
     """
 
     context: Context
@@ -89,6 +95,7 @@ class ConditionedContext(NamedTuple):
     scores: ExpertScores | None
     kept: dict[tuple[int, int], list[Evidence]]
     noise: Tensor | None
+    prior_ridge_share: float
 
     def evidence(self, Y: Float[Tensor, "n v"], voxels: slice) -> list[Evidence]:
         """What every group of experts says of a batch of voxels.
@@ -370,7 +377,13 @@ class SharedContextNetwork(InContextNetwork):
         return ConditionedContext(
             context, experts, seen.groups, torch.cat([*rows, own_means]), own_means, context.offset.to(Y),
             self._log_prior(experts).to(Y), corrections, scores, seen.kept, summary.noise,
+            self._prior_ridge_share(of_all),
         )  # fmt: skip
+
+    def _prior_ridge_share(self, of_all: Float[Tensor, "c"]) -> float:
+        """0 in training, which is about what the network adds."""
+        own, share = len(self.config.scales), self.config.prior_ridge_share
+        return share if share and not self.training and bool((of_all[own] > of_all[own + 1 :]).all()) else 0.0
 
     @torch.no_grad()
     def _look(self, X: Tensor, Y: Tensor, voxel_batch: int) -> tuple[Context, list[Expert], _Seen]:
@@ -468,7 +481,15 @@ class SharedContextNetwork(InContextNetwork):
             return [weights.view_as(part) for weights, part in zip(parts, logits, strict=True)]
         scores, within_mixture = (part[voxels] for part in conditioned.scores)
         among = (level + within_mixture + scores @ self.trust).softmax(dim=1).clamp(min=LEAST_SHARE)
-        return [posterior(part, among[:, places]).weights for part, places in zip(logits, members, strict=True)]
+        among = among * (1 - conditioned.prior_ridge_share)
+        weights = [posterior(part, among[:, places]).weights for part, places in zip(logits, members, strict=True)]
+        if conditioned.prior_ridge_share:
+            own = len(self.config.scales)
+            index = next(index for index, places in enumerate(members) if places.start <= own < places.stop)
+            member = own - members[index].start
+            uncorrected = posterior(found[index].log_likelihood[:, member : member + 1]).weights[:, 0]
+            weights[index][:, member] += conditioned.prior_ridge_share * uncorrected
+        return weights
 
     def _log_shares(self, experts: list[Expert]) -> Float[Tensor, "c h"]:
         """Log weight of each noise level of each expert before any evidence; even where the signal is known."""

@@ -47,6 +47,8 @@ from setcore.seeding import derive_seed, numpy_generator
 from setcore.training import STATE_FILE, Budget, TrainingLoop, training_folder, warmup_cosine
 
 POPULATION_FILE = "population.safetensors"
+PRIOR_RIDGE_SHARE = 0.5
+"""Of a network that was trained on several subjects; one subject's sessions do not tell what a new one will be like."""
 
 
 @plain_torch()
@@ -133,7 +135,12 @@ def meta_train(
             features, mixture = groups[0][0].X.shape[1], fits[0].mixture
             network = replace(config.network, features=features)
             if isinstance(network, SharedContextConfig):
-                network = replace(network, components=0 if mixture is None else len(mixture.means))
+                several = network.leave_one_out and len({subject.name for subject in groups[0]}) > 1
+                network = replace(
+                    network,
+                    components=0 if mixture is None else len(mixture.means),
+                    prior_ridge_share=PRIOR_RIDGE_SHARE if several else 0.0,
+                )
             config = replace(config, network=network)
         trainer = _Trainer(folder, sets, fits, config, seed, start, ranks)
         return trainer.run(budget, progress)

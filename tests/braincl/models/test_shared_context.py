@@ -37,12 +37,12 @@ def with_prior(**options):
     return trained(network).eval()
 
 
-@pytest.fixture(params=["agnostic", "population", "leave one out"])
+@pytest.fixture(params=["agnostic", "population", "leave one out", "a share of ridge"])
 def encoder(request):
     if request.param == "agnostic":
         return InContextEncoder(trained(small_network()))
-    options = {"scales": (1.0, 0.5), "leave_one_out": True} if request.param == "leave one out" else {}
-    return InContextEncoder(with_prior(**options))
+    options = {} if request.param == "population" else {"scales": (1.0, 0.5), "leave_one_out": True}
+    return InContextEncoder(with_prior(**options, prior_ridge_share=0.5 * (request.param == "a share of ridge")))
 
 
 @pytest.fixture
@@ -190,6 +190,36 @@ def test_untrained_it_is_close_to_population_prior_ridge(arrays, options):
     ours, theirs = InContextEncoder(network.eval()).fit(X, Y), PriorRidge(make_prior()).fit(X, Y)
     r = [np.corrcoef(a, b)[0, 1] for a, b in zip(ours.predict(queries).T, theirs.predict(queries).T, strict=True)]
     assert np.mean(r) > 0.95
+
+
+def weights_of(seed=0, share=0.0, mode="eval"):
+    """Encoder weights of a context, as a network gives them that has a population prior and random corrections."""
+    torch.manual_seed(seed)
+    network = with_prior(scales=(1.0, 0.5), leave_one_out=True, prior_ridge_share=share)
+    getattr(network, mode)()
+
+    def emit(X, Y):
+        Z = torch.as_tensor((Y - Y.mean(0)) / Y.std(0)).float()
+        conditioned = network.condition(torch.as_tensor(X), Z)
+        return network.emit(conditioned, Z, slice(0, Z.shape[1]))[0].detach().numpy()
+
+    return emit
+
+
+@pytest.mark.parametrize("mean", [1.0, -1.0])
+def test_population_prior_ridge_has_its_share_where_the_prior_leads(mean):
+    prior, rng = make_prior(), np.random.default_rng(3)
+    X = rng.standard_normal((23, 12)).astype(np.float32)
+    signal = X @ (mean * prior.means[0] + rng.multivariate_normal(np.zeros(12), prior.covariances[0], 200)).T
+    Y = signal + 0.7 * signal.std() * rng.standard_normal(signal.shape)
+    alone, half, whole = (weights_of(share=share)(X, Y) for share in (0.0, 0.5, 1.0))
+    if mean < 0:  # other voxels than the prior's: the network is left alone
+        np.testing.assert_array_equal(half, alone)
+        return
+    assert np.abs(whole - alone).max() > 0.01
+    np.testing.assert_allclose(half, (alone + whole) / 2, atol=1e-5)
+    np.testing.assert_allclose(weights_of(seed=1, share=1.0)(X, Y), whole, atol=1e-5)  # corrections have no part in it
+    np.testing.assert_array_equal(weights_of(share=0.5, mode="train")(X, Y), alone)
 
 
 def test_another_width_than_the_priors_is_refused(arrays):
