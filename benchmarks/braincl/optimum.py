@@ -7,8 +7,9 @@ Three subjects of 1,500 voxels, on pictures of furniture through MobileNetV2, me
 tested on other pictures (drawings) through another encoder (EfficientNet-Lite2), both reduced to 64 axes whose place in
 the population is the same. Populations: (a) one Gaussian, (b) eight groups with means and covariances of their own.
 Explained variance of new stored responses beside: the optimum that knows the population only and integrates over each
-voxel's offset, scale and noise (the one that counts), the one that knows these too, population-prior ridge, ridge.
-Writes OUT.json and OUT.png.
+voxel's offset, scale and noise (the one that counts), the one that knows these too, population-prior ridge, the
+ensemble of such ridges, ridge; and the mean difference in Pearson r between the model and the better of the two closed
+forms that know the population, with its 95 % interval over draws. Writes OUT.json and OUT.png.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from closed_forms import LINEAR, interval
 from numpy.typing import NDArray
 
-from braincl import InContextEncoder, RidgeCV, meta_train
+from braincl import InContextEncoder, PriorEnsemble, RidgeCV, meta_train
 from braincl.data.responses import open_embeddings
 from braincl.models.prior import Prior
 from braincl.simulation.bayes_optimum import integrating_optimum, knowing_optimum
 from braincl.simulation.subjects import gaussian_prior, simulate_subject
 from setcore.evaluation.bootstrap import bootstrap_mean
-from setcore.evaluation.metrics import explained_variance
+from setcore.evaluation.metrics import explained_variance, pearson_r
 from setcore.files import write_json
 from setcore.seeding import numpy_generator
 from setcore.training import Budget
@@ -37,9 +39,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench_common import OUTPUT, commit, skip
 
 FEATURES, GROUPS, VOXELS, TEST_VOXELS = 64, 8, 1500, 200
-CONTEXTS, DRAWS, TEST_IMAGES = (10, 30, 100, 300), 3, 150
+CONTEXTS, DRAWS, TEST_IMAGES = (10, 30, 100, 300), 10, 150
 SHARES = (0.05, 0.6)
-METHODS = ("knowing optimum", "integrating optimum", "model", "prior_ridge", "ridge")
+METHODS = ("knowing optimum", "integrating optimum", "model", *LINEAR, "ridge")
 
 
 def reduced(path: Path) -> NDArray[np.float32]:
@@ -75,6 +77,7 @@ def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], budget: Budget, s
     rows = []
     for n in CONTEXTS:
         values: dict[str, list[NDArray[Any]]] = {method: [] for method in METHODS}
+        r: dict[str, list[float]] = {method: [] for method in METHODS}
         for draw in range(DRAWS):
             order = numpy_generator(seed, "draw", n, draw).permutation(len(test))
             query, context = order[:TEST_IMAGES], order[TEST_IMAGES : TEST_IMAGES + n]
@@ -84,10 +87,15 @@ def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], budget: Budget, s
                 "integrating optimum": integrating_optimum(X, y, Q, prior, signal_shares=SHARES).mean,
                 "model": encoder.fit(X, y).predict(Q),
                 "prior_ridge": encoder.population_prior().fit(X, y).predict(Q),
+                "prior_ensemble": PriorEnsemble(encoder.population_prior().prior).fit(X, y).predict(Q),
                 "ridge": RidgeCV().fit(X, y).predict(Q),
             }
             for method, mean in predictions.items():
                 values[method].append(explained_variance(Y[query], mean))
+                r[method].append(float(np.nanmean(pearson_r(Y[query], mean))))
+        best = max(LINEAR, key=lambda method: np.mean(r[method]))
+        less = interval(np.subtract(r["model"], r[best]))
+        print(f"n = {n:3} model - {best}: r {less[0]:+.4f} ({less[1]:+.4f} to {less[2]:+.4f})", flush=True)
         most = np.mean(values["integrating optimum"])
         for method in METHODS:
             of_voxels = np.mean(values[method], axis=0)
@@ -95,6 +103,7 @@ def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], budget: Budget, s
             rows.append({
                 "method": method, "n": n, "explained_variance": float(of_voxels.mean()), "interval_low": low,
                 "interval_high": high, "share_of_optimum": float(of_voxels.mean() / most),
+                **({"closed_form": best, "r_less_closed_form": less} if method == "model" else {}),
             })  # fmt: skip
             print(f"n = {n:3} {method:20} EV {of_voxels.mean():.4f} ({low:.4f}..{high:.4f}), "
                   f"{of_voxels.mean() / most:.1%} of the optimum that counts", flush=True)  # fmt: skip
@@ -105,10 +114,12 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Explained variance against context size, one panel a population."""
     from matplotlib.figure import Figure
 
-    looks = dict(zip(METHODS, ("#999999 D", "#000000 d", "#0072B2 o", "#D55E00 s", "#009E73 ^"), strict=True))
+    looks = dict(
+        zip(METHODS, ("#999999 D", "#000000 d", "#0072B2 o", "#D55E00 s", "#CC79A7 v", "#009E73 ^"), strict=True)
+    )
     names = {"knowing optimum": "optimum that knows each voxel's offset, scale, noise", "model": "braincl",
              "integrating optimum": "optimum that knows the population",
-             "prior_ridge": "population-prior ridge"}  # fmt: skip
+             "prior_ridge": "population-prior ridge", "prior_ensemble": "population-prior ensemble"}  # fmt: skip
     figure = Figure(figsize=(9, 4.3), layout="constrained")
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     for axes, (name, rows) in zip(panels, results.items(), strict=True):
