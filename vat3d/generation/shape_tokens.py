@@ -272,7 +272,7 @@ class NamedMesh:
             Whose box is centred, of longest half-side 1, before the waves.
         """
         move = self.move(round_, seed).map(Tensor.double)
-        points = torch.from_numpy(vertices)[None] @ move.linear.transpose(1, 2)
+        points = torch.tensor(vertices)[None] @ move.linear.transpose(1, 2)
         centre, size = framed(points)
         return np.asarray(move.bent((points - centre) / size)[0].numpy())
 
