@@ -8,9 +8,9 @@ every fold of 20 or 21 test categories these too, so that the prior has seen nei
 animal's sessions, or of people and folds, alike), with the standard deviation of a single one; below it the mean paired
 difference to the best linear closed form at that size, with the 95 % interval of the mean over splits. `--steps` trains
 a network on the same subjects and pictures for every prior and puts it beside them: 400 steps take about a minute, and
-the human set takes twelve networks for every split. Networks of several subjects leave a share to population-prior
-ridge where its prior leads on the context; in how many contexts that was so, and what it brought there, comes last. The
-file is written after every split: `--resume` goes on with it.
+the human set takes twelve networks for every split. Networks of several subjects leave a share of the weight to
+population-prior ridge, and are measured without it, too. The file is written after every split: `--resume` goes on
+with it.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ V4_CONTEXTS, V4_TEST_IMAGES = (20, 50, 100, 200, 400), 300
 HUMAN_CONTEXTS, FOLDS = (10, 20, 40, 60), 4
 LINEAR = ("prior_ridge", "prior_ensemble")
 """Closed forms that emit weights, as the network does."""
-ALONE, LED = "network without a share", "prior led"
+ALONE = "network without a share"
 Found = dict[str, dict[str, list[list[float]]]]
-"""Mean r over units of every task, by method, size of the context, and split; and as `LED`, 1 where the prior led."""
+"""Mean r over units of every task, by method, size of the context, and split."""
 
 
 class Population(NamedTuple):
@@ -146,27 +146,19 @@ def measure(tasks: Iterator[Task], steps: int, name: str, found: Found, save: Ca
             known, network = task.population, with_and_without_share(trained(task.population.sets, steps))
         methods = {method: kind(task.population.prior) for method, kind in CLOSED_FORMS.items()}
         methods |= {"ridge": RidgeCV()} | network
-        predicted = {
-            method: estimator.fit(task.X[task.context], task.Y[task.context]).predict(task.X[task.test])
-            for method, estimator in methods.items()
-        }
-        values = {method: float(np.nanmean(pearson_r(task.Y[task.test], it))) for method, it in predicted.items()}
-        if ALONE in network:
-            values[LED] = float(not np.array_equal(predicted["network"], predicted[ALONE]))
-        for key, value in values.items():
-            splits = found.setdefault(key, {}).setdefault(str(task.n), [])
+        for method, estimator in methods.items():
+            predicted = estimator.fit(task.X[task.context], task.Y[task.context]).predict(task.X[task.test])
+            splits = found.setdefault(method, {}).setdefault(str(task.n), [])
             if len(splits) == task.split:
                 splits.append([])
-            splits[task.split].append(value)
+            splits[task.split].append(float(np.nanmean(pearson_r(task.Y[task.test], predicted))))
     save()
 
 
 def report(name: str, found: Found) -> None:
     """Print the table of a set: means over splits, and paired differences to the best linear closed form."""
     sizes = list(found["ridge"])
-    means = {
-        method: {n: np.mean(rows, axis=1) for n, rows in found[method].items()} for method in found if method != LED
-    }
+    means = {method: {n: np.mean(rows, axis=1) for n, rows in found[method].items()} for method in found}
     best = {n: max(LINEAR, key=lambda method: means[method][n].mean()) for n in sizes}
     print(f"\n{name}, {len(found['ridge'][sizes[0]])} splits\n\n| n | " + " | ".join(sizes) + " |")
     print("|---" * (1 + len(sizes)) + "|")
@@ -178,13 +170,6 @@ def report(name: str, found: Found) -> None:
         less = {n: interval(values[n] - means[best[n]][n]) for n in sizes if method != best[n]}
         cells = ["{:+.4f} ({:+.4f} to {:+.4f})".format(*less[n]) if n in less else "" for n in sizes]
         print(f"| {method} - best | " + " | ".join(cells) + " |", flush=True)
-    if LED in found:
-        cells = []
-        for n in sizes:
-            led = np.array(found[LED][n]) > 0
-            gain = (np.array(found["network"][n]) - np.array(found[ALONE][n]))[led]
-            cells.append(f"{led.mean():.2f}, {gain.mean():+.4f}" if led.any() else "0")
-        print("| the prior led in, and its share brought there | " + " | ".join(cells) + " |", flush=True)
 
 
 def interval(values: NDArray[np.float64]) -> list[float]:

@@ -33,7 +33,7 @@ class SharedContextConfig:
         Experts are weighted by their leave-one-out predictions on the context (`braincl.models.expert_scores`), not
         by their evidence alone.
     prior_ridge_share : float
-        What population-prior ridge has of the weight where its prior leads on the context, by leave-one-out error.
+        What population-prior ridge has of the weight beside the network.
     powers : tuple of float
         Generic priors ``(C + eps I)^power``; the first one is the start where there is no population prior.
     width, heads, hidden, layers : int
@@ -60,7 +60,8 @@ class SharedContextConfig:
             raise ValueError(f"architecture is {self.architecture!r}, expected 'shared_context'")
         if any(value <= 0 for value in (*self.scales, *self.signals)):
             raise ValueError(f"scales and shares of the signal must be positive, got {self.scales}, {self.signals}")
-        if not 0 <= self.prior_ridge_share <= self.leave_one_out * bool(self.features):
-            raise ValueError("a share for population-prior ridge lies in 0..1 and needs its prior and leave-one-out")
+        ridge = bool(self.features) and self.leave_one_out and self.scales[:1] == (1.0,)
+        if not 0 <= self.prior_ridge_share <= ridge:
+            raise ValueError("a share for population-prior ridge lies in 0..1 and needs it as the first expert")
         if not self.powers or self.features < 0 or self.components < 0 or (self.components and not self.features):
             raise ValueError("a network needs generic powers, and a mixture needs the features of its prior")

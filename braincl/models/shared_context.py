@@ -9,8 +9,7 @@ attend to each other, and averages over all voxels tell each voxel how the other
 starting weights are all that there is.
 
 A network that is trained on several subjects sees priors that left one of them out, which are worse than the one it has
-in the end; so it trusts that one too little. Where the population prior as it is predicts all voxels of a new subject
-together better, left out, than every other expert does, population-prior ridge has a share of the weight.
+in the end; so it trusts that one too little. Beside it population-prior ridge has a share of the weight then.
 
 The encoder that comes out is linear: ``w_v = sum_c p_vc (s_vc mu_c + Sigma_c A' a_vc)``.
 
@@ -44,7 +43,7 @@ from braincl.models.expert_features import LOCAL, common_features, common_width,
 from braincl.models.expert_scores import INITIAL_TRUST, ExpertScores, score_experts
 from braincl.models.experts import Context, Expert
 from braincl.models.network import InContextNetwork, Summary, batches
-from braincl.models.noise_levels import SIGNAL_SHARES, posterior
+from braincl.models.noise_levels import SIGNAL_SHARES, most_likely_level, posterior
 from braincl.models.prior import Prior, isotropic_prior
 from braincl.models.set_attention import TinySetBlock, apply, normed
 
@@ -80,8 +79,6 @@ class ConditionedContext(NamedTuple):
         Of batches of voxels, as far as `KEPT_VALUES` allows.
     noise : tensor (n, 2), optional
         How noise goes with what is predicted: `Summary.noise` of all voxels of the subject.
-    prior_ridge_share : float
-        What population-prior ridge has of the weight beside the network, uncorrected.
     """
 
     context: Context
@@ -95,7 +92,6 @@ class ConditionedContext(NamedTuple):
     scores: ExpertScores | None
     kept: dict[tuple[int, int], list[Evidence]]
     noise: Tensor | None
-    prior_ridge_share: float
 
     def evidence(self, Y: Float[Tensor, "n v"], voxels: slice) -> list[Evidence]:
         """What every group of experts says of a batch of voxels.
@@ -377,13 +373,7 @@ class SharedContextNetwork(InContextNetwork):
         return ConditionedContext(
             context, experts, seen.groups, torch.cat([*rows, own_means]), own_means, context.offset.to(Y),
             self._log_prior(experts).to(Y), corrections, scores, seen.kept, summary.noise,
-            self._prior_ridge_share(of_all),
         )  # fmt: skip
-
-    def _prior_ridge_share(self, of_all: Float[Tensor, "c"]) -> float:
-        """0 in training, which is about what the network adds."""
-        own, share = len(self.config.scales), self.config.prior_ridge_share
-        return share if share and not self.training and bool((of_all[own] > of_all[own + 1 :]).all()) else 0.0
 
     @torch.no_grad()
     def _look(self, X: Tensor, Y: Tensor, voxel_batch: int) -> tuple[Context, list[Expert], _Seen]:
@@ -481,14 +471,11 @@ class SharedContextNetwork(InContextNetwork):
             return [weights.view_as(part) for weights, part in zip(parts, logits, strict=True)]
         scores, within_mixture = (part[voxels] for part in conditioned.scores)
         among = (level + within_mixture + scores @ self.trust).softmax(dim=1).clamp(min=LEAST_SHARE)
-        among = among * (1 - conditioned.prior_ridge_share)
+        share = 0.0 if self.training else self.config.prior_ridge_share  # training is about what the network adds
+        among = among * (1 - share)
         weights = [posterior(part, among[:, places]).weights for part, places in zip(logits, members, strict=True)]
-        if conditioned.prior_ridge_share:
-            own = len(self.config.scales)
-            index = next(index for index, places in enumerate(members) if places.start <= own < places.stop)
-            member = own - members[index].start
-            uncorrected = posterior(found[index].log_likelihood[:, member : member + 1]).weights[:, 0]
-            weights[index][:, member] += conditioned.prior_ridge_share * uncorrected
+        if share:  # population-prior ridge is the first expert at its most likely noise level
+            weights[0][:, :1] += share * most_likely_level(found[0].log_likelihood[:, :1])
         return weights
 
     def _log_shares(self, experts: list[Expert]) -> Float[Tensor, "c h"]:

@@ -48,7 +48,7 @@ from setcore.training import STATE_FILE, Budget, TrainingLoop, training_folder, 
 
 POPULATION_FILE = "population.safetensors"
 PRIOR_RIDGE_SHARE = 0.5
-"""Of a network that was trained on several subjects; one subject's sessions do not tell what a new one will be like."""
+"""Of a network that was trained on several subjects, whose left-out ones a mixture did not predict better."""
 
 
 @plain_torch()
@@ -135,12 +135,9 @@ def meta_train(
             features, mixture = groups[0][0].X.shape[1], fits[0].mixture
             network = replace(config.network, features=features)
             if isinstance(network, SharedContextConfig):
-                several = network.leave_one_out and len({subject.name for subject in groups[0]}) > 1
-                network = replace(
-                    network,
-                    components=0 if mixture is None else len(mixture.means),
-                    prior_ridge_share=PRIOR_RIDGE_SHARE if several else 0.0,
-                )
+                network = replace(network, components=0 if mixture is None else len(mixture.means))
+                if mixture is None and network.scales and len({subject.name for subject in groups[0]}) > 1:
+                    network = replace(network, prior_ridge_share=PRIOR_RIDGE_SHARE)
             config = replace(config, network=network)
         trainer = _Trainer(folder, sets, fits, config, seed, start, ranks)
         return trainer.run(budget, progress)
