@@ -136,7 +136,8 @@ def meta_train(
             network = replace(config.network, features=features)
             if isinstance(network, SharedContextConfig):
                 network = replace(network, components=0 if mixture is None else len(mixture.means))
-                if mixture is None and network.scales and len({subject.name for subject in groups[0]}) > 1:
+                several = mixture is None and len({subject.name for subject in groups[0]}) > 1
+                if several and network.leave_one_out and network.scales[:1] == (1.0,):
                     network = replace(network, prior_ridge_share=PRIOR_RIDGE_SHARE)
             config = replace(config, network=network)
         trainer = _Trainer(folder, sets, fits, config, seed, start, ranks)

@@ -373,6 +373,14 @@ def test_one_session_of_one_subject_is_enough(tmp_path):
     assert network.config.features == 12
 
 
+@pytest.mark.parametrize(("names", "share"), [(("S1", "S2"), 0.5), (("S1", "S1"), 0.0)])
+def test_several_subjects_leave_a_share_to_population_prior_ridge(tmp_path, names, share):
+    sets = [given.assign_attrs(subject=name) for given, name in zip(subjects(), names, strict=True)]
+    network = replace(TINY.network, scales=(1.0, 0.5), leave_one_out=True)
+    found = meta_train(sets, replace(TINY, network=network), tmp_path / "m", budget=Budget(steps=1), progress=False)
+    assert found.config.prior_ridge_share == share
+
+
 def test_an_agnostic_model_takes_any_width(tmp_path):
     config = replace(TINY, agnostic=True)
     meta_train(subjects(), config, tmp_path / "m", budget=Budget(steps=2), progress=False)
