@@ -24,8 +24,9 @@ import numpy as np
 from closed_forms import LINEAR, interval
 from numpy.typing import NDArray
 
-from braincl import InContextEncoder, PriorEnsemble, RidgeCV, meta_train
+from braincl import InContextEncoder, RidgeCV, meta_train
 from braincl.data.responses import open_embeddings
+from braincl.evaluation.scores import CLOSED_FORMS
 from braincl.models.prior import Prior
 from braincl.simulation.bayes_optimum import integrating_optimum, knowing_optimum
 from braincl.simulation.subjects import gaussian_prior, simulate_subject
@@ -71,6 +72,7 @@ def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], budget: Budget, s
     with tempfile.TemporaryDirectory() as folder:
         meta_train([s.dataset for s in subjects], out=folder, budget=budget, seed=seed)
         encoder = InContextEncoder.from_pretrained(folder)
+    held = encoder.population_prior().prior
     new = simulate_subject(test, prior, TEST_VOXELS, seed=seed + 99, name="simulated new", signal_shares=SHARES)
     Y = new.dataset["response"].values
     known = {"offset": new.offset, "scale": new.scale, "share": new.share}
@@ -86,8 +88,7 @@ def run(prior: Prior, train: NDArray[Any], test: NDArray[Any], budget: Budget, s
                 "knowing optimum": knowing_optimum(X - new.centre, y, Q - new.centre, prior, **known).mean,
                 "integrating optimum": integrating_optimum(X, y, Q, prior, signal_shares=SHARES).mean,
                 "model": encoder.fit(X, y).predict(Q),
-                "prior_ridge": encoder.population_prior().fit(X, y).predict(Q),
-                "prior_ensemble": PriorEnsemble(encoder.population_prior().prior).fit(X, y).predict(Q),
+                **{name: CLOSED_FORMS[name](held).fit(X, y).predict(Q) for name in LINEAR},
                 "ridge": RidgeCV().fit(X, y).predict(Q),
             }
             for method, mean in predictions.items():
