@@ -18,9 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from braincl.models import noise_levels
 from braincl.models.experts import Context, Expert, Projection
-from braincl.models.noise_levels import NoiseGrid, unknown_scale
+from braincl.models.noise_levels import (
+    NoiseGrid,
+    known_signal_grid,
+    signal_shares,
+    unknown_scale,
+    unknown_signal_grid,
+)
 
 TINY = 1e-30  # a power that can be divided by
 SOFTENED = 0.1  # beside squared residuals of mean 1, under the logarithm
@@ -136,8 +141,8 @@ def group_experts(
         eigenvalues, gain, mean = (
             torch.stack([getattr(expert, name) for expert in chosen]) for name in ("eigenvalues", "gain", "mean")
         )
-        grids = [grid or make_grid(expert, images) for expert in chosen]
-        shares = torch.stack([signal_shares(e, g, images) for e, g in zip(chosen, grids, strict=True)])
+        grids = [grid or make_grid(expert) for expert in chosen]
+        shares = torch.stack([signal_shares(own) for own in grids])
         ratio = torch.stack([own.ratio for own in grids])
         scales = [own.scale for own in grids if own.scale is not None]
         scale = torch.stack(scales)[:, None] if scales else None
@@ -237,44 +242,20 @@ def evidence_of_all(context: Context, groups: Sequence[ExpertGroup], Y: Float[Te
     return [evidence(group, len(Y), projections) for group in groups]
 
 
-def make_grid(expert: Expert, images: int) -> NoiseGrid:
+def make_grid(expert: Expert) -> NoiseGrid:
     """The noise levels of one expert: beside a signal that it takes for known, or with both unknown.
 
     Parameters
     ----------
     expert : Expert
-    images : int
-        n, of the context.
 
     Returns
     -------
     NoiseGrid
     """
     if expert.signal:
-        return noise_levels.known_signal_grid(expert.signal, dtype=expert.eigenvalues.dtype)
-    return noise_levels.unknown_signal_grid(_mean_variance(expert, images))
-
-
-def signal_shares(expert: Expert, grid: NoiseGrid, images: int) -> Float[Tensor, "h"]:
-    """Share of signal in a response at every noise level of the grid.
-
-    Parameters
-    ----------
-    expert : Expert
-    grid : NoiseGrid
-    images : int
-        n, of the context.
-
-    Returns
-    -------
-    tensor (h,)
-    """
-    return noise_levels.signal_shares(grid, _mean_variance(expert, images))
-
-
-def _mean_variance(expert: Expert, images: int) -> Tensor:
-    """v, the mean variance of ``A u`` over the context."""
-    return (expert.eigenvalues.sum() + expert.mean.square().sum()) / (images - 1)
+        return known_signal_grid(expert.signal, dtype=expert.eigenvalues.dtype)
+    return unknown_signal_grid(expert.eigenvalues.dtype)
 
 
 def squared_scale(group: ExpertGroup, found: Evidence) -> Tensor:

@@ -41,21 +41,23 @@ class NoiseGrid(NamedTuple):
     scale: Tensor | None = None
 
 
-def unknown_signal_grid(variance: Tensor) -> NoiseGrid:
+def unknown_signal_grid(dtype: torch.dtype = torch.float64) -> NoiseGrid:
     """Shares of signal as in `SIGNAL_SHARES`, at any scale.
+
+    A share is that of the pictures that the prior is normalised on, where ``X u`` has variance 1 in the mean. That of
+    the context would be another one for every component of a mixture, by the pictures that a short one happens to have.
 
     Parameters
     ----------
-    variance : tensor ()
-        v, the mean variance of ``A u`` over the context; its precision is that of the grid.
+    dtype : torch.dtype
 
     Returns
     -------
     NoiseGrid
-        ``tau = (1 - h) v / h``.
+        ``tau = (1 - h) / h``.
     """
-    shares = torch.as_tensor(SIGNAL_SHARES, dtype=variance.dtype)
-    return NoiseGrid((1 - shares) / shares * variance)
+    shares = torch.as_tensor(SIGNAL_SHARES, dtype=dtype)
+    return NoiseGrid((1 - shares) / shares)
 
 
 def known_signal_grid(signal: float, levels: int = len(SIGNAL_SHARES), dtype: torch.dtype = torch.float64) -> NoiseGrid:
@@ -76,20 +78,18 @@ def known_signal_grid(signal: float, levels: int = len(SIGNAL_SHARES), dtype: to
     return NoiseGrid(noise / signal, torch.tensor(math.sqrt(signal), dtype=dtype))
 
 
-def signal_shares(grid: NoiseGrid, variance: Tensor) -> Float[Tensor, "h"]:
-    """Share of signal in a response at every noise level of a grid.
+def signal_shares(grid: NoiseGrid) -> Float[Tensor, "h"]:
+    """Share of signal in a response at every noise level of a grid, on the pictures that the prior is normalised on.
 
     Parameters
     ----------
     grid : NoiseGrid
-    variance : tensor ()
-        v, the mean variance of ``A u`` over the context.
 
     Returns
     -------
     tensor (h,)
     """
-    return 1 / (1 + grid.ratio / variance)
+    return 1 / (1 + grid.ratio)
 
 
 class ScalePosterior(NamedTuple):

@@ -17,7 +17,6 @@ from braincl.models.evidence import (
     leave_one_out,
     make_grid,
     read_through,
-    signal_shares,
     solve,
 )
 from braincl.models.experts import Context
@@ -174,7 +173,7 @@ def test_an_expert_of_known_signal_is_population_prior_ridge_at_its_most_likely_
     context, signal = Context(X), float(prior.shares @ SIGNAL_SHARES)
     basis = context.add_basis(torch.as_tensor(prior.covariances[0]))
     expert = context.gaussian("population", torch.as_tensor(prior.means[0]), basis, signal=signal)
-    grid = make_grid(expert, len(X))
+    grid = make_grid(expert)
     noise = torch.logspace(math.log10(2), math.log10(0.02), 16, dtype=torch.float64)
     torch.testing.assert_close(grid.scale**2 * grid.ratio, noise)
     finer = known_signal_grid(signal, NOISE_LEVELS)
@@ -186,16 +185,15 @@ def test_an_expert_of_known_signal_is_population_prior_ridge_at_its_most_likely_
     np.testing.assert_allclose(coef.numpy(), ridge.coef_, rtol=1e-6, atol=1e-8)
 
 
-def test_signal_shares_are_those_of_the_grid():
+def test_shares_of_signal_do_not_depend_on_the_pictures_of_the_context():
     context = Context(dense(19, 12, seed=0))
-    basis = context.add_basis(torch.eye(12, dtype=torch.float64))
-    mean = 0.3 * dense(12, seed=1)
-    free = context.gaussian("population", mean, basis)
-    np.testing.assert_allclose(signal_shares(free, make_grid(free, 19), 19).numpy(), SIGNAL_SHARES)
-    known = context.gaussian("population", mean, basis, signal=0.3)
-    shares = signal_shares(known, make_grid(known, 19), 19)
-    variance = (context.A @ (mean[:, None] * mean + torch.eye(12, dtype=torch.float64)) * context.A).sum() / 18
-    signal = 0.3 * variance
-    noise = torch.logspace(math.log10(2), math.log10(0.02), 16, dtype=torch.float64)
-    torch.testing.assert_close(shares, signal / (signal + noise))
-    assert (shares.diff() > 0).all()
+    for covariance in (torch.eye(12, dtype=torch.float64), torch.diag(torch.arange(1.0, 13.0, dtype=torch.float64))):
+        basis = context.add_basis(covariance)
+        free = context.gaussian("population", 0.3 * dense(12, seed=1), basis)
+        (group,) = group_experts([free], 19)
+        np.testing.assert_allclose(group.shares.numpy()[0], SIGNAL_SHARES)
+        np.testing.assert_allclose(group.ratio.numpy()[0], 1 / SIGNAL_SHARES - 1)
+        known = context.gaussian("population", 0.3 * dense(12, seed=1), basis, signal=0.3)
+        (group,) = group_experts([known], 19)
+        noise = torch.logspace(math.log10(2), math.log10(0.02), 16, dtype=torch.float64)
+        torch.testing.assert_close(group.shares[0], 0.3 / (0.3 + noise))

@@ -28,10 +28,9 @@ def test_shares_of_signal_are_even_in_log_odds():
 
 
 def test_levels_of_an_unknown_signal_are_shares_of_it():
-    variance = torch.tensor(1.7, dtype=torch.float64)
-    grid = unknown_signal_grid(variance)
+    grid = unknown_signal_grid()
     assert grid.scale is None
-    np.testing.assert_allclose(signal_shares(grid, variance).numpy(), SIGNAL_SHARES)
+    np.testing.assert_allclose(signal_shares(grid).numpy(), SIGNAL_SHARES)
 
 
 def test_a_known_signal_stands_beside_noise_from_much_to_little():
