@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from setcore.seeding import numpy_generator
 
 Array = NDArray[np.float64]
 MIXTURE_WIDTH, MIXTURE_AXES = 640, 320  # a mixture for embeddings wider than the first is fitted in fewer axes
+STARTS, FIRST_ITERATIONS = 8, 3  # of a mixture; the start that is likeliest after the first iterations goes on
 
 
 class Moments(NamedTuple):
@@ -102,13 +104,15 @@ def _posterior(data: Moments, mean: Array, covariance: Array, log_shares: Array)
 
 
 def fit_prior(
-    datasets: Sequence[Moments], components: int = 1, iterations: int = 2, *, pooling: float = 30.0, seed: int = 0
+    datasets: Sequence[Moments], components: int = 1, iterations: int = 2, *, pooling: float = 10.0, seed: int = 0
 ) -> list[Prior]:
     """Expectation-maximisation of a population prior; element t is the prior after t + 1 iterations.
 
     The start is isotropic (Gaussian), or, for a mixture, k-means of the posterior mean weights under the Gaussian
-    after two iterations. A component's covariance is pooled with that of the whole population as if the latter had been
-    seen in `pooling` voxels, since a component rarely has more voxels than there are features.
+    after two iterations, from several seeds: many a start ends with two groups in one component, and the one under
+    which the voxels are likeliest after a few iterations goes on. A component's covariance is pooled with that of the
+    whole population as if the latter had been seen in `pooling` voxels, since a component rarely has more voxels than
+    there are features.
 
     Parameters
     ----------
@@ -118,7 +122,7 @@ def fit_prior(
     pooling : float
         In voxels.
     seed : int
-        Of the k-means start.
+        Of the k-means starts.
 
     Returns
     -------
@@ -128,14 +132,22 @@ def fit_prior(
     images = sum(data.images for data in datasets)
     feature_covariance = np.sum([data.gram for data in datasets], axis=0) / images
     if components == 1:
-        prior = isotropic_prior(size).normalised(feature_covariance)
+        starts = [isotropic_prior(size)]
     else:
-        prior = _mixture_start(datasets, components, feature_covariance, seed)
-    path: list[Prior] = []
-    for _ in range(iterations):
-        prior = _em_step(datasets, prior, pooling).normalised(feature_covariance)
-        path.append(replace(prior, embedding_covariance=feature_covariance))
-    return path
+        starts = _mixture_starts(datasets, components, feature_covariance, seed)
+
+    def climb(prior: Prior, count: int) -> tuple[list[Prior], float]:
+        """The prior after each of some iterations, and how likely the data are under the last but one."""
+        path, likely = [prior.normalised(feature_covariance)], 0.0
+        for _ in range(count):
+            prior, likely = _em_step(datasets, path[-1], pooling)
+            path.append(prior.normalised(feature_covariance))
+        return path[1:], likely
+
+    first = min(FIRST_ITERATIONS, iterations) if len(starts) > 1 else 0
+    begun, _ = max((climb(start, first) for start in starts), key=itemgetter(1))
+    path = begun + climb((begun or starts)[-1], iterations - first)[0]
+    return [replace(prior, embedding_covariance=feature_covariance) for prior in path]
 
 
 def fit_mixture(
@@ -161,7 +173,7 @@ def fit_mixture(
     width, axes : int
         Features.
     seed : int
-        Of the k-means start.
+        Of the k-means starts.
 
     Returns
     -------
@@ -182,7 +194,9 @@ def fit_mixture(
     return path
 
 
-def _em_step(datasets: Sequence[Moments], prior: Prior, pooling: float) -> Prior:
+def _em_step(datasets: Sequence[Moments], prior: Prior, pooling: float) -> tuple[Prior, float]:
+    """The next prior, and the log likelihood of the data under this one."""
+    likely = 0.0
     components, size = prior.means.shape
     counts, sums = np.zeros(components), np.zeros((components, size))
     seconds, shares = np.zeros((components, size, size)), np.zeros(len(SIGNAL_SHARES))
@@ -193,7 +207,9 @@ def _em_step(datasets: Sequence[Moments], prior: Prior, pooling: float) -> Prior
             for mean, covariance in zip(prior.means, prior.covariances, strict=True)
         ]
         evidence = np.stack([posterior.log_evidence for posterior in posteriors]) + prior.log_weights[:, None]
-        belongs = np.exp(evidence - evidence.max(axis=0))
+        top = evidence.max(axis=0)
+        belongs = np.exp(evidence - top)
+        likely += float((top + np.log(belongs.sum(axis=0))).sum())
         belongs /= belongs.sum(axis=0)
         for c, posterior in enumerate(posteriors):
             weights = prior.means[c][:, None] + posterior.deviation
@@ -211,10 +227,10 @@ def _em_step(datasets: Sequence[Moments], prior: Prior, pooling: float) -> Prior
         covariances = scatter / counts.sum()
     log_weights = np.log((counts + 1) / (counts + 1).sum())
     shares = shares / shares.sum() + 1e-3
-    return Prior(log_weights, means, covariances, shares / shares.sum())
+    return Prior(log_weights, means, covariances, shares / shares.sum()), likely
 
 
-def _mixture_start(datasets: Sequence[Moments], components: int, feature_covariance: Array, seed: int) -> Prior:
+def _mixture_starts(datasets: Sequence[Moments], components: int, feature_covariance: Array, seed: int) -> list[Prior]:
     gaussian = fit_prior(datasets, 1, 2)[-1]
     flat = np.zeros(len(SIGNAL_SHARES))
     weights = np.concatenate(
@@ -222,15 +238,21 @@ def _mixture_start(datasets: Sequence[Moments], components: int, feature_covaria
     )
     weights += gaussian.means[0]
     root = np.linalg.cholesky(feature_covariance + 1e-9 * np.trace(feature_covariance) * np.eye(len(gaussian.means[0])))
-    labels = _k_means(weights @ root, components, numpy_generator(seed, "mixture start"))  # distances between responses
+    points = weights @ root  # distances between responses
+    found = [_k_means(points, components, numpy_generator(seed, "mixture start", start)) for start in range(STARTS)]
+    return [_of_groups(weights, labels, components, gaussian.covariances[0]) for labels in found]
+
+
+def _of_groups(weights: Array, labels: NDArray[np.int64], components: int, covariance: Array) -> Prior:
+    """Groups of voxels with a mean each, and alike in what is left of the population's covariance."""
     counts = np.bincount(labels, minlength=components)
     means = np.stack([weights[labels == c].mean(axis=0) if counts[c] else weights.mean(axis=0)
                       for c in range(components)])  # fmt: skip
-    within = gaussian.covariances[0] - np.cov(means[labels].T, bias=True)
+    within = covariance - np.cov(means[labels].T, bias=True)
     values, vectors = np.linalg.eigh(within)
     within = (vectors * np.maximum(values, 0.05 * values.mean())) @ vectors.T
     log_weights = np.log((counts + 1) / (counts + 1).sum())
-    return Prior(log_weights, means, np.repeat(within[None], components, axis=0)).normalised(feature_covariance)
+    return Prior(log_weights, means, np.repeat(within[None], components, axis=0))
 
 
 def _k_means(points: Array, clusters: int, rng: np.random.Generator, rounds: int = 30) -> NDArray[np.int64]:
