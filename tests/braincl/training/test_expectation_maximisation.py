@@ -56,6 +56,16 @@ def test_a_mixture_finds_the_components(population):
     np.testing.assert_allclose(np.exp(fitted.log_weights), 0.25, atol=0.06)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mixture_goes_on_from_the_likeliest_of_its_starts(population, seed):
+    """A single k-means ends with two of these groups in one component for two of these seeds."""
+    means, data = population(7, 12, 250, 300, 2)
+    fitted = fit_prior([moments(*pair) for pair in data], 7, 8, seed=seed)[-1]
+    cosine = (fitted.means @ means.T) / np.outer(np.linalg.norm(fitted.means, axis=1), np.linalg.norm(means, axis=1))
+    assert sorted(cosine.argmax(axis=1)) == list(range(7))
+    assert cosine.max(axis=1).min() > 0.97
+
+
 def test_a_mixture_in_a_narrow_embedding_is_that_of_fit_prior(population):
     _, data = population(3, 6, 40, 50, 2)
     given = [moments(X, Y) for X, Y in data]

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from braincl.estimators.prior_ridge import PriorRidge
+from braincl.models.noise_levels import SIGNAL_SHARES
+from braincl.models.prior import Prior
+from braincl.simulation.bayes_optimum import integrating_optimum
 from braincl.training import population_prior
 from braincl.training.population_prior import Subject, _make_folds, _mixture_predict, fit_population, load_or_fit
 from setcore.evaluation.metrics import explained_variance
@@ -61,3 +64,20 @@ def test_a_fit_that_was_killed_goes_on_and_ends_the_same(population, tmp_path, m
     assert len(calls) == 4
     for (_, left, _), (_, right, _) in zip(again.folds, whole.folds, strict=True):
         np.testing.assert_array_equal(left.means, right.means)
+
+
+def test_a_mixture_predicts_as_the_optimum_that_integrates_over_offset_scale_and_noise():
+    """From nine pictures on which every group's tuning has a variance of its own, which says nothing of its noise."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((60, 7)) * np.array([3, 2, 1, 1, 0.7, 0.5, 0.3])
+    covariances = np.stack([np.diag(rng.permutation([4.0, 2, 1, 0.3, 0.1, 0.1, 0.05])) for _ in range(3)])
+    shares = np.where((SIGNAL_SHARES > 0.09) & (SIGNAL_SHARES < 0.66), 1 - SIGNAL_SHARES, 1e-6)  # log-uniform
+    log_weights, means = np.log([0.5, 0.3, 0.2]), rng.standard_normal((3, 7))
+    prior = Prior(log_weights, means, covariances, shares / shares.sum()).normalised(X.T @ X / 60)
+    groups = rng.choice(3, 40, p=np.exp(log_weights))
+    tuning = np.stack([rng.multivariate_normal(prior.means[c], prior.covariances[c]) for c in groups])
+    share = np.exp(rng.uniform(np.log(0.1), np.log(0.6), 40))
+    Y = np.sqrt(share) * (X @ tuning.T) + np.sqrt(1 - share) * rng.standard_normal((60, 40))
+    optimum = integrating_optimum(X[:9], Y[:9], X[9:], prior, signal_shares=(0.1, 0.6)).mean
+    difference = _mixture_predict(prior, X[:9], Y[:9], X[9:]) - optimum
+    assert np.mean(difference**2) < 0.01 * np.var(optimum - optimum.mean(axis=0))
