@@ -28,7 +28,7 @@ from braincl.models.noise_levels import (
 )
 
 TINY = 1e-30  # a power that can be divided by
-SOFTENED = 0.1  # beside squared residuals of mean 1, under the logarithm
+SOFTENED = 0.1  # added to squared residuals, whose mean is 1, before their logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def evidence_of_all(context: Context, groups: Sequence[ExpertGroup], Y: Float[Te
 
 
 def make_grid(expert: Expert) -> NoiseGrid:
-    """The noise levels of one expert: beside a signal that it takes for known, or with both unknown.
+    """The noise levels of one expert, whose variance of the signal is known or not.
 
     Parameters
     ----------
@@ -345,7 +345,7 @@ def read_out(group: ExpertGroup, solution: Solution, c: int) -> Float[Tensor, "v
     if not group.has_mean:
         return solution.dual * group.gain[c]
     weights = torch.outer(solution.mean_coefficient, group.mean_read_out[c])
-    weights[:, :-1] += solution.dual  # there is no gain beside a mean
+    weights[:, :-1] += solution.dual  # experts with a mean have no gain
     return weights
 
 
@@ -400,7 +400,7 @@ def leave_one_out(
         by_share = by_share + (1 - 1 / images - vectors.square().sum(dim=1)) / ratio[:, :, None]
     by_share = by_share.clamp(min=1e-9)
     residuals, sums = [], None
-    for c in range(len(ratio)):  # one by one: what a batch of voxels needs stays in the processor's cache
+    for c in range(len(ratio)):  # one expert at a time fits the processor's cache
         dual = (weights[:, c] @ group.inverse[c]).mul_(found.values)
         if scaled is not None:
             dual = dual.addmm_(scaled[:, c], group.inverse[c] * group.mean[c], alpha=-1)

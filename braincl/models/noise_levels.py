@@ -21,7 +21,7 @@ from torch import Tensor
 
 # Even in log-odds: 0.011 .. 0.982
 SIGNAL_SHARES: NDArray[np.float64] = 1 / (1 + np.exp(-np.linspace(-4.5, 4.0, 16)))
-LEAST_NOISE, MOST_NOISE = 0.02, 2.0  # variance beside a signal that is known
+LEAST_NOISE, MOST_NOISE = 0.02, 2.0  # range of the noise variance, where the variance of the signal is known
 LEAST_LOG_WEIGHT = -40.0  # against the largest: smaller weights become denormal numbers, which take ten times as long
 SCALE_RANGE = 6.25  # standard errors of log s that its flat prior is spread over
 
@@ -61,7 +61,7 @@ def unknown_signal_grid(dtype: torch.dtype = torch.float64) -> NoiseGrid:
 
 
 def known_signal_grid(signal: float, levels: int = len(SIGNAL_SHARES), dtype: torch.dtype = torch.float64) -> NoiseGrid:
-    """Noise variances from `MOST_NOISE` down to `LEAST_NOISE`, beside a signal whose variance is known.
+    """Noise variances from `MOST_NOISE` down to `LEAST_NOISE`, where the variance of the signal is known.
 
     Parameters
     ----------

@@ -136,18 +136,18 @@ def fit_prior(
     else:
         starts = _mixture_starts(datasets, components, feature_covariance, seed)
 
-    def climb(prior: Prior, count: int) -> tuple[list[Prior], float]:
-        """The prior after each of some iterations, and how likely the data are under the last but one."""
-        path, likely = [prior.normalised(feature_covariance)], 0.0
+    def climb(path: list[Prior], count: int) -> tuple[list[Prior], float]:
+        """The path with some iterations more, and how likely the data are under its last prior but one."""
+        likely = 0.0
         for _ in range(count):
             prior, likely = _em_step(datasets, path[-1], pooling)
-            path.append(prior.normalised(feature_covariance))
-        return path[1:], likely
+            path = [*path, prior.normalised(feature_covariance)]
+        return path, likely
 
-    first = min(FIRST_ITERATIONS, iterations) if len(starts) > 1 else 0
-    begun, _ = max((climb(start, first) for start in starts), key=itemgetter(1))
-    path = begun + climb((begun or starts)[-1], iterations - first)[0]
-    return [replace(prior, embedding_covariance=feature_covariance) for prior in path]
+    first = min(FIRST_ITERATIONS, iterations)
+    paths = [climb([start.normalised(feature_covariance)], first) for start in starts]
+    path, _ = climb(max(paths, key=itemgetter(1))[0], iterations - first)
+    return [replace(prior, embedding_covariance=feature_covariance) for prior in path[1:]]
 
 
 def fit_mixture(

@@ -47,7 +47,7 @@ def says(context, expert, Y, grid=None):
 
 
 def known(scale):
-    """Noise levels beside a signal of this scale."""
+    """Noise levels where the signal has this scale."""
     return known_signal_grid(scale**2)
 
 
