@@ -1,20 +1,13 @@
-"""The bare polygon coder at a number of bytes, as strong as it can be made.
-
-    python benchmarks/vat3d/polygon_rival.py [FOLDER] [--every 6] [--budgets 256,512] [--json FILE] [--resume]
+"""The bare polygon coder at a number of bytes, as strong as it can be made; `rivals.py` measures it.
 
 A mesh, or its half if it is its own mirror image, is decimated to as many faces as fit on a few grids, its vertices are
 moved by Adam towards the least distance of both surfaces through the rounding to the grid, and the file of the best
-F-score at .02 stays. Prints the means in both measures. A mesh takes about half a minute; what is there is written
-after each one, and `--resume` goes on from it.
+F-score at .02 stays.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,27 +18,21 @@ import igl
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 from trimesh.intersections import slice_faces_plane
 
 from setcore.errors import InputError
 from setcore.evaluation.mesh_metrics import Surface, f_score_of
-from setcore.files import write_json
 from setcore.seeding import numpy_generator
 from vat3d.evaluation.collapse import Collapses
 from vat3d.evaluation.draco import drop_components
 from vat3d.mesh.canonical import CanonicalMesh, canonical_mesh
 from vat3d.mesh.compare import Reference
-from vat3d.mesh_io.load import load_mesh
 from vat3d.placement.pose import best_pose
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import EMBEDDED_MESHES, commit, mesh_files, output, shared
 from polygon_file import HEADER_BYTES, Grid, read_polygons, whole_mesh, write_polygons
-from sample_distances import f_score_of_samples
 
 Vertices, Faces = NDArray[np.float64], NDArray[np.int64]
-BUDGETS = (256, 512)
 KEPT_AREAS = (1.0, 0.9, 0.75)
 MOST_FACES = 4000
 """Larger meshes are first brought down to so many by a faster decimation."""
@@ -311,8 +298,8 @@ class Search:
         self.reference = Reference(source)
         self.part = Part(canonical_mesh(*source))
 
-    def best(self, budget: int) -> dict[str, Any] | None:
-        """The best file of at most so many bytes: scores, sizes and the file.
+    def best(self, budget: int) -> tuple[tuple[Vertices, Faces], dict[str, Any]] | None:
+        """What the best file of at most so many bytes decodes to, and what the file is.
 
         Parameters
         ----------
@@ -320,7 +307,7 @@ class Search:
 
         Returns
         -------
-        dict, optional
+        (vertices, faces), dict; optional
             None where nothing fits.
         """
         recipes = []
@@ -340,7 +327,11 @@ class Search:
         recipes.sort(key=lambda recipe: recipe[0], reverse=True)
         found = [self._fitted(*recipe[1:], budget) for recipe in recipes[:SHORT_LIST]]
         best = max(filter(None, found), key=lambda one: one.score, default=None)
-        return self.scores(best) if best and best.score > (0, 0) else None
+        if not best or best.score == (0, 0):
+            return None
+        grid, points, faces = read_polygons(best.data)
+        facts = {"bytes": len(best.data), "kept_area": best.kept_area, "faces": best.faces, "vertices": best.vertices}
+        return whole_mesh(grid, points, faces), facts | {"cells": grid.cells, "mirrored": grid.frame.mirrored_axes}
 
     def _fitted(self, kept: float, collapses: Collapses, grid: Grid, wanted: float, budget: int) -> PolygonFile | None:
         """The best file by one recipe, in a few attempts at the number of vertices."""
@@ -363,26 +354,6 @@ class Search:
             return 0.0, 0.0
         return round(scores[f"f_score@{NEAR:g}"], 3), scores[f"f_score@{FINE:g}"]
 
-    def scores(self, file: PolygonFile) -> dict[str, Any]:
-        """Of what a file decodes to, in both measures, with what the file is.
-
-        Parameters
-        ----------
-        file : PolygonFile
-
-        Returns
-        -------
-        dict
-        """
-        grid, points, faces = read_polygons(file.data)
-        vertices, triangles = whole_mesh(grid, points, faces)
-        scores: dict[str, Any] = dict(self.reference.surface_scores(vertices, triangles))
-        for threshold in (NEAR, FINE):
-            older = f_score_of_samples(self.reference, vertices, triangles, threshold)
-            scores[f"older_f_score@{threshold:g}"] = older
-        scores |= {"bytes": len(file.data), "kept_area": file.kept_area, "faces": file.faces, "vertices": file.vertices}
-        return scores | {"cells": grid.cells, "mirrored": grid.frame.mirrored_axes}
-
 
 def with_vertices(collapses: Collapses, grid: Grid, wanted: float) -> Shape:
     """The mesh on the way down that has about so many vertices, but no more, on a grid."""
@@ -393,45 +364,3 @@ def with_vertices(collapses: Collapses, grid: Grid, wanted: float) -> Shape:
             break
         count *= wanted / max(len(shape.points), 1)
     return shape if len(shape.points) <= wanted else Shape.of(grid, *collapses.mesh(int(wanted)))
-
-
-def table(meshes: list[dict[str, Any]], budgets: list[int]) -> str:
-    """Mean F-scores in both measures, as Markdown; a mesh that fits nothing counts 0."""
-    lines = ["| F@.02 (F@.01) | " + " | ".join(map(str, budgets)) + " |", "|" + "---|" * (1 + len(budgets))]
-    for label, prefix in (("samples to triangles", ""), ("older measure, samples to samples", "older_")):
-        cells = []
-        for budget in budgets:
-            found = [mesh["polygons"][str(budget)] or {} for mesh in meshes]
-            near, fine = (np.mean([one.get(f"{prefix}f_score@{t:g}", 0.0) for one in found]) for t in (NEAR, FINE))
-            cells.append(f"{near:.3f} ({fine:.3f})")
-        lines.append(f"| {label} ({len(meshes)}) | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = shared("meshes_dev") or EMBEDDED_MESHES
-    parser.add_argument("folder", nargs="?", type=Path, default=default, help="of meshes")
-    parser.add_argument("--every", type=int, default=6)
-    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)), help="bytes")
-    parser.add_argument("--json", type=Path, default=output("polygon_rival.json"))
-    parser.add_argument("--resume", action="store_true", help="keep what --json holds of a run of the same version")
-    args = parser.parse_args()
-    budgets = [int(budget) for budget in args.budgets.split(",")]
-    files = mesh_files(args.folder, args.every)
-    found = json.loads(args.json.read_text())["meshes"] if args.resume and args.json.exists() else []
-    meshes: list[dict[str, Any]] = [mesh for mesh in found if {*map(str, budgets)} <= {*mesh["polygons"]}]
-    done = {mesh["file"] for mesh in meshes}
-    for path in tqdm(files, unit="mesh", disable=not os.isatty(2)):
-        if path.name in done:
-            continue
-        start = time.perf_counter()
-        search = Search(load_mesh(path)[:2])
-        best = {str(budget): search.best(budget) for budget in budgets}
-        meshes.append({"file": path.name, "polygons": best, "seconds": round(time.perf_counter() - start, 1)})
-        write_json(args.json, {"commit": commit(), "budgets": budgets, "meshes": meshes})
-    print(table(meshes, budgets))
-
-
-if __name__ == "__main__":
-    main()

@@ -183,7 +183,10 @@ def _measure(path: Path, tokenizer: Tokenizer, settings: dict[str, Any], cache: 
         "components": mesh.report["components"],
         "ceiling": _ceiling(solid, reference),
         "ours": ours,
-        "draco": {str(budget): scores for budget, scores in draco.items()},
+        "draco": {
+            str(budget): scores and {key: value for key, value in scores.items() if key != "file"}
+            for budget, scores in draco.items()
+        },
     }
 
 

@@ -7,6 +7,7 @@ by collapses that also join near parts), the same after dropping the smallest co
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ _LARGEST, _COLLAPSED = 40_000, 4_000  # faces that fast_simplification, and the 
 _GIVE_UP = 1.5  # sizes do not quite grow with the ladder: quantisation merges vertices
 _QUERIES = 3_000
 _SHORT_LIST, _FINAL_LIST = 10, 4
-_VERSION = 5
+_VERSION = 6
 _NEAR = THRESHOLDS[-1]
 
 
@@ -66,10 +67,14 @@ class Candidate:
             In the evaluation frame.
         faces : array of shape (m, 3)
         """
-        import DracoPy
+        return _decoded(self.data)
 
-        mesh = DracoPy.decode(self.data)
-        return np.asarray(mesh.points, np.float64).reshape(-1, 3), np.asarray(mesh.faces, np.int64).reshape(-1, 3)
+
+def _decoded(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    import DracoPy
+
+    mesh = DracoPy.decode(data)
+    return np.asarray(mesh.points, np.float64).reshape(-1, 3), np.asarray(mesh.faces, np.int64).reshape(-1, 3)
 
 
 def best_at_budgets(
@@ -88,8 +93,8 @@ def best_at_budgets(
     Returns
     -------
     dict
-        For each budget what `vat3d.evaluate` returns plus `bytes`, `method`, `faces`, `bits`; None where no
-        candidate fits.
+        For each budget what `vat3d.evaluate` returns plus `bytes`, `method`, `faces`, `bits` and the `file` itself
+        (base 64); None where no candidate fits.
 
     Raises
     ------
@@ -131,16 +136,10 @@ def draco_mesh(mesh: Any, scores: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
     ------
     MeshError
         `mesh` cannot be read.
-    InputError
-        `scores` belong to another mesh, or to other versions of the tools.
     """
     canonical = canonical_mesh(*load_mesh(mesh)[:2])
-    wanted = tuple(scores[key] for key in ("method", "faces", "bits", "bytes"))
-    for candidate in _candidates(canonical, scores["bytes"]):
-        if (candidate.method, candidate.faces, candidate.bits, len(candidate.data)) == wanted:
-            vertices, faces = candidate.decoded()
-            return vertices * canonical.half_side + canonical.centre, faces
-    raise InputError("no file of this mesh has these scores; measure it again")
+    vertices, faces = _decoded(base64.b64decode(scores["file"]))
+    return vertices * canonical.half_side + canonical.centre, faces
 
 
 def _read_cache(path: Path | None) -> dict[str, Any]:
@@ -287,7 +286,8 @@ def _best(
     winner = candidates[max(full, key=lambda index: full[index][f"f_score@{_NEAR:g}"])]
     vertices, faces = winner.decoded()
     result = reference.compare((vertices * mesh.half_side + mesh.centre, faces))
-    return result | {"bytes": len(winner.data), "method": winner.method, "faces": winner.faces, "bits": winner.bits}
+    result |= {"bytes": len(winner.data), "method": winner.method, "faces": winner.faces, "bits": winner.bits}
+    return result | {"file": base64.b64encode(winner.data).decode()}
 
 
 def _framed_scores(reference: Reference, mesh: CanonicalMesh, candidate: Candidate) -> dict[str, float]:

@@ -153,10 +153,12 @@ def test_a_rival_keeps_its_budget_and_decodes_to_its_score(monkeypatch):
     ball.vertices[:, 0] += 0.2 * ball.vertices[:, 1] ** 2 + 0.3 * ball.vertices[:, 2]  # no mirror image of itself
     ball.vertices[:, 1] += 0.3 * ball.vertices[:, 2] ** 2 - 0.2 * ball.vertices[:, 0]
     search = polygon_rival.Search((np.asarray(ball.vertices), np.asarray(ball.faces)))
-    best = search.best(130)
-    assert 0.6 * 130 < best["bytes"] <= 130
-    assert best["f_score@0.02"] > 0.4
-    assert best == search.best(130)
+    mesh, facts = search.best(130)
+    assert 0.6 * 130 < facts["bytes"] <= 130
+    assert search.reference.compare(mesh)["f_score@0.02"] > 0.4
+    again, same = search.best(130)
+    assert facts == same
+    assert all(map(np.array_equal, mesh, again))
     assert search.best(20) is None
 
 
