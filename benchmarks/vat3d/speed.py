@@ -1,9 +1,11 @@
 """Seconds and memory of the codec on two cores: encoding at each effort, decoding, and extraction beside a dense grid.
 
-    python benchmarks/vat3d/speed.py [--model MODEL_DIR] [--json OUT.json]
+    python benchmarks/vat3d/speed.py [--model MODEL_DIR] [--threads 1,2] [--json OUT.json]
 
 The mesh is a closed shape of about 20,000 faces made here. Times are medians of a few repeats in one process, the first
-call aside; peak memory is that of a process of its own which imports, encodes (`fast`) and decodes.
+call aside; CPU seconds of each stage of `encode` are those of the last repeat, a stage within another counted once.
+Peak memory is that of a process of its own which imports, encodes (`fast`) and decodes. In a checkout of an older
+version the same command measures that one.
 """
 
 from __future__ import annotations
@@ -24,12 +26,24 @@ import trimesh
 
 from setcore.files import write_json
 from vat3d import MeshTokenizer
+from vat3d.codec import encode as encoding
 from vat3d.mesh.isosurface import extract_surface
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench_common import output
+from bench_common import commit, output
 
 FAST_REPEATS, EXTRACTION = 5, (128, 256)
+STAGES = {
+    "read": "load_mesh",
+    "clean": "canonical_mesh",
+    "place": "place_shape",
+    "first tokens, frame and fill rule": "choose_start",
+    "steps on tokens": "refine",
+    "residual": "add_residual",
+    "levels": "with_levels",
+    "reported F-score": "fewest_scales",
+}
+"""Functions that `vat3d.codec.encode` calls, by what they do."""
 
 
 def shape() -> trimesh.Trimesh:
@@ -48,6 +62,29 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
         work()
         times.append(time.perf_counter() - start)
     return round(float(np.median(times[repeats > 1 :])), 3)
+
+
+class StageClock:
+    """CPU seconds of the stages of `encode_mesh`, each without the stages that it calls."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inner = [0.0]
+        for stage, name in STAGES.items():
+            setattr(encoding, name, self._timed(stage, getattr(encoding, name)))
+
+    def _timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            self._inner.append(0.0)
+            start = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent = time.process_time() - start
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - self._inner.pop()
+                self._inner[-1] += spent
+
+        return timed
 
 
 def round_trip(model: str | None) -> None:
@@ -95,18 +132,25 @@ def extraction(tokenizer: MeshTokenizer) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads, comma-separated")
     parser.add_argument("--json", type=Path, default=output("vat3d_speed.json"))
     args = parser.parse_args()
-    tokenizer, mesh = MeshTokenizer.from_pretrained(args.model), shape()
-    result: dict[str, Any] = {"faces": len(mesh.faces), "threads": torch.get_num_threads()}
-    for effort, repeats in (("fast", FAST_REPEATS), ("normal", 1), ("best", 1)):
+    tokenizer, mesh, clock = MeshTokenizer.from_pretrained(args.model), shape(), StageClock()
+    result: dict[str, Any] = {"commit": commit(), "faces": len(mesh.faces), "threads": {}}
+    for threads in map(int, args.threads.split(",")):
+        torch.set_num_threads(threads)
+        row: dict[str, Any] = {}
+        for effort, repeats in (("fast", FAST_REPEATS), ("normal", 1), ("best", 1)):
 
-        def encode(effort: str = effort) -> Any:
-            return tokenizer.encode(mesh, 512, effort, progress=False)
+            def encode(effort: str = effort) -> Any:
+                clock.seconds.clear()
+                return tokenizer.encode(mesh, 512, effort, progress=False)
 
-        result[f"encode_{effort}_seconds"] = seconds(encode, repeats)
-    stream = tokenizer.encode(mesh, 512, "fast")
-    result["decode_128_seconds"] = seconds(lambda: tokenizer.decode(stream, 128), FAST_REPEATS)
+            row[effort] = {"seconds": seconds(encode, repeats)}
+            row[effort]["cpu_seconds"] = {stage: round(spent, 3) for stage, spent in clock.seconds.items()}
+        stream = tokenizer.encode(mesh, 512, "fast")
+        row["decode_128_seconds"] = seconds(lambda stream=stream: tokenizer.decode(stream, 128), FAST_REPEATS)
+        result["threads"][str(threads)] = row
     result["peak_megabytes"] = peak_megabytes(args.model)
     result["extraction"] = extraction(tokenizer)
     write_json(args.json, result)
