@@ -18,7 +18,7 @@ for folder in (".", "tools", "benchmarks", "benchmarks/braincl", "benchmarks/vat
 import designs
 import held_out
 import optimum
-import rate_distortion
+import rivals
 
 from setcore.files import read_json
 from vat3d.generation.generator import MeshGenerator
@@ -35,14 +35,13 @@ def draw_optimum(path: Path) -> None:
 
 
 def draw_efforts(path: Path) -> None:
-    """F-score against bytes at two efforts, on the development meshes that both measured."""
-    runs = {effort: read_json(RESULTS / "vat3d" / f"{effort}.json") for effort in ("fast", "normal")}
-    rate_distortion.save_plot(rate_distortion.common_meshes(runs), path)
+    """F-score against bytes of every effort and its rivals, on every sixth development mesh."""
+    rivals.save_plot(read_json(RESULTS / "vat3d" / "rivals.json"), path)
 
 
 def draw_meshes(path: Path) -> None:
     """Each mesh at 256 bytes."""
-    rate_distortion.save_scatter(read_json(RESULTS / "vat3d" / "fast.json"), path)
+    rivals.save_scatter(read_json(RESULTS / "vat3d" / "rivals.json"), path)
 
 
 def draw_held_out(path: Path) -> None:
