@@ -137,6 +137,9 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer, mesh, clock = MeshTokenizer.from_pretrained(args.model), shape(), StageClock()
     result: dict[str, Any] = {"commit": commit(), "faces": len(mesh.faces), "threads": {}}
+    result["peak_megabytes"] = peak_megabytes(
+        args.model
+    )  # first: a process begins with the peak of the one it comes from
     for threads in map(int, args.threads.split(",")):
         torch.set_num_threads(threads)
         row: dict[str, Any] = {}
@@ -151,7 +154,6 @@ def main() -> None:
         stream = tokenizer.encode(mesh, 512, "fast")
         row["decode_128_seconds"] = seconds(lambda stream=stream: tokenizer.decode(stream, 128), FAST_REPEATS)
         result["threads"][str(threads)] = row
-    result["peak_megabytes"] = peak_megabytes(args.model)
     result["extraction"] = extraction(tokenizer)
     write_json(args.json, result)
     print(json.dumps(result, indent=1))
