@@ -56,7 +56,7 @@ def add_encode(commands: Any) -> None:
     )
     writes_file(out, SUFFIX, or_folder=True)
     command.add_argument("--max-bytes", type=int, default=512, metavar="N", help="size of the file, header included")
-    command.add_argument("--effort", choices=EFFORTS, default="normal", help="fast: 2 to 3 s; best: up to a minute")
+    command.add_argument("--effort", choices=EFFORTS, default="normal", help="fast: about 3 s; best: up to a minute")
     command.add_argument(
         "--fill", choices=FILLS, help="overlapping parts as one body, or with every wall (default: the better F-score)"
     )
