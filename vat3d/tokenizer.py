@@ -134,7 +134,7 @@ class MeshTokenizer:
             Size of the file, header included. None: every token of all scales, without a residual, for what takes
             tokens rather than files.
         effort : {"fast", "normal", "best"}
-            How many steps refine what the encoder says: 2 to 3 s, 20 s or 60 s on two cores. At "normal" and "best"
+            How many steps refine what the encoder says: 3 s, 20 s or 60 s on two cores. At "normal" and "best"
             the result is kept unless its estimated F-score is clearly worse.
         seed : int
             Same mesh, seed and machine: same bytes.
