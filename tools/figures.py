@@ -30,7 +30,7 @@ NAMES = ("chair", "table", "couch", "bed", "lamp", "car", "tree", "sword", "fish
 
 
 def draw_optimum(path: Path) -> None:
-    """Explained variance beside the Bayes optimum of simulated populations."""
+    """Explained variance against the Bayes optimum of simulated populations."""
     optimum.plot(read_json(RESULTS / "braincl" / "optimum.json")["populations"], path)
 
 
@@ -45,7 +45,7 @@ def draw_meshes(path: Path) -> None:
 
 
 def draw_held_out(path: Path) -> None:
-    """Held-out meshes beside Draco."""
+    """Held-out meshes and what Draco makes of them."""
     held_out.draw(read_json(RESULTS / "vat3d" / "held_out.json"), path)
 
 

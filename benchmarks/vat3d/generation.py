@@ -41,6 +41,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from setcore.checkpoint import load_tensors
+from setcore.evaluation.bootstrap import bootstrap_mean
 from setcore.evaluation.mesh_metrics import sample_surface
 from setcore.files import read_json, write_json
 from vat3d.data.corpus import CACHE
@@ -125,9 +126,7 @@ def f_score(one: Cloud, other: Cloud) -> float:
 
 def interval(differences: NDArray[np.float64]) -> dict[str, Any]:
     """Mean of paired differences with a bootstrap interval of 95 %."""
-    rng = np.random.default_rng(0)
-    means = differences[rng.integers(len(differences), size=(2000, len(differences)))].mean(1)
-    return {"mean": float(differences.mean()), "interval": np.quantile(means, [0.025, 0.975]).tolist()}
+    return {"mean": float(differences.mean()), "interval": list(bootstrap_mean(differences, 2000))}
 
 
 def from_pictures(

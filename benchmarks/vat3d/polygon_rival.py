@@ -2,7 +2,7 @@
 
 A mesh, or its half if it is its own mirror image, is decimated to as many faces as fit on a few grids, its vertices are
 moved by Adam towards the least distance of both surfaces through the rounding to the grid, and the file of the best
-F-score at .02 stays.
+F-score at .02 is kept.
 """
 
 from __future__ import annotations

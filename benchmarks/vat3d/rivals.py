@@ -1,4 +1,4 @@
-"""The codec at each effort beside decimation + Draco and the bare polygon coder, at the same bytes.
+"""The codec at each effort, decimation + Draco and the bare polygon coder, compared at the same bytes.
 
     python benchmarks/vat3d/rivals.py [FOLDER] [--every 6] [--methods fast,draco,polygons] [--budgets 256,512]
         [--json OUT.json] [--jobs 1]
@@ -6,7 +6,7 @@
 Every mesh is encoded by every method within every budget, and what the file decodes to is measured: by `vat3d.evaluate`
 (as by `vat3d bench`, which gives the same figures for one effort and Draco), and in the older measure, from samples to
 samples, by which earlier tables were made. Prints tables in both, and paired differences of each effort to each rival
-with bootstrap intervals of 95 % over meshes; draws means against bytes, and every mesh at 256 bytes, beside OUT.json.
+with bootstrap intervals of 95 % over meshes; draws means against bytes, and every mesh at 256 bytes, next to OUT.json.
 A mesh that fits nothing counts 0. Three efforts and both rivals at five budgets take some three hours of one core for
 19 meshes; what is there is kept after each method of each mesh, and the same command goes on from it.
 """
@@ -26,13 +26,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from setcore.evaluation.bootstrap import bootstrap_mean
 from setcore.files import atomic_path, read_json, write_json
 from setcore.parallel.jobs import Parallel, run_tasks
 from vat3d import MeshTokenizer
 from vat3d.codec.effort import EFFORTS
-from vat3d.evaluation.draco import best_at_budgets, draco_mesh
+from vat3d.evaluation.draco import best_at_budgets, draco_mesh, without_file
 from vat3d.mesh.canonical import canonical_mesh
-from vat3d.mesh.compare import Reference, is_closed
+from vat3d.mesh.compare import Reference
+from vat3d.mesh.solid import Solid
 from vat3d.mesh_io.load import load_mesh
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -45,7 +47,7 @@ RIVALS = {"draco": "decimation + Draco", "polygons": "polygon coder"}
 NEAR, FINE, NORMALS = "f_score@0.02", "f_score@0.01", "normal_consistency"
 OLDER = "older_"
 """Before the names of scores in the older measure."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7")  # Okabe & Ito, told apart with any colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7")  # Okabe & Ito, for any colour vision
 FIRST = 256
 """Bytes at which every mesh is drawn."""
 
@@ -55,25 +57,22 @@ def measure(path: Path, method: str, budgets: list[int]) -> Record:
     source = load_mesh(path)[:2]
     reference, start = Reference(source), time.perf_counter()
 
-    def scored(mesh: Any, facts: Record) -> Record:
-        scores = reference.compare(mesh)
+    def older(mesh: Any) -> Record:
         vertices, faces, _ = load_mesh(mesh)
-        older = {
+        return {
             f"{OLDER}{score}": f_score_of_samples(reference, vertices, faces, threshold)
             for score, threshold in ((NEAR, 0.02), (FINE, 0.01))
         }
-        return scores | older | facts
 
     found: Record = {}
     if method == "draco":
         for budget, best in best_at_budgets(source, budgets).items():
-            facts = {key: best[key] for key in ("bytes", "method", "faces", "bits")} if best else {}
-            found[str(budget)] = best and scored(draco_mesh(source, best), facts)
+            found[str(budget)] = best and without_file(best) | older(draco_mesh(source, best))
     elif method == "polygons":
         search = Search(source)
         for budget in budgets:
-            best = search.best(budget)
-            found[str(budget)] = best and scored(*best)
+            mesh, facts = search.best(budget) or (None, {})
+            found[str(budget)] = mesh and reference.compare(mesh) | older(mesh) | facts
     else:
         tokenizer = MeshTokenizer.from_pretrained()
         for budget in budgets:
@@ -81,15 +80,17 @@ def measure(path: Path, method: str, budgets: list[int]) -> Record:
             stream = tokenizer.encode(source, budget, method)
             facts = {"bytes": stream.sizes["bytes"], "reported": stream.report[NEAR], "fill": stream.report["fill"]}
             facts["encode_seconds"] = round(time.perf_counter() - begun, 2)
-            found[str(budget)] = scored(tokenizer.decode(stream.to_bytes()), facts)
+            mesh = tokenizer.decode(stream.to_bytes())
+            found[str(budget)] = reference.compare(mesh) | older(mesh) | facts
     return {"scores": found, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def kind(path: Path) -> Record:
     """What a mesh is."""
     vertices, faces, _ = load_mesh(path)
-    components = int(canonical_mesh(vertices, faces).report["components"])
-    return {"faces": len(faces), "closed": is_closed(vertices, faces), "components": components}
+    mesh = canonical_mesh(vertices, faces)
+    closed = bool(Solid(mesh).report["closed"])
+    return {"faces": len(faces), "closed": closed, "components": int(mesh.report["components"])}
 
 
 def run(files: list[Path], methods: list[str], budgets: list[int], out: Path, jobs: int) -> Record:
@@ -100,7 +101,8 @@ def run(files: list[Path], methods: list[str], budgets: list[int], out: Path, jo
         raise SystemExit(f"{out} was measured with {result['settings']}; name another --json")
     meshes = result["meshes"]
     for path in files:
-        meshes.setdefault(path.name, kind(path) | {"methods": {}})
+        if path.name not in meshes:
+            meshes[path.name] = kind(path) | {"methods": {}}
     left = [(path, method) for method in methods for path in files if method not in meshes[path.name]["methods"]]
     tasks = [(path.resolve(), method, budgets) for path, method in left]
     for index, found in tqdm(run_tasks(measure, tasks, Parallel(jobs)), total=len(tasks), unit="mesh and method"):
@@ -132,9 +134,7 @@ def label(method: str) -> str:
 
 def interval(differences: NDArray[np.float64]) -> str:
     """Mean of paired differences with a bootstrap interval of 95 %."""
-    rng = np.random.default_rng(0)
-    means = differences[rng.integers(len(differences), size=(10_000, len(differences)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
+    low, high = bootstrap_mean(differences, 10_000)
     return f"{differences.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 

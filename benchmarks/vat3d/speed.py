@@ -1,4 +1,4 @@
-"""Seconds and memory of the codec on two cores: encoding at each effort, decoding, and extraction beside a dense grid.
+"""Seconds and memory of the codec on two cores: encoding at each effort, decoding, and extraction against a dense grid.
 
     python benchmarks/vat3d/speed.py [--model MODEL_DIR] [--threads 1,2] [--json OUT.json]
 
@@ -105,7 +105,7 @@ def report() -> None:
 
 
 def extraction(tokenizer: MeshTokenizer) -> dict[str, Any]:
-    """Hierarchical beside dense extraction of one decoded field."""
+    """Hierarchical against dense extraction of one decoded field."""
     stream = tokenizer.encode(shape(), 1024, "fast")
     field = tokenizer.field(stream)
     result: dict[str, Any] = {}
@@ -137,9 +137,8 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer, mesh, clock = MeshTokenizer.from_pretrained(args.model), shape(), StageClock()
     result: dict[str, Any] = {"commit": commit(), "faces": len(mesh.faces), "threads": {}}
-    result["peak_megabytes"] = peak_megabytes(
-        args.model
-    )  # first: a process begins with the peak of the one it comes from
+    # First: Linux counts the peak of the parent, as it was when the process began, as the child's.
+    result["peak_megabytes"] = peak_megabytes(args.model)
     for threads in map(int, args.threads.split(",")):
         torch.set_num_threads(threads)
         row: dict[str, Any] = {}

@@ -186,7 +186,7 @@ def add_view(commands: Any) -> None:
     command = commands.add_parser("view", help="a token file as a page to look at: turn it, go through its scales")
     command.add_argument("input", metavar=f"IN{SUFFIX}")
     writes_file(command.add_argument("out", metavar="OUT.html", help="one page that needs no network"), ".html")
-    command.add_argument("--reference", metavar="MESH", help="shown beside it; colours are distances from it")
+    command.add_argument("--reference", metavar="MESH", help="shown next to it; colours are distances from it")
     command.add_argument("--resolution", type=int, default=64, metavar="R", help="cells along a side, up to 512")
     add_model_option(command)
     add_device_option(command)
@@ -301,7 +301,9 @@ def add_bench(commands: Any) -> None:
     command.add_argument("folder", metavar="FOLDER", help="a folder of meshes")
     command.add_argument("--budgets", type=_budgets, default=BUDGETS, help="bytes, comma-separated")
     command.add_argument("--effort", choices=EFFORTS, default="best", help="of our files")
-    out = command.add_argument("--json", metavar="OUT.json", required=True, help="results; a plot is written beside it")
+    out = command.add_argument(
+        "--json", metavar="OUT.json", required=True, help="results; a plot is written next to it"
+    )
     writes_file(out, ".json", beside=(".png",))
     add_parallel_options(command)
     add_model_option(command)

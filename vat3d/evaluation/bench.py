@@ -1,4 +1,4 @@
-"""Rate-distortion on a folder of meshes: ours beside decimation + Draco at the same bytes, and each mesh's ceiling."""
+"""Rate-distortion on a folder of meshes: ours and decimation + Draco at the same bytes, and each mesh's ceiling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from setcore.progress import progress_bar
 from vat3d.bitstream.stream import TokenStream
 from vat3d.bitstream.token_model import TokenModel
 from vat3d.errors import CodecError, DatasetError, MeshError
-from vat3d.evaluation.draco import CACHE, best_at_budgets
+from vat3d.evaluation.draco import CACHE, best_at_budgets, without_file
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.compare import Reference
 from vat3d.mesh.fill import EVEN_ODD, NONZERO
@@ -86,7 +86,7 @@ def bench(
     ----------
     folder : folder of mesh files
     tokenizer : Tokenizer
-    out : JSON file to write; the plot lies beside it, with the suffix ``.png``
+    out : JSON file to write; the plot lies next to it, with the suffix ``.png``
     budgets : bytes of file
     effort, resolution, seed : passed on to `tokenizer`
     draco_cache : folder in which the baseline's results are kept by geometry, or None
@@ -183,10 +183,7 @@ def _measure(path: Path, tokenizer: Tokenizer, settings: dict[str, Any], cache: 
         "components": mesh.report["components"],
         "ceiling": _ceiling(solid, reference),
         "ours": ours,
-        "draco": {
-            str(budget): scores and {key: value for key, value in scores.items() if key != "file"}
-            for budget, scores in draco.items()
-        },
+        "draco": {str(budget): scores and without_file(scores) for budget, scores in draco.items()},
     }
 
 

@@ -142,6 +142,20 @@ def draco_mesh(mesh: Any, scores: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
     return vertices * canonical.half_side + canonical.centre, faces
 
 
+def without_file(scores: dict[str, Any]) -> dict[str, Any]:
+    """One result of `best_at_budgets` as tables keep it.
+
+    Parameters
+    ----------
+    scores : dict
+
+    Returns
+    -------
+    dict
+    """
+    return {key: value for key, value in scores.items() if key != "file"}
+
+
 def _read_cache(path: Path | None) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}

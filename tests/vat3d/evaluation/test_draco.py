@@ -1,4 +1,4 @@
-"""The baseline that every figure stands beside: real Draco files, within their budgets, as good as they can be."""
+"""The baseline that every figure is compared with: real Draco files, within their budgets, as good as they can be."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The tables that set the codec beside its rivals: what counts, and what does not."""
+"""The tables that compare the codec with its rivals: what counts, and what does not."""
 
 import numpy as np
 import pytest
