@@ -10,12 +10,13 @@ from make_tiny_model import DATA, golden_meshes
 
 from vat3d import CodecError, MeshTokenizer, TokenStream, evaluate
 from vat3d.bitstream.header import LEVELS, LEVELS_FLAG, POSE_FLAG, RESIDUAL_FLAG, VERSION
-from vat3d.codec.decode import fit_box, without_specks
+from vat3d.codec.decode import StreamDecoder, fit_box, without_specks
 from vat3d.codec.token_budget import token_budget
 from vat3d.errors import MeshError
 from vat3d.mesh.canonical import canonical_mesh
 from vat3d.mesh.fill import FILLS
 from vat3d.mesh.solid import THICKER, Solid
+from vat3d.placement.mirrored_view import frame_extents
 from vat3d.tokenizer import tokenizer_for
 
 
@@ -322,6 +323,20 @@ def test_small_parts_are_left_out_where_they_lie_alone(size: float, gap: float, 
     np.testing.assert_array_equal(vertices[faces], expected.vertices[expected.faces])
     one = trimesh.util.concatenate([alone, alone.copy().apply_translation((1, 0, 0))])
     assert without_specks(one.vertices, one.faces, 0.004)[1] is one.faces
+
+
+def test_a_tip_that_is_left_out_as_a_speck_still_holds_its_side(tokenizer, ellipsoid, monkeypatch) -> None:
+    """Of a thin handle the grid may leave a speck; the door behind it must not be stretched to where that was."""
+    stream = tokenizer.encode(ellipsoid, 300, "fast")
+    half = frame_extents(stream.frame)
+    body = trimesh.creation.box(bounds=[-half, half - (0, 0, 0.02)])
+    speck = trimesh.creation.box(bounds=[half - (0.5, 0.3, 0.003), half - (0.497, 0.297, 0)])
+    both = trimesh.util.concatenate([body, speck])
+    monkeypatch.setattr(StreamDecoder, "surface", lambda *_: (np.array(both.vertices), np.array(both.faces)))
+    decoded = tokenizer.decode(stream, 64)
+    assert len(decoded.faces) == len(body.faces)
+    expected = stream.frame.to_mesh(np.array(body.bounds))
+    np.testing.assert_allclose(decoded.bounds, np.sort(expected, axis=0), atol=1e-6)
 
 
 def test_sides_that_lost_a_part_stay_where_they_are() -> None:
