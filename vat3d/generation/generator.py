@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from setcore.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_network, load_config, load_tensors
 from setcore.errors import InputError
@@ -23,7 +24,7 @@ from vat3d.bitstream.token_model import WEIGHTS_FOLDER, embedded_models
 from vat3d.codec.decode import StreamDecoder
 from vat3d.errors import CodecError
 from vat3d.generation.boxes import box_class, class_box
-from vat3d.generation.draw import Drawn, DrawOptions, draw_shapes
+from vat3d.generation.draw import DrawOptions, draw_shapes
 from vat3d.generation.network import TEXT_WIDTH, Condition, GeneratorConfig, TokenTransformer
 from vat3d.mesh.triangles import face_components
 from vat3d.placement.mirrored_view import MirroredView
@@ -37,6 +38,12 @@ CELLS, TRIED = 64, LEVELS[::2]
 """Of the grid on which the parts of a sample are counted, and levels at which they are."""
 REACHED = 0.9
 """Share of its box that a sample has to reach along the longest side; what is thin may be gone at a low level."""
+WHOLE = False, 1
+"""No part is lost, and there is one."""
+ROWS = 64
+"""Draws at once, for memory."""
+ATTEMPTS = 4
+"""At a draw in one piece: with one a third of the samples are in pieces, with four an eighth."""
 
 
 def is_generator(path_or_name: str | Path | None) -> bool:
@@ -215,7 +222,8 @@ class MeshGenerator:
             Same seed and machine: same shapes. The first of several is the one that is drawn alone.
         options : DrawOptions, optional
         best_of : int
-            Draw so many of each and keep the one that the network finds likeliest.
+            Draw so many of each and keep the one that the network finds likeliest. What comes out in pieces is drawn
+            anew, up to `ATTEMPTS` times in all, and the one in the fewest parts is kept.
         clip : path, optional
             A checkpoint of CLIP ViT-B/32, for words.
         coarse, scales : TokenStream, bytes or path, and int
@@ -236,17 +244,19 @@ class MeshGenerator:
         CodecError
             The coarse shape is of another model.
         """
+        options = options or DrawOptions()
+        options.check()
+        if count < 1 or best_of < 1:
+            raise InputError(f"count is {count} and best_of {best_of}; they are at least 1")
         asked, report = self._ask(category, text, image, clip)
-        if coarse is None:
-            drawn = self._draw(asked, count, seed, options, best_of)
-            frames = [Frame.from_corners(-half, half) for half in map(class_box, drawn.box.tolist())]
-        else:
-            stream = self._opened(coarse, scales)
-            known = [torch.from_numpy(part) for part in stream.tokens[:scales]]
-            box = torch.from_numpy(box_class(stream.frame.aspect[None]))
-            drawn = self._draw(asked, count, seed, options, best_of, box, known)
-            frames = [stream.frame] * count
-        return self._streams(drawn, frames, report)
+        stream = None if coarse is None else self._opened(coarse, scales)
+        shapes, draws = range(count), range(best_of)
+        seeds = [(seed, shape, draw, attempt) for shape in shapes for draw in draws for attempt in range(ATTEMPTS)]
+        streams: list[TokenStream] = []
+        for first in range(0, len(seeds), ROWS):
+            streams += self._draw(asked, seeds[first : first + ROWS], options, report, stream, scales)
+        kept = iter([self._whole(streams[first : first + ATTEMPTS]) for first in range(0, len(streams), ATTEMPTS)])
+        return [max(islice(kept, best_of), key=lambda each: each.report["likelihood"]) for _ in shapes]
 
     def complete(
         self, stream: TokenStream | bytes | str | Path, scales: int, count: int = 1, **request: Any
@@ -325,34 +335,36 @@ class MeshGenerator:
         return Condition(torch.tensor([number]).to(device), words, pictures, empty=not said), report
 
     def _draw(
-        self, asked: Condition, count: int, seed: int, options: DrawOptions | None, best_of: int,
-        box: Tensor | None = None, known: Sequence[Tensor] = (),
-    ) -> Drawn:  # fmt: skip
-        """The likeliest of `best_of` draws for each of `count` shapes that share a condition, box and first scales."""
-        options = options or DrawOptions()
-        options.check()
-        if count < 1 or best_of < 1:
-            raise InputError(f"count is {count} and best_of {best_of}; they are at least 1")
-        device, total = self.tokenizer.device, count * best_of
-        seeds = [(seed, number // best_of, number % best_of) for number in range(total)]
-        drawn = draw_shapes(
-            self.network, self.tokenizer.network.quantizer, asked.expand(total), seeds, options,
-            None if box is None else box.to(device).expand(total),
-            [part.to(device).expand(total, -1) for part in known],
-        )  # fmt: skip
-        best = drawn.likelihood.view(count, best_of).argmax(1) + torch.arange(count, device=device) * best_of
-        return Drawn(drawn.box[best], [part[best] for part in drawn.ids], drawn.likelihood[best])
-
-    def _streams(self, drawn: Drawn, frames: Sequence[Frame], report: dict[str, Any]) -> list[TokenStream]:
-        scales, model = [part.cpu().numpy() for part in drawn.ids], self.tokenizer.model
-        streams = [
-            TokenStream([part[row] for part in scales], frame, model, {**report, "likelihood": float(likelihood)})
+        self, asked: Condition, seeds: Sequence[tuple[int, ...]], options: DrawOptions, report: dict[str, Any],
+        coarse: TokenStream | None, scales: int,
+    ) -> list[TokenStream]:  # fmt: skip
+        """Streams, without levels, of shapes that share a condition and, where one is given, the coarse scales."""
+        device, total, box, known = self.tokenizer.device, len(seeds), None, []
+        if coarse is not None:
+            known = [torch.from_numpy(part).to(device).expand(total, -1) for part in coarse.tokens[:scales]]
+            box = torch.from_numpy(box_class(coarse.frame.aspect[None])).to(device).expand(total)
+        quantizer = self.tokenizer.network.quantizer
+        drawn = draw_shapes(self.network, quantizer, asked.expand(total), seeds, options, box, known)
+        found, model = [part.cpu().numpy() for part in drawn.ids], self.tokenizer.model
+        halves = map(class_box, drawn.box.tolist())
+        frames = [coarse.frame if coarse else Frame.from_corners(-half, half) for half in halves]
+        return [
+            TokenStream([part[row] for part in found], frame, model, {**report, "likelihood": float(likelihood)})
             for row, (frame, likelihood) in enumerate(zip(frames, drawn.likelihood.tolist(), strict=True))
         ]
-        return [replace(stream, levels=(self._level(stream),) * len(scales)) for stream in streams]
 
-    def _level(self, stream: TokenStream) -> int:
-        """The level at which a sample is whole, in the fewest parts: what is thin in it breaks easily."""
+    def _whole(self, attempts: Sequence[TokenStream]) -> TokenStream:
+        """The first attempt in one piece, or else in the fewest parts, at the level at which it is."""
+        found: list[tuple[tuple[bool, int], TokenStream]] = []
+        for stream in attempts:
+            faults, level = self._level(stream)
+            found.append((faults, replace(stream, levels=(level,) * len(stream.ids))))
+            if faults == WHOLE:
+                break
+        return min(found, key=itemgetter(0))[1]
+
+    def _level(self, stream: TokenStream) -> tuple[tuple[bool, int], int]:
+        """Whether a sample lacks a part at the level at which it is whole, or nearly so; its parts there; the level."""
         decoder = StreamDecoder(self.tokenizer.network, MirroredView(stream.frame))
         field = decoder.field(stream)
 
@@ -361,4 +373,9 @@ class MeshGenerator:
             lost = np.ptp(vertices, axis=0).max() < REACHED * 2 * stream.frame.aspect.max()
             return bool(lost), 1 + int(face_components(faces, len(vertices)).max())
 
-        return min(TRIED, key=faults)
+        found = []
+        for level in TRIED:
+            found.append((faults(level), level))
+            if found[-1][0] == WHOLE:
+                break
+        return min(found)

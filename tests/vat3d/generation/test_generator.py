@@ -16,6 +16,7 @@ from vat3d import CodecError, MeshGenerator
 from vat3d.bitstream.header import LEVELS
 from vat3d.codec.decode import StreamDecoder
 from vat3d.generation.draw import DrawOptions
+from vat3d.generation.generator import ATTEMPTS
 from vat3d.generation.network import TokenTransformer
 from vat3d.placement.mirrored_view import MirroredView
 
@@ -37,13 +38,20 @@ def test_samples_are_files_of_watertight_meshes(generator, tokenizer):
         assert (np.abs(mesh.vertices).max(0) <= stream.frame.aspect * stream.frame.half_side + 0.02).all()
 
 
-def test_samples_decode_at_the_level_of_the_fewest_parts(generator, tokenizer):
+def faults(generator, stream) -> dict[int, tuple[bool, int]]:
+    """By level, whether a shape misses a tenth of its box along the longest side, and its parts."""
+    decoder = StreamDecoder(generator.tokenizer.network, MirroredView(stream.frame))
+    found = {}
+    for level in LEVELS[::2]:
+        vertices, faces = decoder.surface(decoder.field(stream), level, 64)
+        found[level] = bool(np.ptp(vertices, axis=0).max() < 1.8), trimesh.Trimesh(vertices, faces).body_count
+    return found
+
+
+def test_samples_decode_at_the_lowest_level_of_the_fewest_parts(generator):
     for stream in generator.sample(3, "lamp", seed=4):
-        decoder = StreamDecoder(tokenizer.network, MirroredView(stream.frame))
-        surfaces = {level: decoder.surface(decoder.field(stream), level, 64) for level in LEVELS[::2]}
-        whole = {level for level, (points, _) in surfaces.items() if np.ptp(points, axis=0).max() >= 1.8}
-        parts = {level: trimesh.Trimesh(*surfaces[level]).body_count for level in whole or surfaces}
-        assert set(stream.levels) == {min(level for level in parts if parts[level] == min(parts.values()))}
+        found = faults(generator, stream)
+        assert set(stream.levels) == {min(found, key=found.get)}
 
 
 def test_the_seed_decides_and_what_is_asked_for_counts(generator, picture):
@@ -64,6 +72,35 @@ def test_the_likeliest_of_several_is_kept(generator):
     for number, stream in enumerate(several):
         others = generator.sample(number + 1, "chair", seed=3, best_of=1)
         assert stream.report["likelihood"] >= others[number].report["likelihood"] - 1e-5
+
+
+def test_what_is_in_pieces_is_drawn_anew_and_the_first_in_the_fewest_parts_is_kept(generator, monkeypatch):
+    looked_at = []
+    level = MeshGenerator._level
+
+    def noted(self, stream):
+        looked_at.append((level(self, stream)[0], stream))
+        return level(self, stream)
+
+    monkeypatch.setattr(MeshGenerator, "_level", noted)
+    tried = 0
+    for stream in generator.sample(3, "chair", seed=3):
+        attempts = [looked_at.pop(0)]
+        while attempts[-1][0] != (False, 1) and len(attempts) < ATTEMPTS:
+            attempts.append(looked_at.pop(0))
+        tried += len(attempts)
+        fewest = min(found for found, _ in attempts)
+        first = next(each for found, each in attempts if found == fewest)
+        assert stream.report["likelihood"] == first.report["likelihood"]
+        assert min(faults(generator, stream).values()) == fewest
+    assert not looked_at
+    assert tried > 3
+
+
+def test_many_are_drawn_in_portions(generator, monkeypatch):
+    whole = [stream.to_bytes() for stream in generator.sample(3, "chair", seed=5, best_of=2)]
+    monkeypatch.setattr("vat3d.generation.generator.ROWS", 5)
+    assert [stream.to_bytes() for stream in generator.sample(3, "chair", seed=5, best_of=2)] == whole
 
 
 def test_a_request_says_how_it_was_understood(generator, picture):
