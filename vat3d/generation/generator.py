@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 DEFAULT_GENERATOR = "generator"
 CELLS, TRIED = 64, LEVELS[::2]
 """Of the grid on which the parts of a sample are counted, and levels at which they are."""
-REACHED = 0.9
-"""Share of its box that a sample has to reach along the longest side; what is thin may be gone at a low level."""
-WHOLE = False, 1
-"""No part is lost, and there is one."""
+LACKING = 0.1
+"""What the largest part of a sample lacks of its box, in shares of the longest side, is as bad as another part for each
+of these: what is thin breaks, or is gone at a low level."""
 ROWS = 64
 """Draws at once, for memory."""
 ATTEMPTS = 4
@@ -223,7 +222,7 @@ class MeshGenerator:
         options : DrawOptions, optional
         best_of : int
             Draw so many of each and keep the one that the network finds likeliest. What comes out in pieces is drawn
-            anew, up to `ATTEMPTS` times in all, and the one in the fewest parts is kept.
+            anew, up to `ATTEMPTS` times in all, and the most whole one is kept.
         clip : path, optional
             A checkpoint of CLIP ViT-B/32, for words.
         coarse, scales : TokenStream, bytes or path, and int
@@ -354,28 +353,30 @@ class MeshGenerator:
         ]
 
     def _whole(self, attempts: Sequence[TokenStream]) -> TokenStream:
-        """The first attempt in one piece, or else in the fewest parts, at the level at which it is."""
-        found: list[tuple[tuple[bool, int], TokenStream]] = []
+        """The first whole attempt, or else the most whole one, at the level at which it is."""
+        found: list[tuple[float, TokenStream]] = []
         for stream in attempts:
             faults, level = self._level(stream)
             found.append((faults, replace(stream, levels=(level,) * len(stream.ids))))
-            if faults == WHOLE:
+            if faults < 1:
                 break
         return min(found, key=itemgetter(0))[1]
 
-    def _level(self, stream: TokenStream) -> tuple[tuple[bool, int], int]:
-        """Whether a sample lacks a part at the level at which it is whole, or nearly so; its parts there; the level."""
+    def _level(self, stream: TokenStream) -> tuple[float, int]:
+        """How far a sample is from whole, at the first level at which it is, or else at the nearest; that level."""
         decoder = StreamDecoder(self.tokenizer.network, MirroredView(stream.frame))
         field = decoder.field(stream)
 
-        def faults(level: int) -> tuple[bool, int]:
+        def faults(level: int) -> float:
             vertices, faces = decoder.surface(field, level, CELLS)
-            lost = np.ptp(vertices, axis=0).max() < REACHED * 2 * stream.frame.aspect.max()
-            return bool(lost), 1 + int(face_components(faces, len(vertices)).max())
+            part = np.bincount(parts := face_components(faces, len(vertices))).argmax()
+            largest, sides = vertices[faces[parts == part]].reshape(-1, 3), 2 * stream.frame.aspect
+            lacks = (sides - np.ptp(largest, axis=0)).max() / sides.max()
+            return float(parts.max() + max(0, lacks) / LACKING)
 
         found = []
         for level in TRIED:
             found.append((faults(level), level))
-            if found[-1][0] == WHOLE:
+            if found[-1][0] < 1:
                 break
         return min(found)
