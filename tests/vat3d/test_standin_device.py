@@ -139,7 +139,7 @@ def test_encoding_decoding_and_generating(notes: Notes, model: Path) -> None:
     assert notes.found == {
         "generate": {
             ("in", f"{generator}.__init__"), ("in", f"{generator}._ask"), ("in", "vat3d.generation.draw.draw_shapes"),
-            ("out", f"{generator}.sample"), ("out", f"{generator}._streams"), *DECODING,
+            ("out", f"{generator}._draw"), *DECODING,
         }
     }  # fmt: skip
 
