@@ -369,8 +369,8 @@ class MeshGenerator:
 
         def faults(level: int) -> float:
             vertices, faces = decoder.surface(field, level, CELLS)
-            part = np.bincount(parts := face_components(faces, len(vertices))).argmax()
-            largest, sides = vertices[faces[parts == part]].reshape(-1, 3), 2 * stream.frame.aspect
+            parts, sides = face_components(faces, len(vertices)), 2 * stream.frame.aspect
+            largest = vertices[faces[parts == np.bincount(parts).argmax()]].reshape(-1, 3)
             lacks = (sides - np.ptp(largest, axis=0)).max() / sides.max()
             return float(parts.max() + max(0, lacks) / LACKING)
 
