@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from vat3d.tokenizer import MeshTokenizer
 if TYPE_CHECKING:
     from vat3d.generation.picture_encoder import Picture
 
+T = TypeVar("T")
 DEFAULT_GENERATOR = "generator"
 CELLS, TRIED = 64, LEVELS[::2]
 """Of the grid on which the parts of a sample are counted, and levels at which they are."""
@@ -254,7 +255,8 @@ class MeshGenerator:
         streams: list[TokenStream] = []
         for first in range(0, len(seeds), ROWS):
             streams += self._draw(asked, seeds[first : first + ROWS], options, report, stream, scales)
-        kept = iter([self._whole(streams[first : first + ATTEMPTS]) for first in range(0, len(streams), ATTEMPTS)])
+        starts = range(0, len(streams), ATTEMPTS)
+        kept = iter([_most_whole(map(self._at_level, streams[first : first + ATTEMPTS]))[1] for first in starts])
         return [max(islice(kept, best_of), key=lambda each: each.report["likelihood"]) for _ in shapes]
 
     def complete(
@@ -346,24 +348,14 @@ class MeshGenerator:
         drawn = draw_shapes(self.network, quantizer, asked.expand(total), seeds, options, box, known)
         found, model = [part.cpu().numpy() for part in drawn.ids], self.tokenizer.model
         halves = map(class_box, drawn.box.tolist())
-        frames = [coarse.frame if coarse else Frame.from_corners(-half, half) for half in halves]
+        frames = [coarse.frame if coarse is not None else Frame.from_corners(-half, half) for half in halves]
         return [
             TokenStream([part[row] for part in found], frame, model, {**report, "likelihood": float(likelihood)})
             for row, (frame, likelihood) in enumerate(zip(frames, drawn.likelihood.tolist(), strict=True))
         ]
 
-    def _whole(self, attempts: Sequence[TokenStream]) -> TokenStream:
-        """The first whole attempt, or else the most whole one, at the level at which it is."""
-        found: list[tuple[float, TokenStream]] = []
-        for stream in attempts:
-            faults, level = self._level(stream)
-            found.append((faults, replace(stream, levels=(level,) * len(stream.ids))))
-            if faults < 1:
-                break
-        return min(found, key=itemgetter(0))[1]
-
-    def _level(self, stream: TokenStream) -> tuple[float, int]:
-        """How far a sample is from whole, at the first level at which it is, or else at the nearest; that level."""
+    def _at_level(self, stream: TokenStream) -> tuple[float, TokenStream]:
+        """How far a sample is from whole, and the sample at the level at which it is so."""
         decoder = StreamDecoder(self.tokenizer.network, MirroredView(stream.frame))
         field = decoder.field(stream)
 
@@ -374,9 +366,16 @@ class MeshGenerator:
             lacks = (sides - np.ptp(largest, axis=0)).max() / sides.max()
             return float(parts.max() + max(0, lacks) / LACKING)
 
-        found = []
-        for level in TRIED:
-            found.append((faults(level), level))
-            if found[-1][0] < 1:
-                break
-        return min(found)
+        least, level = _most_whole((faults(level), level) for level in TRIED)
+        return least, replace(stream, levels=(level,) * len(stream.ids))
+
+
+def _most_whole(found: Iterable[tuple[float, T]]) -> tuple[float, T]:
+    """The first of some things with their faults that is whole (below 1), or else the one with the least; none after a
+    whole one is looked at."""
+    seen: list[tuple[float, T]] = []
+    for each in found:
+        seen.append(each)
+        if each[0] < 1:
+            break
+    return min(seen, key=itemgetter(0))

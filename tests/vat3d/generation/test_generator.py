@@ -79,13 +79,13 @@ def test_the_likeliest_of_several_is_kept(generator):
 
 def test_what_is_in_pieces_is_drawn_anew_and_the_first_of_the_most_whole_is_kept(generator, monkeypatch):
     looked_at = []
-    level = MeshGenerator._level
+    at_level = MeshGenerator._at_level
 
     def noted(self, stream):
-        looked_at.append((level(self, stream)[0], stream))
-        return level(self, stream)
+        looked_at.append(at_level(self, stream))
+        return looked_at[-1]
 
-    monkeypatch.setattr(MeshGenerator, "_level", noted)
+    monkeypatch.setattr(MeshGenerator, "_at_level", noted)
     tried = 0
     for stream in generator.sample(3, "chair", seed=3):
         attempts = [looked_at.pop(0)]
