@@ -149,7 +149,7 @@ def decode_stream(
     """
     decoder = StreamDecoder(network, MirroredView(stream.frame))
     vertices, faces = decoder.surface(decoder.signed_distance(stream), stream.level, resolution)
-    vertices = decoder.finish(vertices, faces, stream.thickness)  # a tip that reaches the box may be a speck
+    vertices = decoder.finish(vertices, faces, stream.thickness)  # first: a speck may be the tip that meets the box
     vertices, faces = without_specks(vertices, faces, 2 * HALF_DOMAIN / resolution)
     return stream.frame.to_mesh(vertices), faces
 
@@ -159,14 +159,17 @@ def without_specks(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """A surface without its specks: parts that the grid is too rough for, and small ones that lie alone.
 
+    What the grid leaves of a thin tip may be the outermost part; without it the bounding box would shrink.
+
     Parameters
     ----------
     vertices : array of shape (n, 3)
         In half-sides.
     faces : array of shape (m, 3)
     size : float
-        Parts smaller than this along every axis are left out, and so are those smaller than `SMALL_PART` that are
-        farther than `ALONE` from all that are not; unless this is true of all.
+        Parts smaller than this along every axis are left out, but for those that reach a side of the bounding box; so
+        are those smaller than `SMALL_PART` that are farther than `ALONE` from all that are not. Unless this is true of
+        all.
 
     Returns
     -------
@@ -177,8 +180,10 @@ def without_specks(
     part[faces] = face_components(faces, len(vertices))[:, None]
     order = np.argsort(part, kind="stable")
     starts = np.flatnonzero(np.diff(part[order], prepend=-1))
-    extents = (np.maximum.reduceat(vertices[order], starts) - np.minimum.reduceat(vertices[order], starts)).max(1)
-    kept, large = extents >= size, extents >= SMALL_PART
+    highest, lowest = np.maximum.reduceat(vertices[order], starts), np.minimum.reduceat(vertices[order], starts)
+    extents = (highest - lowest).max(1)
+    outermost = (highest == vertices.max(0)).any(1) | (lowest == vertices.min(0)).any(1)
+    kept, large = (extents >= size) | outermost, extents >= SMALL_PART
     small = kept & ~large
     if small.any() and large.any():
         gap, seen = np.zeros(len(vertices)), small[part]
