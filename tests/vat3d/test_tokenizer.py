@@ -312,14 +312,14 @@ def test_parts_smaller_than_a_cell_are_left_out_unless_all_are() -> None:
     assert without_specks(leaf.vertices, leaf.faces, 0.1)[1] is leaf.faces
 
 
-@pytest.mark.parametrize(("size", "gap", "stays"), [(0.05, 0.12, False), (0.05, 0.08, True), (0.07, 0.12, True)])
-def test_small_parts_are_left_out_where_they_lie_alone(size: float, gap: float, stays: bool) -> None:
-    """However fine the grid; a wart beside a body stays, and so does what is alone but not small."""
+@pytest.mark.parametrize(("size", "gap", "kept"), [(0.05, 0.12, False), (0.05, 0.08, True), (0.07, 0.12, True)])
+def test_small_parts_are_left_out_where_they_lie_alone(size: float, gap: float, kept: bool) -> None:
+    """However fine the grid; a small part near a body is kept, and so is what is alone but not small."""
     body, alone = trimesh.creation.icosphere(4, 0.5), trimesh.creation.icosphere(2, size / 2)
     alone.apply_translation((0, 0.5 + gap + size / 2, 0))
     both = trimesh.util.concatenate([body, alone])
     vertices, faces = without_specks(both.vertices, both.faces, 0.004)
-    expected = both if stays else body
+    expected = both if kept else body
     np.testing.assert_array_equal(vertices[faces], expected.vertices[expected.faces])
     one = trimesh.util.concatenate([alone, alone.copy().apply_translation((1, 0, 0))])
     assert without_specks(one.vertices, one.faces, 0.004)[1] is one.faces

@@ -191,16 +191,16 @@ def without_specks(
         kept &= np.minimum.reduceat(gap[order], starts) <= ALONE
     if kept.all() or not kept.any():
         return vertices, faces
-    stays = kept[part]
-    return vertices[stays], (np.cumsum(stays) - 1)[faces[stays[faces[:, 0]]]]
+    of_kept = kept[part]
+    return vertices[of_kept], (np.cumsum(of_kept) - 1)[faces[of_kept[faces[:, 0]]]]
 
 
 def fit_box(vertices: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
     """Move vertices so that their bounding box is a given one.
 
     A side that is off by `LOST_TIP` or less, or that sticks out, is brought there by stretching or pressing the layer
-    below it, three times as thick at most as the side is off; the rest of the surface stays where it was decoded. A
-    side that lacks more has lost a part whose place is unknown, and stays, too.
+    below it, three times as thick at most as the side is off; the rest of the surface is not moved. A side that lacks
+    more has lost a part whose place is unknown, and is not moved either.
 
     Parameters
     ----------
